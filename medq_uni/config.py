@@ -1,0 +1,310 @@
+"""Frozen configuration: model sizes, sampling, and their JSON form.
+
+Every size in the package comes from here; no code asks which preset it is running.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and what it needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharingConfig:
+    """Which weights the two experts share. All false is the released form (one set per expert)."""
+
+    qkv: bool = False
+    """Query, key and value projections."""
+    o: bool = False
+    """Output projection of the attention."""
+    qk_norm: bool = False
+    """RMS norms of queries and keys."""
+    block_norms: bool = False
+    """The two RMS norms of a block."""
+    ffn: bool = False
+    """Feed-forward network."""
+    final_norm: bool = False
+    """Norm after the last block."""
+
+
+PER_EXPERT = SharingConfig()
+SHARED_ATTENTION = SharingConfig(qkv=True, o=True, qk_norm=True, block_norms=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes of the dual-expert transformer."""
+
+    vocab_size: int
+    """Number of text tokens, special tokens included."""
+    hidden_size: int
+    """Width of a token; divisible by 4 and by num_heads."""
+    intermediate_size: int
+    """Width of the SwiGLU feed-forward networks."""
+    num_layers: int
+    """Number of blocks."""
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int
+    """Key and value heads (grouped-query attention); divides num_heads."""
+    rope_theta: float = 1e6
+    """Base of the rotary position angles."""
+    rms_norm_eps: float = 1e-6
+    """Epsilon of the RMS norms."""
+    sharing: SharingConfig = PER_EXPERT
+    """Which weights the two experts share."""
+
+    def __post_init__(self) -> None:
+        """Check divisibility."""
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise ConfigError(
+                f"hidden_size must be divisible by 4 and by num_heads={self.num_heads}, "
+                f"got {self.hidden_size}."
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}.")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """Sizes of the understanding encoder (a vision transformer over flattened patches)."""
+
+    in_channels: int = 3
+    """Channels of the image."""
+    patch_size: int = 14
+    """Side of a patch in pixels."""
+    hidden_size: int = 1152
+    """Width of a patch token."""
+    intermediate_size: int = 4304
+    """Width of the MLP."""
+    num_layers: int = 26
+    """Number of blocks that are built."""
+    num_heads: int = 16
+    """Attention heads."""
+    max_patches_per_side: int = 70
+    """Side of the position tables, in patches."""
+    layer_norm_eps: float = 1e-6
+    """Epsilon of the layer norms."""
+    stem_channels: tuple[int, ...] = ()
+    """Widths of a convolutional stem that replaces the linear patch embedding; each stage halves
+    the resolution, so 2 ** len must equal patch_size. Empty is the linear embedding of the base model."""
+
+    def __post_init__(self) -> None:
+        """Check the stem against the patch."""
+        if self.stem_channels and 2 ** len(self.stem_channels) != self.patch_size:
+            raise ConfigError(
+                f"stem_channels has {len(self.stem_channels)} stages, which gives patches of "
+                f"{2 ** len(self.stem_channels)} pixels, but patch_size is {self.patch_size}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FluxCodecConfig:
+    """Sizes of the convolutional autoencoder of the base model (FLUX layout)."""
+
+    kind: Literal["flux"] = "flux"
+    """Tag that tells the codecs apart in JSON."""
+    in_channels: int = 3
+    """Channels of the image."""
+    channels: int = 128
+    """Width at full resolution."""
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 4)
+    """Width of each level, as a multiple of channels; each level after the first halves the resolution."""
+    num_res_blocks: int = 2
+    """Residual blocks per level of the encoder; the decoder has one more."""
+    latent_channels: int = 16
+    """Channels of the latent."""
+    scale_factor: float = 0.3611
+    """Latent = scale_factor * (mean - shift_factor)."""
+    shift_factor: float = 0.1159
+    """See scale_factor."""
+    norm_groups: int = 32
+    """Groups of the group norms."""
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent position along one side."""
+        return int(2 ** (len(self.channel_multipliers) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityCodecConfig:
+    """Sizes of the codec with a fidelity path.
+
+    A block transform, and a decoder that also sees features of the degraded image at full resolution.
+    """
+
+    kind: Literal["fidelity"] = "fidelity"
+    """Tag that tells the codecs apart in JSON."""
+    in_channels: int = 2
+    """Channels of the image: the wide and the windowed view."""
+    block_size: int = 8
+    """Side of a transform block, that is pixels per latent position."""
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    """Widths of the decoder from full resolution down to the latent grid; 2 ** (len - 1) is block_size."""
+    fidelity_path: bool = True
+    """Whether the decoder may see the degraded image's own features."""
+    predict_variance: bool = True
+    """Whether the decoder also predicts a log-variance per pixel."""
+
+    def __post_init__(self) -> None:
+        """Check the levels against the block."""
+        if 2 ** (len(self.widths) - 1) != self.block_size:
+            raise ConfigError(
+                f"widths has {len(self.widths)} levels, which needs block_size "
+                f"{2 ** (len(self.widths) - 1)}, got {self.block_size}."
+            )
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent: every coefficient of a block is kept."""
+        return int(self.in_channels * self.block_size**2)
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per latent position along one side."""
+        return self.block_size
+
+
+CodecConfig = FluxCodecConfig | FidelityCodecConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """Ids of the four tokens that frame text and images."""
+
+    bos: int
+    """Begin of a text block."""
+    eos: int
+    """End of a text block."""
+    start_of_image: int
+    """Before the patches or latents of an image."""
+    end_of_image: int
+    """After them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The whole network."""
+
+    name: str
+    """Name of the preset or checkpoint, for people."""
+    transformer: TransformerConfig
+    """The two experts."""
+    vision: VisionConfig
+    """Understanding encoder."""
+    codec: CodecConfig = field(default_factory=FluxCodecConfig)
+    """Image <-> latent."""
+    tokens: SpecialTokens
+    """Special token ids."""
+    latent_patch_size: int = 2
+    """Side of the square of latent positions that makes one token."""
+    max_latent_size: int = 64
+    """Side of the latent position table, in tokens."""
+
+    @property
+    def token_pixels(self) -> int:
+        """Side of the image square behind one latent token, in pixels."""
+        return self.latent_patch_size * self.codec.downsample
+
+    @property
+    def token_channels(self) -> int:
+        """Numbers in one latent token."""
+        return self.latent_patch_size**2 * self.codec.latent_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How the restored latent is sampled."""
+
+    start: Literal["degraded", "noise"] = "degraded"
+    """degraded: a bridge from the degraded latent. noise: from Gaussian noise, as in the paper."""
+    num_steps: int = 1
+    """Evaluations of the network from t=1 to t=0."""
+    time_shift: float = 1.0
+    """Above 1 spends more steps near t=1: t <- s t / (1 + (s - 1) t)."""
+    num_samples: int = 1
+    """Samples that are averaged (noise start only); their spread adds to the uncertainty."""
+    text_guidance: float = 1.0
+    """Classifier-free guidance against the context without the last text block; 1 is off."""
+    image_guidance: float = 1.0
+    """Classifier-free guidance against the context without images; 1 is off."""
+    guidance_renorm: Literal["global", "channel", "text_channel"] = "text_channel"
+    """How a guided velocity is scaled back to the length of the unguided one."""
+    guidance_renorm_min: float = 0.0
+    """Lower bound of that scale."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance is active for lo < t <= hi."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.num_steps < 1 or self.num_samples < 1:
+            raise ConfigError(
+                f"num_steps and num_samples must be at least 1, got {self.num_steps} and {self.num_samples}."
+            )
+        if self.start == "degraded" and self.num_samples > 1:
+            raise ConfigError(
+                f"num_samples={self.num_samples} needs start='noise': "
+                "from the degraded latent every sample is the same."
+            )
+
+
+def to_json(config: Any) -> str:
+    """Return the configuration as indented JSON; :func:`from_json` reads it back equal."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """Read a configuration of type ``cls`` from JSON.
+
+    Raises:
+        ConfigError: If the text is not JSON, or a key is missing, unknown or of the wrong type;
+            the message names the key, and the nearest valid one.
+    """
+    import difflib
+
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    _forbid_unknown_keys(cls, ConfigDict(extra="forbid"), set())
+    try:
+        return TypeAdapter(cls).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        valid = [f.name for c in _nested_dataclasses(cls, set()) for f in dataclasses.fields(c)]
+        near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", valid, n=1)
+        is_unknown = first["type"] == "unexpected_keyword_argument"
+        hint = f" Did you mean {near[0]!r}?" if near and is_unknown else ""
+        raise ConfigError(f"{cls.__name__}: {key or 'JSON'}: {first['msg']}.{hint}") from None
+
+
+def _nested_dataclasses(cls: Any, seen: set[type]) -> set[type]:
+    import typing
+
+    if dataclasses.is_dataclass(cls) and isinstance(cls, type):
+        if cls not in seen:
+            seen.add(cls)
+            for hint in typing.get_type_hints(cls).values():
+                _nested_dataclasses(hint, seen)
+    else:
+        for part in typing.get_args(cls):
+            _nested_dataclasses(part, seen)
+    return seen
+
+
+def _forbid_unknown_keys(cls: Any, settings: Any, seen: set[type]) -> None:
+    for nested in _nested_dataclasses(cls, seen):
+        nested.__pydantic_config__ = settings  # type: ignore[attr-defined]

@@ -1,0 +1,122 @@
+"""Random training batches from a pool of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medq_uni.data.pairs import POOL_SIZE, PairPool, randint
+from medq_uni.taxonomy import Severity, Task
+
+VISION_SIZES = (128, 192, 256)
+"""Sides of the square that the assessor sees in training, drawn per batch."""
+MAX_OFFSET = 16
+"""Largest random shift of the position of a crop, in tokens, so that tiles of large slices are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Crops of several pairs."""
+
+    index: list[int]
+    """Position of every pair in its pool."""
+    degraded: Float[Tensor, "B 2 H W"]
+    reference: Float[Tensor, "B 2 H W"]
+    valid: Bool[Tensor, "B 1 H W"]
+    """False where a small slice was padded."""
+    vision: Float[Tensor, "B 2 h w"]
+    """What the assessor sees of the degraded slices."""
+    offset: tuple[int, int]
+    """Row and column of the crop's first token on the position table."""
+
+
+class BatchSampler:
+    """Draws batches in which tasks are balanced.
+
+    Args:
+        pool: Where the pairs come from.
+        token_pixels: Crops begin on multiples of this.
+    """
+
+    def __init__(self, pool: PairPool, *, token_pixels: int) -> None:
+        self.pool = pool
+        self.token_pixels = token_pixels
+        self.by_task = [
+            [i for i, item in enumerate(pool.items) if item.task is task]
+            for task in Task
+            if any(item.task is task for item in pool.items)
+        ]
+
+    def draw(self, size: int, *, crop: int, generator: torch.Generator, with_vision: bool = True) -> Batch:
+        """Return ``size`` random crops of ``crop`` x ``crop`` pixels, flipped at random."""
+        first = randint(len(self.by_task), generator)
+        index, views, valid, vision = [], [], [], []
+        vision_size = VISION_SIZES[randint(len(VISION_SIZES), generator)]
+        for position in range(size):
+            group = self.by_task[(first + position) % len(self.by_task)]
+            chosen = group[randint(len(group), generator)]
+            both = torch.stack(self.pool.views(chosen))
+            item = self.pool.items[chosen]
+            if with_vision:
+                seen = self._place(item.height, item.width, vision_size, generator)
+                vision.append(_window(both[0], *seen, vision_size))
+            top, left = self._place(item.height, item.width, crop, generator)
+            inside = torch.zeros(1, POOL_SIZE, POOL_SIZE, dtype=torch.bool)
+            inside[:, : item.height, : item.width] = True
+            flips = [axis for axis in (-1, -2) if randint(2, generator)]
+            views.append(_window(both, top, left, crop).flip(flips))
+            valid.append(_window(inside, top, left, crop).flip(flips))
+            index.append(chosen)
+        stacked = torch.stack(views)
+        return Batch(
+            index=index,
+            degraded=stacked[:, 0].contiguous(),
+            reference=stacked[:, 1].contiguous(),
+            valid=torch.stack(valid),
+            vision=torch.stack(vision) if vision else torch.empty(0),
+            offset=(randint(MAX_OFFSET, generator), randint(MAX_OFFSET, generator)),
+        )
+
+    def _place(self, height: int, width: int, size: int, generator: torch.Generator) -> tuple[int, int]:
+        places = []
+        for side in (height, width):
+            slots = max(side - size, 0) // self.token_pixels + 1
+            places.append(randint(slots, generator) * self.token_pixels)
+        return places[0], places[1]
+
+
+def _window(x: Tensor, top: int, left: int, size: int) -> Tensor:
+    return x[..., top : top + size, left : left + size]
+
+
+def edited_target(
+    degraded: Float[Tensor, "2 H W"],
+    reference: Float[Tensor, "2 H W"],
+    *,
+    true: Severity,
+    stated: Severity,
+) -> Float[Tensor, "2 H W"]:
+    """Return what an image should become when its report states another severity than the true one.
+
+    Stated none leaves it as it is, the true grade restores it fully, grades between restore that share of
+    the difference, and worse grades remove a quarter more of it per grade.
+    """
+    if true is Severity.NONE:
+        return reference
+    if stated.level <= true.level:
+        strength = stated.level / true.level
+    else:
+        strength = 1 + 0.25 * (stated.level - true.level)
+    return degraded + strength * (reference - degraded)
+
+
+def pad_tokens(sequences: list[list[int]], *, fill: int) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Return token ids padded at the end to one length, and where they are real."""
+    length = max(len(sequence) for sequence in sequences)
+    ids = [F.pad(torch.tensor(s, dtype=torch.long), (0, length - len(s)), value=fill) for s in sequences]
+    real = [torch.arange(length) < len(s) for s in sequences]
+    return torch.stack(ids), torch.stack(real)

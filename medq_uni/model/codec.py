@@ -1,0 +1,151 @@
+"""The codec of the nano model: a lossless block transform, and a decoder with a fidelity path.
+
+The latent is the orthonormal block cosine transform of the image, each coefficient scaled to about unit
+variance: nothing is lost, so the codec is no ceiling. The decoder starts from the inverse transform of the
+restored latent and adds a correction computed by a small U-Net, which sees features of the degraded image
+at full resolution *and* what the restoration expert changed in the latent. Without the fidelity path
+(``fidelity=None``) the decoder is the inverse transform alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medq_uni.config import FidelityCodecConfig
+from medq_uni.model.vae import DecodedImage
+
+LOG_VARIANCE_RANGE = (-14.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What the decoder may see of the degraded image."""
+
+    image: Tensor
+    """(B, C, H, W)"""
+    latent: Tensor
+    """(B, c, h, w)"""
+    levels: tuple[Tensor, ...]
+    """Features from full resolution down to the latent grid."""
+
+
+def block_cosine_basis(size: int) -> Float[Tensor, "K size size"]:
+    """Return the ``size * size`` orthonormal basis images of the type-II discrete cosine transform."""
+    n = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return torch.einsum("ui,vj->uvij", rows, rows).reshape(size * size, size, size).float()
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a GELU, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Return x plus its correction, same shape."""
+        return x + self.conv2(F.gelu(self.conv1(x)))
+
+
+class FidelityCodec(nn.Module):
+    """Image <-> latent with a lossless transform and an optional fidelity path.
+
+    Args:
+        config: Sizes; the image has ``config.in_channels`` channels in [-1, 1] and a height and width
+            that are multiples of ``config.block_size``.
+    """
+
+    latent_mean: Tensor
+    latent_scale: Tensor
+    basis: Tensor
+
+    def __init__(self, config: FidelityCodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, latent, widths = config.in_channels, config.latent_channels, config.widths
+        basis = block_cosine_basis(config.block_size)
+        # one basis for every image channel: (c * K, 1, size, size), applied with groups=c
+        self.register_buffer("basis", basis[:, None].repeat(channels, 1, 1, 1), persistent=False)
+        self.register_buffer("latent_mean", torch.zeros(latent))
+        self.register_buffer("latent_scale", torch.ones(latent))
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.change = nn.Conv2d(2 * latent, widths[-1], 1)
+        self.bottleneck = nn.Sequential(*(ResidualBlock(widths[-1]) for _ in range(3)))
+        self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.up_blocks = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
+        self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
+        outputs = channels * (2 if config.predict_variance else 1)
+        self.out = nn.Conv2d(widths[0], outputs, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def encode(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        """Return the normalized block cosine coefficients of the image."""
+        size = self.config.block_size
+        with torch.autocast(image.device.type, enabled=False):
+            raw = F.conv2d(image.float(), self.basis, stride=size, groups=self.config.in_channels)
+        return (raw - self.latent_mean.view(1, -1, 1, 1)) / self.latent_scale.view(1, -1, 1, 1)
+
+    def inverse_transform(self, latent: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
+        """Return the image whose coefficients these are: the exact inverse of :meth:`encode`."""
+        raw = latent * self.latent_scale.view(1, -1, 1, 1) + self.latent_mean.view(1, -1, 1, 1)
+        with torch.autocast(latent.device.type, enabled=False):
+            groups, size = self.config.in_channels, self.config.block_size
+            return F.conv_transpose2d(raw.float(), self.basis, stride=size, groups=groups)
+
+    def features(self, image: Float[Tensor, "B C H W"]) -> Fidelity | None:
+        """Return what the decoder may see of the degraded image; None where the path is off."""
+        if not self.config.fidelity_path:
+            return None
+        levels, x = [], self.stem(image)
+        for level, block in enumerate(self.down_blocks):
+            x = block(self.downs[level - 1](x) if level else x)
+            levels.append(x)
+        return Fidelity(image=image, latent=self.encode(image), levels=tuple(levels))
+
+    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: Fidelity | None = None) -> DecodedImage:
+        """Return the image of a latent, and where it is predicted the log-variance of its error.
+
+        Args:
+            latent: Restored latent.
+            fidelity: Features of the degraded image from :meth:`features`; None decodes the latent alone.
+        """
+        base = self.inverse_transform(latent)
+        if fidelity is None:
+            return DecodedImage(image=base, log_variance=None)
+        x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
+        x = self.bottleneck(x + fidelity.levels[-1])
+        for level in range(len(self.ups) - 1, -1, -1):
+            x = F.pixel_shuffle(self.ups[level](x), 2) + fidelity.levels[level]
+            if level == 0:
+                x = x + self.base(base - fidelity.image)
+            x = self.up_blocks[level](x)
+        out = self.out(x).float()
+        channels = self.config.in_channels
+        log_variance = out[:, channels:].clamp(*LOG_VARIANCE_RANGE) if self.config.predict_variance else None
+        return DecodedImage(image=base + out[:, :channels], log_variance=log_variance)
+
+    @torch.no_grad()
+    def calibrate(self, images: Float[Tensor, "B C H W"]) -> None:
+        """Set mean and scale of every coefficient from a sample of training images."""
+        self.latent_mean.zero_()
+        self.latent_scale.fill_(1)
+        raw = self.encode(images)
+        mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
+        self.latent_mean.copy_(mean)
+        self.latent_scale.copy_(std.clamp(min=1e-3))

@@ -1,0 +1,404 @@
+"""MedQ: one network that describes an image and restores it.
+
+Two ways to run it, one set of layers. :meth:`MedQ.forward` reads whole packed streams, for training.
+:meth:`MedQ.start` and the ``append`` methods read block by block into a context, from which
+:meth:`MedQ.generate` writes text and :meth:`MedQ.sample` draws a latent. Both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medq_uni.config import CodecConfig, FluxCodecConfig, ModelConfig, SamplerConfig
+from medq_uni.model.flow import TimeEmbedder, euler, guide, is_guided, times
+from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify, sincos_table, unpatchify
+from medq_uni.model.inference import Constraint, Context, GuidanceContexts, write_text
+from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert
+from medq_uni.model.vae import Codec, FluxCodec
+from medq_uni.model.vision import Connector, VisionEncoder
+from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamInputs:
+    """The images behind the image blocks of a stream, each kind in the order of its blocks."""
+
+    clean: Sequence[Float[Tensor, "B c h w"]] = ()
+    """Latents of the CLEAN blocks."""
+    images: Sequence[Float[Tensor, "B C H W"]] = ()
+    """Images of the VISION blocks, in [-1, 1]; their size need not be that of the latents."""
+    noised: Sequence[Float[Tensor, "B c h w"]] = ()
+    """x_t of the NOISED blocks."""
+    t: Float[Tensor, " B"] | None = None
+    """Flow time of the NOISED blocks."""
+    latent_offset: Offset = (0, 0)
+    """Row and column of the first latent token in a larger image."""
+    vision_offset: Offset = (0, 0)
+    """Row and column of the first vision patch in a larger image."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamOutputs:
+    """What training needs of a pass."""
+
+    velocity: Float[Tensor, "B L_target N"]
+    """Predicted velocity at the tokens of the NOISED blocks."""
+    logits: Float[Tensor, "N V"]
+    """Logits at the label positions of the stream."""
+
+
+def build_codec(config: CodecConfig) -> Codec:
+    """Return the codec that ``config`` describes."""
+    if isinstance(config, FluxCodecConfig):
+        return FluxCodec(config)
+    from medq_uni.model.codec import FidelityCodec
+
+    return FidelityCodec(config)
+
+
+class MedQ(nn.Module):
+    """Codec, vision encoder, text embedding and the dual-expert transformer between them."""
+
+    latent_table: Tensor
+    vision_table: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, vocabulary = config.transformer.hidden_size, config.transformer.vocab_size
+        self.codec = build_codec(config.codec)
+        self.vision = VisionEncoder(config.vision)
+        self.connector = Connector(config.vision.hidden_size, width)
+        self.text_embedding = nn.Embedding(vocabulary, width)
+        self.transformer = DualExpertTransformer(config.transformer)
+        self.lm_head = nn.Linear(width, vocabulary, bias=False)
+        self.time_embedder = TimeEmbedder(width)
+        self.vae2llm = nn.Linear(config.token_channels, width)
+        self.llm2vae = nn.Linear(width, config.token_channels)
+        self.reset_tables()
+        self.initialize()
+
+    def reset_tables(self, device: torch.device | str | None = None) -> None:
+        """Compute the two position tables, which are not part of the weights."""
+        width = self.config.transformer.hidden_size
+        sides = self.config.max_latent_size, self.config.vision.max_patches_per_side
+        for name, side in zip(("latent_table", "vision_table"), sides, strict=True):
+            self.register_buffer(name, sincos_table(side, width).to(device), persistent=False)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """Draw new weights: N(0, 0.02), ir experts equal to iqa experts, zero velocity.
+
+        Norms and convolutions keep their own initialization, and so does the codec.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("codec."):
+                module.weight.normal_(0, 0.02, generator=generator)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    module.bias.zero_()
+        for module in self.modules():
+            if isinstance(module, PerExpert) and module.ir is not None:
+                module.ir.load_state_dict(module.iqa.state_dict())
+        self.llm2vae.weight.zero_()
+        self.llm2vae.bias.zero_()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vae2llm.weight.device
+
+    # Embedding
+
+    def latent_tokens(self, latent: Float[Tensor, "B c h w"]) -> Float[Tensor, "B P N"]:
+        """Return the latent cut into tokens, in the order (row, column, channel)."""
+        return patchify(latent, self.config.latent_patch_size)
+
+    def latent_image(self, tokens: Float[Tensor, "B P N"], h: int, w: int) -> Float[Tensor, "B c h w"]:
+        """Return the latent of ``h`` x ``w`` positions; the inverse of :meth:`latent_tokens`."""
+        size = self.config.latent_patch_size
+        return unpatchify(tokens, size, h // size, w // size)
+
+    def embed_latent(
+        self, latent: Float[Tensor, "B c h w"], t: Float[Tensor, " B"], offset: Offset = (0, 0)
+    ) -> Float[Tensor, "B P E"]:
+        """Return the embedded tokens of a latent at flow time ``t``; a clean latent has t = 0."""
+        rows, cols = self._latent_grid(latent)
+        tokens = self.vae2llm(self.latent_tokens(latent).to(self.vae2llm.weight.dtype))
+        ids = grid_ids(rows, cols, self.config.max_latent_size, offset, latent.device)
+        return tokens + self.time_embedder(t)[:, None] + self.latent_table[ids]
+
+    def embed_image(
+        self, image: Float[Tensor, "B C H W"], offset: Offset = (0, 0)
+    ) -> Float[Tensor, "B P E"]:
+        """Return the embedded vision tokens of an image in [-1, 1]."""
+        rows, cols = self._vision_grid(image)
+        ids = grid_ids(rows, cols, self.config.vision.max_patches_per_side, offset, image.device)
+        features = self.vision(image.to(self.vae2llm.weight.dtype), offset)
+        return self.connector(features) + self.vision_table[ids]
+
+    def embed(self, stream: TokenStream, inputs: StreamInputs) -> Pair:
+        """Return the embedded tokens of a stream.
+
+        Raises:
+            SizeError: If the images are not those of the stream's blocks.
+        """
+        clean, images, noised = iter(inputs.clean), iter(inputs.images), iter(inputs.noised)
+        text = self.text_embedding(stream.text_ids)
+        vision: list[Tensor] = []
+        latents: list[Tensor] = []
+        for span in stream.spans:
+            if span.kind is BlockKind.TEXT:
+                continue
+            source = {BlockKind.CLEAN: clean, BlockKind.VISION: images, BlockKind.NOISED: noised}[span.kind]
+            image = next(source, None)
+            if image is None:
+                raise SizeError(f"the stream has more {span.kind.value} blocks than images were given.")
+            if span.kind is BlockKind.VISION:
+                grid = self._vision_grid(image)
+                vision.append(self.embed_image(image, inputs.vision_offset))
+            else:
+                grid = self._latent_grid(image)
+                t = inputs.t if span.kind is BlockKind.NOISED else None
+                t = image.new_zeros(len(image)) if t is None else t
+                latents.append(self.embed_latent(image, t, inputs.latent_offset))
+            if grid != (span.rows, span.cols):
+                raise SizeError(f"a block of {span.rows} x {span.cols} tokens got an image of {grid}.")
+        iqa = text if stream.iqa_assembly is None else torch.cat([text, *vision], 1)[:, stream.iqa_assembly]
+        ir = torch.cat(latents, 1) if latents else text[:, :0]
+        return Pair(iqa, ir)
+
+    def _latent_grid(self, latent: Tensor) -> tuple[int, int]:
+        size = self.config.latent_patch_size
+        return latent.shape[-2] // size, latent.shape[-1] // size
+
+    def _vision_grid(self, image: Tensor) -> tuple[int, int]:
+        size = self.config.vision.patch_size
+        return image.shape[-2] // size, image.shape[-1] // size
+
+    # Whole streams
+
+    def hidden(self, stream: TokenStream, inputs: StreamInputs) -> Pair:
+        """Return the final hidden states of a packed stream."""
+        return self.transformer(self.embed(stream, inputs), stream)
+
+    def forward(self, stream: TokenStream, inputs: StreamInputs) -> StreamOutputs:
+        """Return velocities of the noised images and logits of the labels, from one pass."""
+        hidden = self.hidden(stream, inputs)
+        velocity = self.llm2vae(hidden.ir[:, stream.target_places])
+        return StreamOutputs(velocity, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions]))
+
+    # Block by block
+
+    def start(
+        self,
+        batch_size: int = 1,
+        *,
+        capacity: int = 1024,
+        latent_offset: Offset = (0, 0),
+        vision_offset: Offset = (0, 0),
+    ) -> Context:
+        """Return an empty context.
+
+        Args:
+            batch_size: Samples that are read side by side.
+            capacity: Tokens to make room for; it grows when needed.
+            latent_offset: Row and column, in tokens, of this crop in the whole latent.
+            vision_offset: The same for the vision image, in patches.
+        """
+        kind = self.device.type
+        is_autocast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if is_autocast else self.vae2llm.weight.dtype
+        cache = KVCache(self.config.transformer, batch_size, capacity, device=self.device, dtype=dtype)
+        past = Past.empty(batch_size)
+        past = Past(past.visible.to(self.device), past.next_position.to(self.device))
+        return Context(cache, past, latent_offset, vision_offset)
+
+    def append_latent(self, context: Context, latent: Float[Tensor, "B c h w"]) -> None:
+        """Let the context read a clean latent."""
+        rows, cols = self._latent_grid(latent)
+        block = ImageBlock(kind=BlockKind.CLEAN, rows=rows, cols=cols)
+        self._append(context, block, StreamInputs(clean=(latent,), latent_offset=context.latent_offset))
+
+    def append_vision(self, context: Context, image: Float[Tensor, "B C H W"]) -> None:
+        """Let the context read an image through the vision encoder."""
+        rows, cols = self._vision_grid(image)
+        block = ImageBlock(kind=BlockKind.VISION, rows=rows, cols=cols)
+        self._append(context, block, StreamInputs(images=(image,), vision_offset=context.vision_offset))
+
+    def append_text(self, context: Context, ids: Sequence[Sequence[int]]) -> None:
+        """Let the context read one text per sample, framed by bos and eos."""
+        if context.before_text is None:
+            context.before_text, context.instruction = context.past, [list(row) for row in ids]
+        self.extend_text(context, ids)
+
+    @torch.no_grad()
+    def extend_text(
+        self, context: Context, ids: Sequence[Sequence[int]], opens: bool = True, closes: bool = True
+    ) -> Float[Tensor, "B V"]:
+        """Let the context read a piece of text and return the logits after the last token of each sample.
+
+        Args:
+            context: What was read before.
+            ids: Token ids of each sample; a sample with none is left as it is.
+            opens: Whether bos comes first.
+            closes: Whether eos comes last.
+        """
+        block = TextBlock(ids=ids, opens=opens, closes=closes)
+        stream, hidden = self._append(context, block, StreamInputs())
+        last = hidden.iqa[torch.arange(context.batch_size, device=self.device), stream.last_valid_iqa()]
+        return self.lm_head(last)
+
+    @torch.no_grad()
+    def _append(
+        self, context: Context, block: TextBlock | ImageBlock, inputs: StreamInputs
+    ) -> tuple[TokenStream, Pair]:
+        stream = pack([block], self.config.tokens, past=context.past)
+        hidden = self.transformer(self.embed(stream, inputs), stream, context.cache)
+        context.past = stream.after()
+        return stream, hidden
+
+    def generate(
+        self,
+        context: Context,
+        *,
+        constraint: Constraint | Sequence[Constraint | None] | None = None,
+        max_tokens: int = 256,
+        generator: torch.Generator | None = None,
+        temperature: float = 0.0,
+    ) -> list[list[int]]:
+        """Write one text per sample and return its ids; the context then holds it as a text block.
+
+        Args:
+            context: What was read before.
+            constraint: What may be written: one for all samples, or one for each.
+            max_tokens: Longest text; a longer one is cut.
+            generator: Source of the draws at a temperature above 0.
+            temperature: 0 takes the most likely token.
+        """
+        if context.before_text is None:
+            context.before_text = context.past
+        size = context.batch_size
+        each = constraint if isinstance(constraint, Sequence) else [constraint] * size
+        return write_text(
+            lambda ids, opens, closes: self.extend_text(context, ids, opens, closes),
+            size,
+            self.config.tokens.eos,
+            constraints=each,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            generator=generator,
+        )
+
+    def velocity(
+        self, context: Context, x_t: Float[Tensor, "B c h w"], t: float | Float[Tensor, " B"]
+    ) -> Float[Tensor, "B c h w"]:
+        """Return the predicted velocity of ``x_t`` at time ``t``; the context is only read."""
+        rows, cols = self._latent_grid(x_t)
+        block = ImageBlock(kind=BlockKind.NOISED, rows=rows, cols=cols)
+        stream = pack([block], self.config.tokens, past=context.past)
+        return self._velocity(context, stream, x_t, t)
+
+    @torch.no_grad()
+    def _velocity(
+        self, context: Context, stream: TokenStream, x_t: Tensor, t: float | Tensor
+    ) -> Float[Tensor, "B c h w"]:
+        at = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
+        inputs = StreamInputs(noised=(x_t,), t=at, latent_offset=context.latent_offset)
+        hidden = self.transformer(self.embed(stream, inputs), stream, context.cache, update=False)
+        return self.latent_image(self.llm2vae(hidden.ir).float(), *x_t.shape[-2:])
+
+    def sample(
+        self,
+        context: Context,
+        shape: tuple[int, int],
+        sampler: SamplerConfig,
+        *,
+        start_latent: Float[Tensor, "B c h w"] | None = None,
+        generator: torch.Generator | None = None,
+        guidance: GuidanceContexts | None = None,
+    ) -> Float[Tensor, "S B c h w"]:
+        """Return ``sampler.num_samples`` restored latents of each sample of the context.
+
+        Args:
+            context: The degraded image, the instruction and usually the description.
+            shape: Height and width of the latent.
+            sampler: Start, steps, guidance.
+            start_latent: The degraded latent, for a degraded start. With a noise start it is the noise
+                itself, one for each of num_samples * B; None draws it.
+            generator: Source of the noise.
+            guidance: Contexts to guide away from; None takes the images alone, and the first text alone.
+
+        Raises:
+            ValueError: If the start needs a latent and there is none.
+        """
+        context = context.fork(sampler.num_samples) if sampler.num_samples > 1 else context
+        start = self._start_latent(context, shape, sampler, start_latent, generator)
+        at = times(sampler.num_steps, sampler.time_shift)
+        if any(is_guided(sampler, t) for t in at[:-1].tolist()):
+            guidance = guidance or self.guidance_contexts(context, sampler)
+        else:
+            guidance = None
+        if sampler.text_guidance <= 1 < sampler.image_guidance:
+            warnings.warn("image_guidance has no effect unless text_guidance is above 1.", stacklevel=2)
+        contexts = [context]
+        if guidance is not None:
+            contexts += [guidance.without_text]
+            contexts += [guidance.without_images] if guidance.without_images is not None else []
+        size = self.config.latent_patch_size
+        block = ImageBlock(kind=BlockKind.NOISED, rows=shape[0] // size, cols=shape[1] // size)
+        streams = [pack([block], self.config.tokens, past=c.past) for c in contexts]
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            active = len(contexts) if is_guided(sampler, t) else 1
+            v = [self._velocity(c, s, x, t) for c, s in zip(contexts[:active], streams, strict=False)]
+            if active == 1:
+                return v[0]
+            full, no_text, *no_images = (self.latent_tokens(x) for x in v)
+            guided = guide(full, no_text, no_images[0] if no_images else None, sampler)
+            return self.latent_image(guided, *shape)
+
+        end = euler(velocity, start, at)
+        return end.unflatten(0, (-1, sampler.num_samples)).transpose(0, 1)
+
+    def guidance_contexts(self, context: Context, sampler: SamplerConfig) -> GuidanceContexts:
+        """Return the usual contexts to guide away from: before the first text, and the first text alone.
+
+        Raises:
+            ValueError: If the context has no text.
+        """
+        if context.before_text is None:
+            raise ValueError("text_guidance needs a context with text; append one, or set it to 1.")
+        without_images = None
+        if sampler.image_guidance > 1:
+            without_images = self.start(context.batch_size, latent_offset=context.latent_offset)
+            if context.instruction:
+                self.append_text(without_images, context.instruction)
+        return GuidanceContexts(context.without_text(), without_images)
+
+    def _start_latent(
+        self,
+        context: Context,
+        shape: tuple[int, int],
+        sampler: SamplerConfig,
+        given: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if given is not None:
+            return given.float()
+        if sampler.start == "degraded":
+            raise ValueError("start='degraded' needs start_latent, the latent of the degraded image.")
+        num_tokens = shape[0] * shape[1] // self.config.latent_patch_size**2
+        noise = torch.randn(context.batch_size, num_tokens, self.config.token_channels, generator=generator)
+        return self.latent_image(noise, *shape).to(self.device)
+
+
+def codec_module(model: MedQ) -> nn.Module:
+    """Return the codec as a module, for freezing it or reading its weights."""
+    return cast(nn.Module, model.codec)

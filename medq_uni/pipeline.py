@@ -1,0 +1,403 @@
+"""The main job: assess an image, then restore it under the guidance of the assessment.
+
+Only this module knows the order: image -> tensor -> description -> latent -> image.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medq_uni import __version__
+from medq_uni.config import SamplerConfig
+from medq_uni.data.pairs import generator_of
+from medq_uni.description import (
+    DEFAULT_ASSESS,
+    DEFAULT_RESTORE,
+    FOLLOW_REPORT,
+    QualityDescription,
+)
+from medq_uni.image import MedicalImage
+from medq_uni.io import Derivation, read_image, sidecar_path, write_image, write_sidecar
+from medq_uni.preprocess import (
+    Scaling,
+    as_channels,
+    guess_modality,
+    scaling_of,
+    to_image,
+    to_tensor,
+    vision_view,
+)
+from medq_uni.pretrained import Pretrained, load_pretrained
+from medq_uni.taxonomy import Modality, Verdict
+from medq_uni.tiles import Tile, blend, tile_grid
+from medq_uni.tokenizer import DescriptionConstraint
+
+log = logging.getLogger(__name__)
+
+RESEARCH_USE = "Research use only. Not for diagnostic use. Always view the original."
+MIN_SIDE = 16
+"""Smallest side, in pixels, that can be assessed."""
+KEY_SLICES = 3
+"""Slices of a volume that are assessed; their middle grade speaks for the volume."""
+Progress = Callable[[int, int], None]
+
+
+class CannotAssess(ValueError):
+    """The verdict on an image that holds nothing to judge, or is not what the model was made for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreSettings:
+    """How an image is restored."""
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """Start, steps, samples and guidance."""
+    seed: int = 0
+    """Seed of the noise, where there is any."""
+    force: bool = False
+    """Restore even what is judged Good."""
+    batch_size: int = 4
+    """Tiles that are restored at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Restoration:
+    """An image, what is wrong with it, and the image restored.
+
+    Attributes:
+        image: Input, unchanged.
+        description: What guided the restoration.
+        restored: Restored image, same geometry and units; the input itself where nothing was done.
+        uncertainty: Standard deviation per voxel in the image's units, None where there is no estimate.
+        residual: What was changed: restored - image.
+        settings: Everything needed to do it again.
+        seconds: Time it took.
+        is_unchanged: Whether the image was judged Good and handed back bit-identical.
+    """
+
+    image: MedicalImage
+    description: QualityDescription
+    restored: MedicalImage
+    uncertainty: MedicalImage | None
+    residual: MedicalImage
+    settings: dict[str, Any]
+    seconds: float
+    is_unchanged: bool
+
+    def save(self, path: str | Path, *, maps: bool = True, overwrite: bool = False) -> list[Path]:
+        """Write the restored image and ``*.medq.json`` beside it, and return every path written.
+
+        Args:
+            path: Where to; the suffix is the format.
+            maps: Also write residual and uncertainty as NIfTI beside it.
+            overwrite: Whether files that exist may be replaced. The source never is.
+        """
+        path = Path(path)
+        derivation = Derivation(
+            method=f"MedQ-UNI {self.settings['model']}: assess, then restore",
+            software_version=__version__,
+            weights_sha256=self.settings["weights_sha256"],
+            settings=self.settings,
+            seed=self.settings["seed"],
+            description=self.description.to_text(),
+            tasks=tuple(degradation.task.value for degradation in self.description.degradations),
+        )
+        write_image(self.restored, path, derivation=derivation, overwrite=overwrite)
+        written = [path]
+        if maps:
+            for name, image in (("residual", self.residual), ("uncertainty", self.uncertainty)):
+                if image is not None:
+                    map_path = path.with_name(f"{path.name.split('.')[0]}.{name}.nii.gz")
+                    write_image(image, map_path, overwrite=overwrite)
+                    written.append(map_path)
+        sidecar = sidecar_path(path)
+        write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
+        return [*written, sidecar]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of the restoration: description, settings, what was done."""
+        return {
+            "software": f"medq-uni {__version__}",
+            "notice": RESEARCH_USE,
+            "description": self.description.to_dict(),
+            "text": self.description.to_text(),
+            "unchanged": self.is_unchanged,
+            "settings": self.settings,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class Restorer:
+    """Assesses and restores images with one pretrained model."""
+
+    def __init__(self, pretrained: Pretrained, *, device: str | torch.device | None = None) -> None:
+        self.pretrained = pretrained
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device or default)
+        self.model = pretrained.model.to(self.device).eval()
+        self.tokenizer = pretrained.tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "nano", *, device: str | torch.device | None = None
+    ) -> Restorer:
+        """Load a model by name (``nano`` comes with the package) or from a folder of weights.
+
+        Raises:
+            WeightsMismatch: If a file is missing, altered, or does not fit its configuration.
+        """
+        return cls(load_pretrained(name), device=device)
+
+    @torch.inference_mode()
+    def assess(self, image: MedicalImage, *, instruction: str | None = None) -> QualityDescription:
+        """Return what is wrong with the image, in five aspects.
+
+        A volume is judged by up to three slices spread over it; the one with the middle grade speaks.
+
+        Raises:
+            CannotAssess: If the image is constant, too small, or its values do not fit its modality.
+            ValueError: If voxels are NaN or infinite.
+        """
+        image = _checked(image)
+        scaling = scaling_of(image)
+        slices = [image.slice_at(z) for z in _key_slices(image)]
+        views = torch.cat([to_tensor(s, multiple=self._multiple(), scaling=scaling)[0] for s in slices])
+        found = sorted(self._describe(views, image.modality, instruction), key=lambda d: d.worst.level)
+        return found[len(found) // 2]
+
+    def _describe(
+        self, views: Tensor, modality: Modality | None, instruction: str | None
+    ) -> list[QualityDescription]:
+        model, tokens = self.model, self.tokenizer.encode(instruction or DEFAULT_ASSESS)
+        seen = self._vision(views)
+        found = []
+        for one in seen.split(1):
+            context = model.start(1)
+            model.append_vision(context, one)
+            model.append_text(context, [tokens])
+            constraint = DescriptionConstraint(self.tokenizer, modality=modality)
+            ids = model.generate(context, constraint=constraint, max_tokens=160)[0]
+            found.append(QualityDescription.from_text(self.tokenizer.decode(ids)))
+        return found
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        image: MedicalImage,
+        *,
+        description: QualityDescription | None = None,
+        instruction: str | None = None,
+        settings: RestoreSettings | None = None,
+        progress: Progress | None = None,
+    ) -> Restoration:
+        """Return the image restored under the guidance of its description.
+
+        Args:
+            image: 2-D slice or volume; restored slice by slice.
+            description: What guides the restoration; by default what :meth:`assess` says. An edited
+                description steers: a worse stated severity removes more.
+            instruction: Words of the user, instead of the standing instruction.
+            settings: Sampler, seed, whether to restore what is good already.
+            progress: Called with the number of tiles done and their total.
+
+        Raises:
+            CannotAssess: See :meth:`assess`.
+        """
+        began = time.perf_counter()
+        settings = settings or RestoreSettings()
+        image = _checked(image)
+        is_edited = description is not None
+        description = description or self.assess(image)
+        if description.modality is not image.modality:
+            warnings.warn(
+                f"The description speaks of {description.modality.value}, the image is "
+                f"{image.modality.value if image.modality else 'unknown'}; restoring as described.",
+                stacklevel=2,
+            )
+        recorded = self._recorded(settings, instruction, is_edited)
+        zero = image.with_voxels(np.zeros_like(image.voxels))
+        if description.verdict is Verdict.GOOD and not description.degradations and not settings.force:
+            seconds = time.perf_counter() - began
+            return Restoration(image, description, image, None, zero, recorded, seconds, True)
+        words = instruction or (FOLLOW_REPORT if is_edited else DEFAULT_RESTORE)
+        views, inverse = to_tensor(image, multiple=self._multiple())
+        mean, spread = self._restore_views(views, words, description, settings, progress)
+        restored = to_image(mean, inverse)
+        uncertainty = None
+        if spread is not None:
+            uncertainty = self._uncertainty(spread, mean, inverse.scaling, image, inverse.passthrough)
+        residual = image.with_voxels(restored.voxels - image.voxels)
+        seconds = time.perf_counter() - began
+        return Restoration(image, description, restored, uncertainty, residual, recorded, seconds, False)
+
+    def run(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        modality: Modality | None = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> Restoration:
+        """Read a file or DICOM series, restore it, write the result, and return it.
+
+        Args:
+            source: Image file or folder with one series; never written to.
+            target: Where the restored image goes, format by suffix.
+            modality: Overrides what the header says.
+            overwrite: Whether an existing target may be replaced.
+            **options: See :meth:`restore`.
+        """
+        result = self.restore(read_image(source, modality=modality), **options)
+        result.save(target, overwrite=overwrite)
+        return result
+
+    def _multiple(self) -> int:
+        return self.pretrained.config.token_pixels
+
+    def _vision(self, views: Tensor) -> Tensor:
+        vision = self.pretrained.config.vision
+        seen = vision_view(views, size=self.pretrained.tile_size)
+        height, width = (side // vision.patch_size * vision.patch_size for side in seen.shape[-2:])
+        return as_channels(seen[..., :height, :width], channels=vision.in_channels).to(self.device)
+
+    def _restore_views(
+        self,
+        views: Tensor,
+        words: str,
+        description: QualityDescription,
+        settings: RestoreSettings,
+        progress: Progress | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return mean and standard deviation of the restored views, both (Z, 2, H, W)."""
+        tiles = tile_grid(views.shape, size=self.pretrained.tile_size)
+        texts = (self.tokenizer.encode(words), self.tokenizer.encode_description(description))
+        means, spreads = [], []
+        for first in range(0, len(tiles), settings.batch_size):
+            chunk = tiles[first : first + settings.batch_size]
+            mean, spread = self._restore_tiles(views, chunk, texts, settings)
+            means += list(mean)
+            spreads += list(spread) if spread is not None else []
+            if progress is not None:
+                progress(first + len(chunk), len(tiles))
+        return (
+            blend(means, tiles, views.shape),
+            blend(spreads, tiles, views.shape) if spreads else None,
+        )
+
+    def _restore_tiles(
+        self,
+        views: Tensor,
+        tiles: Sequence[Tile],
+        texts: tuple[list[int], list[int]],
+        settings: RestoreSettings,
+    ) -> tuple[Tensor, Tensor | None]:
+        model, count = self.model, len(tiles)
+        channels = self.pretrained.config.codec.in_channels
+        degraded = as_channels(torch.stack([tile.cut(views) for tile in tiles]), channels=channels)
+        degraded = degraded.to(self.device)
+        offset = torch.tensor([tile.origin for tile in tiles]) // self._multiple()
+        fidelity = model.codec.features(degraded)
+        latent = model.codec.encode(degraded)
+        context = model.start(count, latent_offset=offset)
+        model.append_latent(context, latent)
+        model.append_vision(context, self._vision(torch.stack([views[tile.z] for tile in tiles])))
+        for text in texts:
+            model.append_text(context, [text] * count)
+        images, variances = [], []
+        one = replace(settings.sampler, num_samples=1)
+        for number in range(settings.sampler.num_samples):
+            start = latent
+            if one.start == "noise":
+                # a seed for every tile, so that the result does not depend on how tiles are batched
+                noise = [
+                    torch.randn(latent.shape[1:], generator=generator_of(settings.seed, number, *tile.key))
+                    for tile in tiles
+                ]
+                start = torch.stack(noise).to(self.device)
+            shape = (latent.shape[-2], latent.shape[-1])
+            restored = model.sample(context, shape, one, start_latent=start)[0]
+            decoded = model.codec.decode(restored, fidelity)
+            images.append(decoded.image)
+            if decoded.log_variance is not None:
+                variances.append(decoded.log_variance.exp())
+        stacked = torch.stack(images)
+        variance = torch.stack(variances).mean(0) if variances else None
+        if len(images) > 1:
+            variance = stacked.var(0) + (variance if variance is not None else 0)
+        mean = self._as_views(stacked.mean(0))
+        return mean, None if variance is None else self._as_views(variance).sqrt()
+
+    def _as_views(self, x: Tensor) -> Tensor:
+        x = x.float().cpu()
+        return x if x.shape[1] == 2 else x.mean(1, keepdim=True).expand(-1, 2, -1, -1)
+
+    def _uncertainty(
+        self, spread: Tensor, mean: Tensor, scaling: Scaling, image: MedicalImage, passthrough: np.ndarray
+    ) -> MedicalImage:
+        height, width = image.shape[1:]
+        scale = self.pretrained.uncertainty_scale.get(str(image.modality), 1.0)
+        sigma = scale * scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
+        return image.with_voxels(np.where(passthrough, 0, sigma))
+
+    def _recorded(
+        self, settings: RestoreSettings, instruction: str | None, is_edited: bool
+    ) -> dict[str, Any]:
+        return {
+            "model": self.pretrained.config.name,
+            "weights_sha256": self.pretrained.sha256,
+            "sampler": asdict(settings.sampler),
+            "seed": settings.seed,
+            "force": settings.force,
+            "instruction": instruction,
+            "description_from": "user" if is_edited else "model",
+            "version": __version__,
+        }
+
+
+def _checked(image: MedicalImage) -> MedicalImage:
+    """Return the image with a modality, or say why it cannot be assessed."""
+    inside = image.voxels if image.padding is None else image.voxels[~image.padding]
+    finite = np.isfinite(inside)
+    if not finite.all():
+        raise CannotAssess(
+            f"Cannot assess: {int((~finite).sum())} voxels are NaN or infinite. Replace them first."
+        )
+    if min(image.shape[1:]) < MIN_SIDE:
+        raise CannotAssess(
+            f"Cannot assess: slices are {image.shape[1]} x {image.shape[2]} pixels; "
+            f"at least {MIN_SIDE} x {MIN_SIDE} are needed."
+        )
+    if inside.size == 0 or inside.min() == inside.max():
+        raise CannotAssess("Cannot assess: the image is constant, there is nothing to judge.")
+    if image.modality is None:
+        image = replace(image, modality=guess_modality(image))
+    low, high = float(inside.min()), float(inside.max())
+    if image.modality is not Modality.CT and low < -0.1 * max(high, 0.0):
+        raise CannotAssess(
+            f"Cannot assess as {image.modality.value}: values go down to {low:g}, but magnitude MR and PET "
+            "are positive. If this is CT, pass modality='ct' (--modality ct)."
+        )
+    if image.modality is Modality.CT and low >= 0 and high <= 1:
+        raise CannotAssess(
+            f"Cannot assess as CT: values lie in [{low:g}, {high:g}], not in Hounsfield units. "
+            "Rescale the image to HU first."
+        )
+    return image
+
+
+def _key_slices(image: MedicalImage) -> list[int]:
+    count = image.shape[0]
+    if count <= KEY_SLICES:
+        return list(range(count))
+    return [round((i + 1) * (count - 1) / (KEY_SLICES + 1)) for i in range(KEY_SLICES)]

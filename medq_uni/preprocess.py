@@ -1,0 +1,187 @@
+"""MedicalImage <-> network tensor, with an exact inverse.
+
+The network sees two views of a slice, both linear in physical units and both in [-1, 1]: the wide view
+holds the whole range, the window view magnifies the part where contrast is subtle. Their merge is the image.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from medq_uni.image import MedicalImage, Units
+from medq_uni.taxonomy import Modality
+
+CT_RANGE_HU = (-1024.0, 3071.0)
+CT_WINDOW_HU = (-160.0, 240.0)
+PET_SUV_MAX = 20.0
+PERCENTILE = 99.9
+LOWER_FRACTION = 0.5
+"""Upper end of the window view of MR, and of PET beside SUV, as a fraction of the range."""
+PET_WINDOW_FRACTION = 0.25
+BLEND = 0.1
+"""Width, in window units, of the band in which the merge goes from one view to the other."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Linear maps between physical values and the two views of one volume."""
+
+    low: float
+    high: float
+    window_low: float
+    window_high: float
+
+    def to_views(self, values: Float[Tensor, "B H W"]) -> Float[Tensor, "B 2 H W"]:
+        """Return the wide and the window view of physical values, clipped to [-1, 1]."""
+        wide = 2 * (values - self.low) / (self.high - self.low) - 1
+        window = 2 * (values - self.window_low) / (self.window_high - self.window_low) - 1
+        return torch.stack([wide, window], dim=1).clamp(-1, 1)
+
+    def from_views(self, views: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B H W"]:
+        """Merge two views into physical values.
+
+        Inside the window the window view is exact and finer; outside, the wide view is the only one. The
+        weight depends on the wide view alone and is continuous.
+        """
+        wide = (views[:, 0] + 1) / 2 * (self.high - self.low) + self.low
+        window = (views[:, 1] + 1) / 2 * (self.window_high - self.window_low) + self.window_low
+        weight = self._window_weight(wide)
+        return weight * window + (1 - weight) * wide
+
+    def spread_from_views(
+        self, spread: Float[Tensor, "B 2 H W"], views: Float[Tensor, "B 2 H W"]
+    ) -> Float[Tensor, "B H W"]:
+        """Return a standard deviation in physical units from one per view, merged as :meth:`from_views`."""
+        weight = self._window_weight((views[:, 0] + 1) / 2 * (self.high - self.low) + self.low)
+        wide = spread[:, 0] * (self.high - self.low) / 2
+        window = spread[:, 1] * (self.window_high - self.window_low) / 2
+        return weight * window + (1 - weight) * wide
+
+    def _window_weight(self, wide: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+        position = 2 * (wide - self.window_low) / (self.window_high - self.window_low) - 1
+        if self.window_low <= self.low:  # the window begins where the range begins: no seam there
+            position = position.clamp(min=0)
+        return ((1 - position.abs()) / BLEND).clamp(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Inverse:
+    """What :func:`to_image` needs to bring a tensor back to the image that it came from."""
+
+    image: MedicalImage
+    scaling: Scaling
+    passthrough: np.ndarray
+    """bool (Z, Y, X): voxels that come back bit-identical (padding, and values outside the range)."""
+
+
+def scaling_of(image: MedicalImage) -> Scaling:
+    """Return the network range of a volume.
+
+    CT: [-1024, 3071] HU with the window [-160, 240]. PET in SUV: [0, 20] with [0, 5]. MR, and PET in other
+    units: [0, 99.9th percentile of the volume]; the window is its lower half (a quarter for PET).
+
+    Raises:
+        ValueError: If the modality is unknown or the volume has no positive value.
+    """
+    if image.modality is None:
+        raise ValueError("The image has no modality. Pass modality= (ct, mr or pet) when reading it.")
+    if image.modality is Modality.CT:
+        return Scaling(*CT_RANGE_HU, *CT_WINDOW_HU)
+    if image.units is Units.SUV:
+        return Scaling(0.0, PET_SUV_MAX, 0.0, PET_SUV_MAX * PET_WINDOW_FRACTION)
+    values = image.voxels if image.padding is None else image.voxels[~image.padding]
+    high = float(np.percentile(values, PERCENTILE)) if values.size else 0.0
+    if not high > 0:
+        high = float(values.max(initial=0.0))
+    if not high > 0:
+        raise ValueError(
+            f"The {image.modality.value} volume has no value above 0 (99.9th percentile {high:g}); "
+            "magnitude MR and PET images are positive. Check the rescale slope, or pass another modality."
+        )
+    fraction = PET_WINDOW_FRACTION if image.modality is Modality.PET else LOWER_FRACTION
+    return Scaling(0.0, high, 0.0, fraction * high)
+
+
+def to_tensor(
+    image: MedicalImage, *, multiple: int, scaling: Scaling | None = None
+) -> tuple[Float[Tensor, "Z 2 H W"], Inverse]:
+    """Return the two views of every slice, padded to the token grid, and the record of the way back.
+
+    Args:
+        image: Finite voxels with a modality.
+        multiple: Height and width are padded (by repeating the edge, at the bottom and right) to multiples
+            of this number of pixels.
+        scaling: Network range; by default that of the image itself. Pass that of the degraded image to
+            bring its reference into the same units.
+
+    Raises:
+        ValueError: If a voxel is not finite, or see :func:`scaling_of`.
+    """
+    finite = np.isfinite(image.voxels)
+    if not finite.all():
+        raise ValueError(
+            f"The image has {int((~finite).sum())} values that are NaN or infinite. Replace them first."
+        )
+    scaling = scaling or scaling_of(image)
+    outside = (image.voxels < scaling.low) | (image.voxels > scaling.high)
+    padding = np.zeros_like(outside) if image.padding is None else image.padding
+    values = np.where(padding, np.float32(scaling.low), image.voxels)
+    height, width = image.shape[1:]
+    pad = (0, -width % multiple, 0, -height % multiple)
+    views = F.pad(scaling.to_views(torch.from_numpy(values)), pad, mode="replicate")
+    return views, Inverse(image=image, scaling=scaling, passthrough=outside | padding)
+
+
+def to_image(views: Float[Tensor, "Z 2 H W"], inverse: Inverse) -> MedicalImage:
+    """Return the image of network views, in the physical units and geometry of the original."""
+    _, height, width = inverse.image.shape
+    values = inverse.scaling.from_views(views.detach().float().cpu())[:, :height, :width].numpy()
+    values = np.clip(values, inverse.scaling.low, inverse.scaling.high)
+    return inverse.image.with_voxels(np.where(inverse.passthrough, inverse.image.voxels, values))
+
+
+def guess_modality(image: MedicalImage) -> Modality:
+    """Return the modality that the intensities suggest, with a warning that says it is a guess.
+
+    Values far below zero mean Hounsfield units; SUV or Bq/ml units mean PET; otherwise MR.
+    """
+    if image.units in (Units.SUV, Units.BQML):
+        guess = Modality.PET
+    elif image.units is Units.HU or float(image.voxels.min()) <= -500:
+        guess = Modality.CT
+    else:
+        guess = Modality.MR
+    warnings.warn(
+        f"The file does not say its modality; guessed {guess.value!r} from the intensities. "
+        "Pass modality= (--modality on the command line) to be sure.",
+        stacklevel=2,
+    )
+    return guess
+
+
+def vision_view(views: Float[Tensor, "B 2 H W"], *, size: int) -> Float[Tensor, "B 2 h w"]:
+    """Return the central part that the assessor sees, at native resolution, at most ``size`` pixels wide.
+
+    Resampling would change the very noise and blur that are to be judged, so large slices are cropped.
+    """
+    height, width = views.shape[-2:]
+    top, left = max(height - size, 0) // 2, max(width - size, 0) // 2
+    return views[..., top : top + size, left : left + size]
+
+
+def as_channels(views: Float[Tensor, "B 2 H W"], *, channels: int) -> Float[Tensor, "B C H W"]:
+    """Return what a network with another number of input channels sees.
+
+    Two channels: both views. Any other number: the wide view repeated, as for networks of natural images.
+    """
+    if channels == views.shape[1]:
+        return views
+    return rearrange(views[:, :1].expand(-1, channels, -1, -1), "b c h w -> b c h w")

@@ -1,0 +1,97 @@
+"""Losses: rectified flow, L1 and SSIM through the decoder, variance likelihood, description tokens.
+
+Pixel errors are divided by the error of the degraded input, sample by sample: a sample counts by how much
+of its degradation is left, whatever its modality, task and severity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medq_uni.metrics import ssim
+
+ERROR_FLOOR = 4e-3
+"""Smallest input error (network units) that a pixel loss is divided by; clean inputs meet it."""
+FLOW_FLOOR = 1e-2
+"""Smallest mean squared velocity that the flow loss of a bridge is divided by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weight of each term; 0 leaves it out."""
+
+    flow: float = 0.0
+    """Rectified flow in the latent space (Eq. 4)."""
+    l1: float = 0.0
+    """L1 through the decoder (Eq. 5)."""
+    ssim: float = 0.0
+    """1 - SSIM through the decoder (Eq. 5)."""
+    variance: float = 0.0
+    """Gaussian likelihood of the predicted log-variance; its error term carries no gradient."""
+    text: float = 0.0
+    """Cross-entropy on the description tokens (Eq. 7)."""
+
+
+def flow_loss(
+    velocity: Float[Tensor, "B L C"], target: Float[Tensor, "B L C"]
+) -> Float[Tensor, ""]:
+    """Return the squared velocity error relative to the size of the target velocity.
+
+    Args:
+        velocity: Predicted velocity per latent token.
+        target: noise - x0, or degraded - x0 for a bridge.
+    """
+    scale = target.square().mean(dim=(1, 2)).clamp(min=FLOW_FLOOR)
+    return ((velocity.float() - target).square().mean(dim=(1, 2)) / scale).mean()
+
+
+def pixel_losses(
+    image: Float[Tensor, "B C H W"],
+    target: Float[Tensor, "B C H W"],
+    degraded: Float[Tensor, "B C H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the relative L1 loss and the mean 1 - SSIM, both over the valid pixels.
+
+    Args:
+        image: Decoded restoration, both views in [-1, 1].
+        target: What it should be.
+        degraded: Input; its own error per view scales the L1 loss.
+        valid: False where the crop holds no image.
+    """
+    count = valid.sum(dim=(2, 3)).clamp(min=1)
+    error = ((image - target).abs() * valid).sum(dim=(2, 3)) / count
+    with torch.no_grad():
+        scale = ((degraded - target).abs() * valid).sum(dim=(2, 3)) / count
+    l1 = (error / scale.clamp(min=ERROR_FLOOR)).mean()
+    dissimilarity = 1 - ssim(image * valid, target * valid, data_range=2.0).mean()
+    return l1, dissimilarity
+
+
+def variance_loss(
+    image: Float[Tensor, "B C H W"],
+    log_variance: Float[Tensor, "B C H W"],
+    target: Float[Tensor, "B C H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+) -> Float[Tensor, ""]:
+    """Return the Gaussian negative log-likelihood of the error under the predicted variance.
+
+        0.5 * (log_variance + error ** 2 / exp(log_variance))
+
+    The error is detached: the variance learns from the restoration and not the other way round.
+    """
+    squared_error = (image - target).square().detach()
+    likelihood = 0.5 * (log_variance + squared_error * torch.exp(-log_variance))
+    return (likelihood * valid).sum() / (valid.sum() * image.shape[1]).clamp(min=1)
+
+
+def text_loss(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of the description tokens."""
+    if labels.numel() == 0:
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), labels)

@@ -1,0 +1,116 @@
+"""Training recipes: a frozen configuration that a JSON file holds, read strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medq_uni.config import ConfigError, ModelConfig, from_json
+from medq_uni.data.pairs import PairsConfig
+from medq_uni.train.losses import LossWeights
+
+Group = Literal["decoder", "ir", "iqa"]
+Layout = Literal["codec", "restore", "assess", "joint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMix:
+    """Shares of what a restoration sample is told about its image; the rest is told nothing."""
+
+    reference: float = 0.45
+    """The description that follows from the degradation record."""
+    generated: float = 0.25
+    """What the model itself wrote about this image when the stage began."""
+    max_generated: int = 1000
+    """Pairs about which the model writes; the others are told the reference."""
+    edited: float = 0.15
+    """A description with another severity, and a target that is restored that much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of training."""
+
+    name: str
+    """For the log and the checkpoints."""
+    layout: Layout
+    """codec: the decoder alone, from the degraded latent. restore: [latent][instruction][target].
+    assess: [vision][instruction][description]. joint: all blocks, both losses."""
+    trainable: tuple[Group, ...]
+    """Which weights learn: the decoder of the codec, the restoration expert, the assessment expert."""
+    steps: int
+    """Optimizer steps; the learning rate falls to zero over them."""
+    batch_size: int = 16
+    """Pairs per step."""
+    crop_size: int = 128
+    """Side of the restored crops in pixels."""
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weights: LossWeights = field(default_factory=LossWeights)
+    """Weight of every loss term."""
+    text: TextMix = field(default_factory=TextMix)
+    """What joint samples are told."""
+    noise_start: float = 0.15
+    """Share of batches that start from noise, as in the paper; the others start from the degraded latent."""
+    assess_share: float = 0.35
+    """Share of joint steps that train the assessment alone, in the layout in which it is asked."""
+    final_time: float = 0.6
+    """Share of batches at t = 1, where the default sampler makes its single step; else t is uniform."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.steps < 1 or self.batch_size < 1:
+            raise ConfigError(f"stage {self.name!r}: steps and batch_size must be at least 1.")
+        if not self.trainable:
+            raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, ir or iqa.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole recipe."""
+
+    about: tuple[str, ...]
+    """Command, hardware, hours and expected result, for people."""
+    model: ModelConfig
+    """Network to train."""
+    tokenizer: str
+    """Path of the tokenizer file, or the name of a pretrained model whose tokenizer is used."""
+    pairs: PairsConfig
+    """Training pairs."""
+    val_pairs: PairsConfig
+    """Pairs that choose between checkpoints and calibrate the uncertainty; never trained on."""
+    stages: tuple[StageConfig, ...]
+    """What to do, in order."""
+    initial: str | None = None
+    """Pretrained model (name or folder) to start from; None starts from random weights."""
+    seed: int = 0
+    """Seed of the weights and of every batch."""
+    ema_decay: float = 0.998
+    """Decay of the averaged weights, which are the ones that are kept."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW moment decays."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm."""
+    bfloat16: bool = True
+    """Whether to compute in bfloat16 where the operation allows it."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints."""
+    validate_every: int = 500
+    """Steps between validations."""
+
+
+def read_recipe(path: Path) -> TrainConfig:
+    """Return the recipe of a JSON file.
+
+    Raises:
+        ConfigError: If the file is missing or wrong; the message names the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in recipes/.")
+    return from_json(TrainConfig, path.read_text(encoding="utf-8"))

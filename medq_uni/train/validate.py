@@ -1,0 +1,110 @@
+"""Validation during training: PSNR gain per task, and how often the assessment is right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from medq_uni import physics
+from medq_uni.config import SamplerConfig
+from medq_uni.data.describe import describe
+from medq_uni.data.pairs import PairPool, PoolItem, generator_of
+from medq_uni.description import DEFAULT_RESTORE
+from medq_uni.model.medq import MedQ
+from medq_uni.preprocess import Scaling
+from medq_uni.taxonomy import Modality, Severity
+from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.generated import describe_pool, parsed
+from medq_uni.train.recipe import Layout
+
+GRID = 16
+MAX_PAIRS = 150
+
+
+def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:
+    """Return ``gain_<task>`` in dB and, where the layout assesses, shares of right verdicts and types.
+
+    Args:
+        model: In evaluation mode, with the weights to judge.
+        tokenizer: Its tokenizer.
+        pool: Validation pairs; the first 150 are used.
+        layout: What the stage trains: ``codec`` decodes the degraded latent, the other restoring layouts
+            sample with the default sampler, ``joint`` with the true description.
+    """
+    scores: dict[str, float] = {}
+    if layout != "assess":
+        scores |= restoration_gains(model, tokenizer, pool, layout)
+    if layout in ("assess", "joint"):
+        scores |= assessment_scores(model, tokenizer, pool)
+    return {name: round(value, 4) for name, value in scores.items()}
+
+
+@torch.inference_mode()
+def restoration_gains(
+    model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout
+) -> dict[str, float]:
+    """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs only."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    for index, item in enumerate(pool.items[:MAX_PAIRS]):
+        if item.severity is Severity.NONE:
+            continue
+        height, width = (-(-side // GRID) * GRID for side in (item.height, item.width))
+        degraded, reference = (view[None, :, :height, :width] for view in pool.views(index))
+        image = decode_one(model, tokenizer, item, degraded, layout)
+        gains[f"gain_{item.task.value}"].append(gain_db(item, degraded, image, reference))
+    return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
+
+
+def decode_one(
+    model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tensor, layout: Layout
+) -> Tensor:
+    """Return the restored views of one degraded slice, as the layout restores it."""
+    fidelity, latent = model.codec.features(degraded), model.codec.encode(degraded)
+    if layout != "codec":
+        context = model.start(1)
+        model.append_latent(context, latent)
+        if layout == "joint":
+            model.append_vision(context, degraded)
+        model.append_text(context, [tokenizer.encode(DEFAULT_RESTORE)])
+        if layout == "joint":
+            record = physics.DegradationRecord.from_json(item.record)
+            text = describe(item.task.modality, item.anatomy, record, generator_of(record.seed))
+            model.append_text(context, [tokenizer.encode_description(text)])
+        shape = (latent.shape[-2], latent.shape[-1])
+        latent = model.sample(context, shape, SamplerConfig(), start_latent=latent)[0]
+    return model.codec.decode(latent, fidelity).image
+
+
+def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
+    """Return 10 log10 of the ratio of squared errors before and after, on the scoring range."""
+    scaling = Scaling(*item.scaling)
+    low, high = (
+        (scaling.window_low, scaling.window_high)
+        if item.task.modality is Modality.CT
+        else (scaling.low, scaling.high)
+    )
+    values = [
+        scaling.from_views(x)[:, : item.height, : item.width].clamp(low, high)
+        for x in (degraded, restored, reference)
+    ]
+    before, after = ((x - values[2]).square().mean() for x in values[:2])
+    return float(10 * torch.log10(before / after))
+
+
+def assessment_scores(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict[str, float]:
+    """Return the shares of right verdicts, severities and degradation types."""
+    texts = describe_pool(model, tokenizer, pool, MAX_PAIRS)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for index, ids in texts.items():
+        item, found = pool.items[index], parsed(tokenizer, ids)
+        record = physics.DegradationRecord.from_json(item.record)
+        true = describe(item.task.modality, item.anatomy, record, generator_of(0))
+        right["verdict"].append(found.verdict is true.verdict)
+        right["severity"].append(found.worst is item.severity)
+        right["modality"].append(found.modality is true.modality)
+        if item.task.modality is Modality.MR:
+            tasks = [[d.task for d in description.degradations] for description in (found, true)]
+            right["mr_type"].append(tasks[0] == tasks[1])
+    return {f"right_{name}": sum(values) / len(values) for name, values in right.items()}
