@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -104,7 +105,7 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """What a cache holds already, seen from the next block."""
+    """What a cache holds already, seen from the next block; always on the CPU."""
 
     visible: Bool[Tensor, "B L_past"]
     """Cached tokens that are no padding."""
@@ -155,8 +156,8 @@ class TokenStream:
     """Token ids to predict."""
     past: Past
     """What the cache holds before this stream; empty without a cache."""
-    next_position: Int[Tensor, " B"]
-    """RoPE id at which the block after this stream begins."""
+    after: Past | None
+    """What the cache holds after this stream; None if it has noised images, which never enter a cache."""
     iqa_columns: Int[Tensor, " L_iqa"]
     """Columns of the assessment expert."""
     ir_columns: Int[Tensor, " L_ir"]
@@ -194,19 +195,23 @@ class TokenStream:
         """RoPE ids in sorted order."""
         return self.position[:, self.order]
 
+    @property
+    def has_vision(self) -> bool:
+        """Whether there is a vision image."""
+        return any(span.kind is BlockKind.VISION for span in self.spans)
+
     @cached_property
     def text_ids(self) -> Int[Tensor, "B L_text"]:
         """Ids of the text columns; padding holds 0, which nobody sees."""
-        return self.token_ids[:, self.kind == TokenKind.TEXT].clamp_min(0)
+        text = (self.kind == TokenKind.TEXT).nonzero()[:, 0] if self.has_vision else self.iqa_columns
+        return self.token_ids[:, text].clamp_min(0)
 
     @cached_property
     def iqa_assembly(self) -> Int[Tensor, " L_iqa"] | None:
         """Where each iqa column lies in (all text columns, all vision columns); None if in place."""
-        kind = self.kind[self.iqa_columns]
-        if not bool((kind == TokenKind.VISION).any()):
+        if not self.has_vision:
             return None
-        grouped = torch.cat([(kind == k).nonzero()[:, 0] for k in (TokenKind.TEXT, TokenKind.VISION)])
-        return torch.argsort(grouped)
+        return torch.argsort(torch.argsort(self.kind[self.iqa_columns], stable=True))
 
     @cached_property
     def label_iqa_positions(self) -> Int[Tensor, " N"]:
@@ -219,16 +224,14 @@ class TokenStream:
     @cached_property
     def target_places(self) -> Int[Tensor, " L_target"]:
         """Places in the ir part of the latents of noised blocks."""
-        noised = torch.zeros(self.length, dtype=torch.bool)
-        for span in self.spans:
-            noised[span.start : span.stop] = span.kind is BlockKind.NOISED
-        return noised.to(self.kind.device)[self.ir_columns].nonzero()[:, 0]
+        latents = [s for s in self.spans if s.kind in (BlockKind.CLEAN, BlockKind.NOISED)]
+        is_target = [s.kind is BlockKind.NOISED for s in latents for _ in range(s.rows * s.cols)]
+        return torch.tensor(is_target, dtype=torch.bool).nonzero()[:, 0].to(self.kind.device)
 
     @property
     def mask(self) -> Bool[Tensor, "B 1 L L_all"]:
         """True where the row (query) may attend the column (key), in stream order after the past."""
-        columns = torch.arange(self.length, device=self.kind.device)
-        return _mask(self.spans, self.valid, self.past, columns)
+        return _mask(self.spans, self.valid.cpu(), self.past, torch.arange(self.length))
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the iqa and ir parts of ``x`` (B, L, ...)."""
@@ -238,12 +241,6 @@ class TokenStream:
         """Return (B, L, ...) in stream order; the inverse of :meth:`split`."""
         return torch.cat([iqa, ir], dim=1)[:, torch.argsort(self.order)]
 
-    def after(self) -> Past:
-        """Return the past for the block that follows, once this stream is in the cache."""
-        assert all(s.kind is not BlockKind.NOISED for s in self.spans), "noised images never enter the cache"
-        visible = torch.cat([self.past.visible, self.valid[:, self.order]], dim=1)
-        return Past(visible, self.next_position)
-
     def last_valid_iqa(self) -> Int[Tensor, " B"]:
         """Place in the iqa part of the last token of each sample that is no padding, else 0."""
         valid = self.valid[:, self.iqa_columns]
@@ -251,11 +248,10 @@ class TokenStream:
         return ((valid * place).amax(1) - 1).clamp_min(0)
 
     def to(self, device: torch.device | str) -> TokenStream:
-        """Return the stream with its tensors on ``device``."""
-        past = Past(self.past.visible.to(device), self.past.next_position.to(device))
+        """Return the stream with its tensors on ``device``; the pasts stay on the CPU."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
-        return TokenStream(**{**moved, "past": past})
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
 
 
 def pack(
@@ -274,15 +270,13 @@ def pack(
     """
     size = _batch_size(blocks, batch_size, past)
     past = Past.empty(size) if past is None else past
-    device = past.visible.device
-    builder = _Builder(size, past.next_position.cpu(), tokens)
+    builder = _Builder(size, past.next_position, tokens)
     for block in blocks:
         if isinstance(block, TextBlock):
             builder.add_text(block)
         else:
             builder.add_image(block)
-    stream = builder.finish(past)
-    return stream if device.type == "cpu" else stream.to(device)
+    return builder.finish(past)
 
 
 def _batch_size(blocks: Sequence[Block], batch_size: int | None, past: Past | None) -> int:
@@ -316,9 +310,7 @@ class _Builder:
         """Append a text block, as wide as its longest text."""
         dropped = block.dropped or [False] * self.batch_size
         head, tail = [self.tokens.bos] * block.opens, [self.tokens.eos] * block.closes
-        rows = [
-            [] if drop else [*head, *ids, *tail] for ids, drop in zip(block.ids, dropped, strict=True)
-        ]
+        rows = [[] if drop else [*head, *ids, *tail] for ids, drop in zip(block.ids, dropped, strict=True)]
         lengths = torch.tensor([len(row) for row in rows])
         width = int(lengths.max())
         place = torch.arange(width)
@@ -365,8 +357,10 @@ class _Builder:
         is_latent = kind == TokenKind.LATENT
         iqa, ir = (~is_latent).nonzero()[:, 0], is_latent.nonzero()[:, 0]
         sites = torch.tensor(self.label_sites, dtype=torch.long).reshape(-1, 3)
-        past_on_cpu = Past(past.visible.cpu(), past.next_position.cpu())
-        mask = _mask(tuple(self.spans), valid, past_on_cpu, torch.cat([iqa, ir]))
+        order = torch.cat([iqa, ir])
+        mask = _mask(tuple(self.spans), valid, past, order)
+        after = Past(torch.cat([past.visible, valid[:, order]], dim=1), self.next_position)
+        has_noised = any(span.kind is BlockKind.NOISED for span in self.spans)
         return TokenStream(
             spans=tuple(self.spans),
             token_ids=torch.cat(self.ids, dim=1),
@@ -375,8 +369,8 @@ class _Builder:
             kind=kind,
             label_positions=sites[:, 0] * self.length + sites[:, 1],
             labels=sites[:, 2],
-            past=past_on_cpu,
-            next_position=self.next_position,
+            past=past,
+            after=None if has_noised else after,
             iqa_columns=iqa,
             ir_columns=ir,
             sorted_mask=None if bool(mask.all()) else mask,
@@ -385,19 +379,18 @@ class _Builder:
 
 def _mask(spans: tuple[Span, ...], valid: Tensor, past: Past, columns: Tensor) -> Tensor:
     """Return (B or 1, 1, L, L_past + L) for queries and keys at ``columns``."""
-    device = valid.device
-    block = torch.cat([torch.full((s.stop - s.start,), i) for i, s in enumerate(spans)]).to(device)[columns]
-    is_causal = torch.tensor([s.kind is BlockKind.TEXT for s in spans], device=device)[block]
-    is_noised = torch.tensor([s.kind is BlockKind.NOISED for s in spans], device=device)[block]
+    block = torch.cat([torch.full((s.stop - s.start,), i) for i, s in enumerate(spans)])[columns]
+    is_causal = torch.tensor([s.kind is BlockKind.TEXT for s in spans])[block]
+    is_noised = torch.tensor([s.kind is BlockKind.NOISED for s in spans])[block]
     earlier = (block[None, :] < block[:, None]) & ~is_noised[None, :]
-    within = (block[None, :] == block[:, None]) & (~is_causal[:, None] | (columns[None, :] <= columns[:, None]))
+    within = (block[None, :] == block[:, None]) & (
+        ~is_causal[:, None] | (columns[None, :] <= columns[:, None])
+    )
     own = (earlier | within)[None]
     valid = valid[:, columns]
     if bool(valid.all()) and bool(past.visible.all()):
         return torch.cat([own.new_ones(1, len(columns), past.length), own], dim=-1)[:, None]
     # Padding sees only itself: a row without a single key would be a softmax over nothing.
-    own = (own & valid[:, None, :] & valid[:, :, None]) | torch.eye(
-        len(columns), dtype=torch.bool, device=device
-    )
+    own = (own & valid[:, None, :] & valid[:, :, None]) | torch.eye(len(columns), dtype=torch.bool)
     seen = past.visible[:, None, :] & valid[:, :, None]
     return torch.cat([seen, own], dim=-1)[:, None]

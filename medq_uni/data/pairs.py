@@ -53,6 +53,8 @@ class PairsConfig:
     """Split of the real volumes."""
     real_fraction: float = 0.45
     """Share of pairs made from real volumes, where there are any."""
+    phantom_sizes: tuple[int, ...] = (192, 224, 256, 256, 320)
+    """Sides of the phantoms in pixels, drawn with equal chance."""
     none_fraction: float = 0.15
     """Share of pairs that are not degraded at all."""
 
@@ -88,7 +90,7 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     if use_real:
         image, anatomy, subject = _real_slice(str(config.data), config.split, task.modality, generator)
     else:
-        side = (192, 224, 256, 256, 320)[randint(5, generator)]
+        side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
         drawn = draw_phantom(task.modality, generator, size=side)
         image, anatomy, subject = drawn.image, drawn.anatomy, f"phantom-{config.seed}-{index}"
     degraded, record = degrade(image, task, severity, generator)

@@ -1,0 +1,27 @@
+"""Files <-> :class:`~medq_uni.image.MedicalImage`: DICOM, NIfTI, PNG and TIFF.
+
+Reading gives physical units and RAS+ geometry; writing gives them back in the form of the source.
+The format libraries are imported when a file of their format is met, not before.
+"""
+
+from __future__ import annotations
+
+from medq_uni.io.door import read_image, read_series, write_image
+from medq_uni.io.find import FoundImages, ImageItem, find_images
+from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage
+from medq_uni.io.provenance import Derivation, sidecar_path, write_sidecar
+
+__all__ = [
+    "Derivation",
+    "FoundImages",
+    "ImageItem",
+    "ImageWarning",
+    "UnreadableImage",
+    "UnwritableImage",
+    "find_images",
+    "read_image",
+    "read_series",
+    "sidecar_path",
+    "write_image",
+    "write_sidecar",
+]

@@ -15,7 +15,7 @@ Ho and Salimans 2022 (classifier-free guidance).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ from medq_uni.config import SamplerConfig
 
 def shift_times(t: Float[Tensor, " S"], shift: float) -> Float[Tensor, " S"]:
     """Return s t / (1 + (s - 1) t), which moves times toward 1 for s > 1 and keeps 0 and 1."""
-    return shift * t / (1 + (shift - 1) * t)
+    return shift * t / (shift * t + (1 - t))  # this form is exact at 1
 
 
 def times(num_steps: int, shift: float = 1.0) -> Float[Tensor, " S"]:
@@ -37,6 +37,22 @@ def times(num_steps: int, shift: float = 1.0) -> Float[Tensor, " S"]:
 def draw_times(batch_size: int, shift: float, generator: torch.Generator) -> Float[Tensor, " B"]:
     """Draw training times: the sigmoid of a standard normal, shifted."""
     return shift_times(torch.randn(batch_size, generator=generator).sigmoid(), shift)
+
+
+Velocity = Callable[[Tensor, float], Tensor]
+"""velocity(x_t, t)"""
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One source of randomness, or one per sample, so that a draw does not depend on batch mates."""
+
+
+def draw_noise(
+    batch_size: int, num_samples: int, shape: Sequence[int], generator: Generators
+) -> Float[Tensor, "N ..."]:
+    """Draw standard normal tensors of ``shape``, on the CPU: ``num_samples`` in a row for each sample."""
+    if isinstance(generator, Sequence):
+        assert len(generator) == batch_size, "one generator per sample"
+        return torch.cat([torch.randn(num_samples, *shape, generator=g) for g in generator])
+    return torch.randn(batch_size * num_samples, *shape, generator=generator)
 
 
 def interpolate(x0: Tensor, x1: Tensor, t: Tensor | float) -> Tensor:
@@ -55,7 +71,7 @@ def predicted_data(x_t: Tensor, velocity: Tensor, t: Tensor | float) -> Tensor:
     return x_t - _per_sample(t, x_t) * velocity
 
 
-def euler(velocity: Callable[[Tensor, float], Tensor], start: Tensor, at: Tensor) -> Tensor:
+def euler(velocity: Velocity, start: Tensor, at: Tensor) -> Tensor:
     """Return the end of the path that begins at ``start`` and follows ``velocity``.
 
     Args:
@@ -85,7 +101,9 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2 * self.num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * self.num_frequencies, width), nn.SiLU(), nn.Linear(width, width)
+        )
 
     @classmethod
     def sinusoid(cls, t: Float[Tensor, " B"]) -> Float[Tensor, "B 256"]:
@@ -96,7 +114,7 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B E"]:
         """Return the embedding of each time."""
-        return self.mlp(self.sinusoid(t).to(self.mlp[0].weight.dtype))
+        return self.mlp(self.sinusoid(t).to(next(self.mlp.parameters()).dtype))
 
 
 def is_guided(sampler: SamplerConfig, t: float) -> bool:
@@ -132,6 +150,21 @@ def guide(
         return guided
     axes = (-2, -1) if sampler.guidance_renorm == "global" else (-1,)
     return _renormed(guided, velocity, axes, sampler.guidance_renorm_min)
+
+
+def guided_velocity(fields: Sequence[Velocity], sampler: SamplerConfig) -> Velocity:
+    """Return the guided field of (full context, without text[, without images]), in token space."""
+    full, without_text, *without_images = fields
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        v = full(x, t)
+        if not is_guided(sampler, t):
+            return v
+        v_without_text = without_text(x, t)
+        v_without_images = without_images[0](x, t) if without_images else None
+        return guide(v, v_without_text, v_without_images, sampler)
+
+    return velocity
 
 
 def _renormed(guided: Tensor, velocity: Tensor, axes: tuple[int, ...], lowest: float) -> Tensor:

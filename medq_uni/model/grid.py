@@ -30,9 +30,7 @@ def patchify(image: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B P N
     return rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=size, q=size)
 
 
-def unpatchify(
-    patches: Float[Tensor, "B P N"], size: int, rows: int, cols: int
-) -> Float[Tensor, "B C H W"]:
+def unpatchify(patches: Float[Tensor, "B P N"], size: int, rows: int, cols: int) -> Float[Tensor, "B C H W"]:
     """Return the image of ``rows`` x ``cols`` patches; the inverse of :func:`patchify`."""
     return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", p=size, q=size, h=rows, w=cols)
 
@@ -52,7 +50,7 @@ def grid_ids(
     Raises:
         SizeError: If the grid leaves the table.
     """
-    shift = torch.as_tensor(offset)
+    shift = torch.as_tensor(offset).cpu()
     last_row, last_col = int(shift[..., 0].max()) + rows, int(shift[..., 1].max()) + cols
     if last_row > side or last_col > side or int(shift.min()) < 0:
         raise SizeError(

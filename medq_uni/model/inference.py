@@ -63,14 +63,13 @@ class Context:
         return copy
 
     def _select(self, rows: Tensor, past: Past) -> Context:
-        device = past.visible.device
         repeats = len(rows) // self.batch_size
         return Context(
-            cache=self.cache.select(rows.to(device), past.length),
-            past=past.select(rows.to(device)),
+            cache=self.cache.select(rows, past.length),
+            past=past.select(rows),
             latent_offset=_repeated(self.latent_offset, repeats),
             vision_offset=_repeated(self.vision_offset, repeats),
-            before_text=None if self.before_text is None else self.before_text.select(rows.to(device)),
+            before_text=None if self.before_text is None else self.before_text.select(rows),
             instruction=[self.instruction[row] for row in rows.tolist()] if self.instruction else [],
         )
 
@@ -87,6 +86,11 @@ class GuidanceContexts:
     """Usually the images alone."""
     without_images: Context | None = None
     """Usually the instruction alone; needed only for image guidance."""
+
+    def fork(self, repeats: int) -> GuidanceContexts:
+        """Return independent copies, with every sample ``repeats`` times in a row."""
+        without_images = None if self.without_images is None else self.without_images.fork(repeats)
+        return GuidanceContexts(self.without_text.fork(repeats), without_images)
 
 
 Extend = Callable[[list[list[int]], bool, bool], Float[Tensor, "B V"]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,41 +16,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import CodecConfig, FluxCodecConfig, ModelConfig, SamplerConfig
-from medq_uni.model.flow import TimeEmbedder, euler, guide, is_guided, times
+from medq_uni.model.flow import (
+    Generators,
+    TimeEmbedder,
+    Velocity,
+    draw_noise,
+    euler,
+    guided_velocity,
+    is_guided,
+    times,
+)
 from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify, sincos_table, unpatchify
 from medq_uni.model.inference import Constraint, Context, GuidanceContexts, write_text
+from medq_uni.model.inputs import StreamInputs, StreamOutputs
 from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert
 from medq_uni.model.vae import Codec, FluxCodec
 from medq_uni.model.vision import Connector, VisionEncoder
 from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class StreamInputs:
-    """The images behind the image blocks of a stream, each kind in the order of its blocks."""
-
-    clean: Sequence[Float[Tensor, "B c h w"]] = ()
-    """Latents of the CLEAN blocks."""
-    images: Sequence[Float[Tensor, "B C H W"]] = ()
-    """Images of the VISION blocks, in [-1, 1]; their size need not be that of the latents."""
-    noised: Sequence[Float[Tensor, "B c h w"]] = ()
-    """x_t of the NOISED blocks."""
-    t: Float[Tensor, " B"] | None = None
-    """Flow time of the NOISED blocks."""
-    latent_offset: Offset = (0, 0)
-    """Row and column of the first latent token in a larger image."""
-    vision_offset: Offset = (0, 0)
-    """Row and column of the first vision patch in a larger image."""
-
-
-@dataclass(frozen=True, eq=False)
-class StreamOutputs:
-    """What training needs of a pass."""
-
-    velocity: Float[Tensor, "B L_target N"]
-    """Predicted velocity at the tokens of the NOISED blocks."""
-    logits: Float[Tensor, "N V"]
-    """Logits at the label positions of the stream."""
+__all__ = ["MedQ", "StreamInputs", "StreamOutputs", "build_codec", "codec_module"]
 
 
 def build_codec(config: CodecConfig) -> Codec:
@@ -114,6 +97,11 @@ class MedQ(nn.Module):
         """Where the weights are."""
         return self.vae2llm.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights, and of the token stream between layers."""
+        return self.vae2llm.weight.dtype
+
     # Embedding
 
     def latent_tokens(self, latent: Float[Tensor, "B c h w"]) -> Float[Tensor, "B P N"]:
@@ -130,18 +118,16 @@ class MedQ(nn.Module):
     ) -> Float[Tensor, "B P E"]:
         """Return the embedded tokens of a latent at flow time ``t``; a clean latent has t = 0."""
         rows, cols = self._latent_grid(latent)
-        tokens = self.vae2llm(self.latent_tokens(latent).to(self.vae2llm.weight.dtype))
+        tokens = self.vae2llm(self.latent_tokens(latent).to(self.dtype))
         ids = grid_ids(rows, cols, self.config.max_latent_size, offset, latent.device)
-        return tokens + self.time_embedder(t)[:, None] + self.latent_table[ids]
+        return tokens + self.time_embedder(t)[:, None] + self.latent_table[ids].to(self.dtype)
 
-    def embed_image(
-        self, image: Float[Tensor, "B C H W"], offset: Offset = (0, 0)
-    ) -> Float[Tensor, "B P E"]:
+    def embed_image(self, image: Float[Tensor, "B C H W"], offset: Offset = (0, 0)) -> Float[Tensor, "B P E"]:
         """Return the embedded vision tokens of an image in [-1, 1]."""
         rows, cols = self._vision_grid(image)
         ids = grid_ids(rows, cols, self.config.vision.max_patches_per_side, offset, image.device)
-        features = self.vision(image.to(self.vae2llm.weight.dtype), offset)
-        return self.connector(features) + self.vision_table[ids]
+        features = self.vision(image.to(self.dtype), offset)
+        return self.connector(features) + self.vision_table[ids].to(self.dtype)
 
     def embed(self, stream: TokenStream, inputs: StreamInputs) -> Pair:
         """Return the embedded tokens of a stream.
@@ -214,11 +200,9 @@ class MedQ(nn.Module):
         """
         kind = self.device.type
         is_autocast = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if is_autocast else self.vae2llm.weight.dtype
+        dtype = torch.get_autocast_dtype(kind) if is_autocast else self.dtype
         cache = KVCache(self.config.transformer, batch_size, capacity, device=self.device, dtype=dtype)
-        past = Past.empty(batch_size)
-        past = Past(past.visible.to(self.device), past.next_position.to(self.device))
-        return Context(cache, past, latent_offset, vision_offset)
+        return Context(cache, Past.empty(batch_size), latent_offset, vision_offset)
 
     def append_latent(self, context: Context, latent: Float[Tensor, "B c h w"]) -> None:
         """Let the context read a clean latent."""
@@ -259,9 +243,10 @@ class MedQ(nn.Module):
     def _append(
         self, context: Context, block: TextBlock | ImageBlock, inputs: StreamInputs
     ) -> tuple[TokenStream, Pair]:
-        stream = pack([block], self.config.tokens, past=context.past)
+        stream = pack([block], self.config.tokens, past=context.past).to(self.device)
         hidden = self.transformer(self.embed(stream, inputs), stream, context.cache)
-        context.past = stream.after()
+        assert stream.after is not None, "only blocks that stay are appended"
+        context.past = stream.after
         return stream, hidden
 
     def generate(
@@ -300,10 +285,13 @@ class MedQ(nn.Module):
         self, context: Context, x_t: Float[Tensor, "B c h w"], t: float | Float[Tensor, " B"]
     ) -> Float[Tensor, "B c h w"]:
         """Return the predicted velocity of ``x_t`` at time ``t``; the context is only read."""
-        rows, cols = self._latent_grid(x_t)
-        block = ImageBlock(kind=BlockKind.NOISED, rows=rows, cols=cols)
-        stream = pack([block], self.config.tokens, past=context.past)
-        return self._velocity(context, stream, x_t, t)
+        shape = (x_t.shape[-2], x_t.shape[-1])
+        return self._velocity(context, self._target_stream(context, shape), x_t, t)
+
+    def _target_stream(self, context: Context, shape: tuple[int, int]) -> TokenStream:
+        size = self.config.latent_patch_size
+        block = ImageBlock(kind=BlockKind.NOISED, rows=shape[0] // size, cols=shape[1] // size)
+        return pack([block], self.config.tokens, past=context.past).to(self.device)
 
     @torch.no_grad()
     def _velocity(
@@ -321,7 +309,8 @@ class MedQ(nn.Module):
         sampler: SamplerConfig,
         *,
         start_latent: Float[Tensor, "B c h w"] | None = None,
-        generator: torch.Generator | None = None,
+        noise: Float[Tensor, "N P token"] | None = None,
+        generator: Generators = None,
         guidance: GuidanceContexts | None = None,
     ) -> Float[Tensor, "S B c h w"]:
         """Return ``sampler.num_samples`` restored latents of each sample of the context.
@@ -330,42 +319,55 @@ class MedQ(nn.Module):
             context: The degraded image, the instruction and usually the description.
             shape: Height and width of the latent.
             sampler: Start, steps, guidance.
-            start_latent: The degraded latent, for a degraded start. With a noise start it is the noise
-                itself, one for each of num_samples * B; None draws it.
-            generator: Source of the noise.
+            start_latent: The degraded latent; needed for a degraded start, unused for a noise start.
+            noise: Tokens that a noise start begins from, num_samples for each sample in a row; None draws
+                them.
+            generator: Source of the noise, on the CPU: one, or one per sample of the context, which
+                makes the result independent of how samples are batched.
             guidance: Contexts to guide away from; None takes the images alone, and the first text alone.
 
         Raises:
-            ValueError: If the start needs a latent and there is none.
+            ValueError: If the start needs a latent, or guidance a text, and there is none.
         """
         context = context.fork(sampler.num_samples) if sampler.num_samples > 1 else context
-        start = self._start_latent(context, shape, sampler, start_latent, generator)
         at = times(sampler.num_steps, sampler.time_shift)
+        field = self._field(context, shape)
         if any(is_guided(sampler, t) for t in at[:-1].tolist()):
-            guidance = guidance or self.guidance_contexts(context, sampler)
-        else:
-            guidance = None
+            contexts = self._guided_away(context, sampler, guidance)
+            field = guided_velocity([field, *(self._field(c, shape) for c in contexts)], sampler)
         if sampler.text_guidance <= 1 < sampler.image_guidance:
             warnings.warn("image_guidance has no effect unless text_guidance is above 1.", stacklevel=2)
-        contexts = [context]
-        if guidance is not None:
-            contexts += [guidance.without_text]
-            contexts += [guidance.without_images] if guidance.without_images is not None else []
-        size = self.config.latent_patch_size
-        block = ImageBlock(kind=BlockKind.NOISED, rows=shape[0] // size, cols=shape[1] // size)
-        streams = [pack([block], self.config.tokens, past=c.past) for c in contexts]
-
-        def velocity(x: Tensor, t: float) -> Tensor:
-            active = len(contexts) if is_guided(sampler, t) else 1
-            v = [self._velocity(c, s, x, t) for c, s in zip(contexts[:active], streams, strict=False)]
-            if active == 1:
-                return v[0]
-            full, no_text, *no_images = (self.latent_tokens(x) for x in v)
-            guided = guide(full, no_text, no_images[0] if no_images else None, sampler)
-            return self.latent_image(guided, *shape)
-
-        end = euler(velocity, start, at)
+        if sampler.start == "noise":
+            num_tokens = shape[0] * shape[1] // self.config.latent_patch_size**2
+            size = (num_tokens, self.config.token_channels)
+            count = context.batch_size // sampler.num_samples
+            start = draw_noise(count, sampler.num_samples, size, generator) if noise is None else noise
+        elif start_latent is None:
+            raise ValueError("start='degraded' needs start_latent, the latent of the degraded image.")
+        else:
+            start = self.latent_tokens(start_latent)
+        end = self.latent_image(euler(field, start.float().to(self.device), at), *shape)
         return end.unflatten(0, (-1, sampler.num_samples)).transpose(0, 1)
+
+    def _field(self, context: Context, shape: tuple[int, int]) -> Velocity:
+        stream = self._target_stream(context, shape)
+
+        def velocity(tokens: Tensor, t: float) -> Tensor:
+            return self.latent_tokens(self._velocity(context, stream, self.latent_image(tokens, *shape), t))
+
+        return velocity
+
+    def _guided_away(
+        self, context: Context, sampler: SamplerConfig, guidance: GuidanceContexts | None
+    ) -> list[Context]:
+        if guidance is None:
+            guidance = self.guidance_contexts(context, sampler)
+        elif sampler.num_samples > 1:
+            guidance = guidance.fork(sampler.num_samples)
+        without_images = [guidance.without_images] if sampler.image_guidance > 1 else []
+        if None in without_images:
+            raise ValueError("image_guidance needs a context without images.")
+        return [guidance.without_text, *(c for c in without_images if c is not None)]
 
     def guidance_contexts(self, context: Context, sampler: SamplerConfig) -> GuidanceContexts:
         """Return the usual contexts to guide away from: before the first text, and the first text alone.
@@ -381,22 +383,6 @@ class MedQ(nn.Module):
             if context.instruction:
                 self.append_text(without_images, context.instruction)
         return GuidanceContexts(context.without_text(), without_images)
-
-    def _start_latent(
-        self,
-        context: Context,
-        shape: tuple[int, int],
-        sampler: SamplerConfig,
-        given: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        if given is not None:
-            return given.float()
-        if sampler.start == "degraded":
-            raise ValueError("start='degraded' needs start_latent, the latent of the degraded image.")
-        num_tokens = shape[0] * shape[1] // self.config.latent_patch_size**2
-        noise = torch.randn(context.batch_size, num_tokens, self.config.token_channels, generator=generator)
-        return self.latent_image(noise, *shape).to(self.device)
 
 
 def codec_module(model: MedQ) -> nn.Module:

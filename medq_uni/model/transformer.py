@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from medq_uni.config import TransformerConfig
+from medq_uni.model.attention import attention, rotary_angles, rotate
 from medq_uni.stream import TokenStream
 
 
@@ -129,7 +130,7 @@ class KVCache:
 
     def select(self, rows: Int[Tensor, " N"], length: int | None = None) -> KVCache:
         """Return a copy for the samples ``rows``, which may repeat, cut to the first ``length`` tokens."""
-        copy = object.__new__(KVCache)
+        copy, rows = object.__new__(KVCache), rows.to(self.keys[0].device)
         copy.length = self.length if length is None else length
         capacity = self.capacity
         copy.keys = [_grown(x[rows, :, : copy.length], capacity) for x in self.keys]
@@ -145,22 +146,6 @@ def _grown(x: Tensor, capacity: int) -> Tensor:
     grown = x.new_empty(x.shape[0], x.shape[1], capacity, x.shape[3])
     grown[:, :, : x.shape[2]] = x
     return grown
-
-
-def rotary_angles(
-    position: Int[Tensor, "B L"], width: int, theta: float
-) -> tuple[Float[Tensor, "B 1 L K"], Float[Tensor, "B 1 L K"]]:
-    """Return cos and sin of the rotary angles, float32, with the two halves of a head equal."""
-    exponent = torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width
-    angle = position[:, None, :, None].float() * theta**-exponent  # (B, 1, L, K / 2)
-    angle = torch.cat([angle, angle], dim=-1)
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Float[Tensor, "B A L K"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B A L K"]:
-    """Turn each pair (x[i], x[i + K / 2]) by its angle (rotate-half layout of Llama and Qwen)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class Visibility(NamedTuple):
@@ -180,7 +165,6 @@ class JointAttention(nn.Module):
         share, width, head = config.sharing, config.hidden_size, config.head_dim
         kv_width = config.num_kv_heads * head
         self.head_dim = head
-        self.is_grouped = config.num_kv_heads != config.num_heads
         self.q = PerExpert(lambda: nn.Linear(width, width), share.qkv)
         self.k = PerExpert(lambda: nn.Linear(width, kv_width), share.qkv)
         self.v = PerExpert(lambda: nn.Linear(width, kv_width), share.qkv)
@@ -198,8 +182,7 @@ class JointAttention(nn.Module):
             k, v = cache.write(layer, k, v)
             q = q.to(v.dtype)
         bias = None if see.bias is None else see.bias.to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=self.is_grouped)
-        y = rearrange(y, "b a l k -> b l (a k)")
+        y = rearrange(attention(q, k, v, bias), "b a l k -> b l (a k)")
         return self.o(Pair(y[:, : see.num_iqa], y[:, see.num_iqa :]))
 
     def _split(self, x: Pair) -> Pair:

@@ -8,7 +8,8 @@ Everything stays in floats; module names are those of the released file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -36,11 +37,11 @@ class Codec(Protocol):
         """Return the latent; the same image always gives the same latent."""
         ...
 
-    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: list[Tensor] | None = None) -> DecodedImage:
+    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: Any = None) -> DecodedImage:
         """Return the image, helped by :meth:`features` of the degraded image where the codec takes them."""
         ...
 
-    def features(self, image: Float[Tensor, "B C H W"]) -> list[Tensor] | None:
+    def features(self, image: Float[Tensor, "B C H W"]) -> Any:
         """Return full-resolution features for :meth:`decode`, or None if the codec has no such path."""
         ...
 
@@ -69,14 +70,13 @@ class FluxCodec(nn.Module):
         mean = self.encoder(image)[:, : self.config.latent_channels]
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
-    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: list[Tensor] | None = None) -> DecodedImage:
+    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: None = None) -> DecodedImage:
         """Return the decoded image; this codec has no fidelity path and predicts no variance."""
         assert fidelity is None, "the FLUX codec has no fidelity path"
         return DecodedImage(self.decoder(latent / self.config.scale_factor + self.config.shift_factor))
 
-    def features(self, image: Float[Tensor, "B C H W"]) -> list[Tensor] | None:
+    def features(self, image: Float[Tensor, "B C H W"]) -> None:
         """Return None: there is no fidelity path."""
-        return None
 
 
 class ResnetBlock(nn.Module):
@@ -159,8 +159,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: list[int], groups: int) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in pairs)
+        self.block = nn.ModuleList(ResnetBlock(a, b, groups) for a, b in pairwise(widths))
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import VisionConfig
+from medq_uni.model.attention import attention
 from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify
 
 
@@ -65,7 +66,11 @@ class ConvStem(nn.Module):
         stages: list[nn.Module] = []
         width = config.in_channels
         for channels in config.stem_channels:
-            stages += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(1, channels), nn.GELU()]
+            stages += [
+                nn.Conv2d(width, channels, 3, stride=2, padding=1),
+                nn.GroupNorm(1, channels),
+                nn.GELU(),
+            ]
             width = channels
         self.stages = nn.Sequential(*stages)
         self.project = nn.Conv2d(width, config.hidden_size, 1)
@@ -97,8 +102,7 @@ class VisionBlock(nn.Module):
         q, k, v = (
             rearrange(p(h), "b l (a k) -> b a l k", a=self.num_heads) for p in (self.q, self.k, self.v)
         )
-        y = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.o(rearrange(y, "b a l k -> b l (a k)"))
+        x = x + self.o(rearrange(attention(q, k, v), "b a l k -> b l (a k)"))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
 
 

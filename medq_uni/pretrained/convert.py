@@ -42,10 +42,7 @@ KEY_MAP: tuple[tuple[str, str], ...] = (
     ("language_model.model.norm{e}.weight", "transformer.norm.{e}.weight"),
     *((f"{_LAYER}self_attn.{x}_proj{{e}}.{{p}}", f"{_BLOCK}attention.{x}.{{e}}.{{p}}") for x in "qkvo"),
     *((f"{_LAYER}self_attn.{x}_norm{{e}}.weight", f"{_BLOCK}attention.{x}_norm.{{e}}.weight") for x in "qk"),
-    *(
-        (f"{_LAYER}mlp{{e}}.{x}_proj.weight", f"{_BLOCK}ffn.{{e}}.{x}.weight")
-        for x in ("gate", "up", "down")
-    ),
+    *((f"{_LAYER}mlp{{e}}.{x}_proj.weight", f"{_BLOCK}ffn.{{e}}.{x}.weight") for x in ("gate", "up", "down")),
     (f"{_LAYER}input_layernorm{{e}}.weight", f"{_BLOCK}attention_norm.{{e}}.weight"),
     (f"{_LAYER}post_attention_layernorm{{e}}.weight", f"{_BLOCK}ffn_norm.{{e}}.weight"),
     (f"{_VIT}embeddings.patch_embedding.{{p}}", "vision.embed.{p}"),
@@ -89,7 +86,7 @@ class WeightsMismatch(ValueError):  # noqa: N818 (a name users read)
             if keys
         ]
         super().__init__(
-            f"the weights do not fit the model: {'; '.join(parts)}. Check that config and weights belong together."
+            f"the weights do not fit the model: {'; '.join(parts)}. Are these the weights of this config?"
         )
 
 
@@ -232,7 +229,9 @@ def read_config(folder: Path, *, tokens: SpecialTokens | None = None, name: str 
     extra: dict[str, Any] = json.loads(extra_file.read_text()) if extra_file.exists() else {}
     if tokens is None:
         if "special_tokens" not in extra:
-            raise ValueError(f"{folder}: config.json names no special_tokens. Pass tokens= from the tokenizer.")
+            raise ValueError(
+                f"{folder}: config.json names no special_tokens. Pass tokens= from the tokenizer."
+            )
         ids = extra["special_tokens"]
         tokens = SpecialTokens(
             bos=ids["bos_token_id"],

@@ -13,6 +13,7 @@ from medq_uni.data.describe import describe
 from medq_uni.data.pairs import PairPool, PoolItem, generator_of
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.model.medq import MedQ
+from medq_uni.model.vae import DecodedImage
 from medq_uni.preprocess import Scaling
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from medq_uni.train.recipe import Layout
 
 GRID = 16
 MAX_PAIRS = 150
+COVERAGE = 0.683
 
 
 def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:
@@ -50,16 +52,46 @@ def restoration_gains(
     for index, item in enumerate(pool.items[:MAX_PAIRS]):
         if item.severity is Severity.NONE:
             continue
-        height, width = (-(-side // GRID) * GRID for side in (item.height, item.width))
-        degraded, reference = (view[None, :, :height, :width] for view in pool.views(index))
-        image = decode_one(model, tokenizer, item, degraded, layout)
+        degraded, reference = _native(pool, index)
+        image = decode_one(model, tokenizer, item, degraded, layout).image
         gains[f"gain_{item.task.value}"].append(gain_db(item, degraded, image, reference))
     return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
 
 
+@torch.inference_mode()
+def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict[str, float]:
+    """Return, per modality, the factor that makes the predicted standard deviation honest.
+
+    It is the 68.3 % quantile of |error| / predicted over the pixels of the degraded validation pairs (split
+    conformal prediction): that share of errors lies within one scaled standard deviation.
+    """
+    ratios: dict[str, list[Tensor]] = defaultdict(list)
+    for index, item in enumerate(pool.items[:MAX_PAIRS]):
+        if item.severity is Severity.NONE:
+            continue
+        degraded, reference = _native(pool, index)
+        decoded = decode_one(model, tokenizer, item, degraded, "joint")
+        if decoded.log_variance is None:
+            return {}
+        scaling = Scaling(*item.scaling)
+        error = scaling.from_views(decoded.image) - scaling.from_views(reference)
+        spread = scaling.spread_from_views((0.5 * decoded.log_variance).exp(), decoded.image)
+        ratio = (error.abs() / spread)[:, : item.height, : item.width]
+        ratios[item.task.modality.value].append(ratio.flatten()[::7])
+    return {name: round(float(torch.cat(r).quantile(COVERAGE)), 4) for name, r in sorted(ratios.items())}
+
+
+def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
+    """Return degraded and reference views at their own size, rounded up to the token grid."""
+    item = pool.items[index]
+    height, width = (-(-side // GRID) * GRID for side in (item.height, item.width))
+    degraded, reference = (view[None, :, :height, :width] for view in pool.views(index))
+    return degraded, reference
+
+
 def decode_one(
     model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tensor, layout: Layout
-) -> Tensor:
+) -> DecodedImage:
     """Return the restored views of one degraded slice, as the layout restores it."""
     fidelity, latent = model.codec.features(degraded), model.codec.encode(degraded)
     if layout != "codec":
@@ -74,7 +106,7 @@ def decode_one(
             model.append_text(context, [tokenizer.encode_description(text)])
         shape = (latent.shape[-2], latent.shape[-1])
         latent = model.sample(context, shape, SamplerConfig(), start_latent=latent)[0]
-    return model.codec.decode(latent, fidelity).image
+    return model.codec.decode(latent, fidelity)
 
 
 def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:

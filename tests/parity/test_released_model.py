@@ -58,7 +58,9 @@ class Case:
 
     def inputs(self) -> StreamInputs:
         g = self.golden
-        clean, target = (self.model.codec.encode(g[k][None]).detach() for k in ("in.image", "in.target_image"))
+        clean, target = (
+            self.model.codec.encode(g[k][None]).detach() for k in ("in.image", "in.target_image")
+        )
         noised = interpolate(target, self.latent(g["in.noise"]), g["in.t"])
         return StreamInputs(clean=(clean,), images=(g["in.vit_image"][None],), noised=(noised,), t=g["in.t"])
 
@@ -75,7 +77,9 @@ class Case:
 @functools.cache
 def load(case: str) -> Case:
     config = read_config(FOLDER / case)
-    return Case(load_released(FOLDER / case, config), config, load_file(FOLDER / case / "goldens.safetensors"))
+    return Case(
+        load_released(FOLDER / case, config), config, load_file(FOLDER / case / "goldens.safetensors")
+    )
 
 
 def small_parts(case: Case) -> dict[str, torch.Tensor]:
@@ -189,8 +193,8 @@ def sampler_parts(case: Case) -> dict[str, torch.Tensor]:
         },
         "sampler.latents_cfg_text_only_global": replace(guided, image_guidance=1.0, guidance_renorm="global"),
     }
-    start = case.latent(case.golden["in.sampler_init_noise"])
-    latents = {k: model.sample(full, (4, 6), s, start_latent=start)[0] for k, s in settings.items()}
+    noise = case.golden["in.sampler_init_noise"][None]
+    latents = {k: model.sample(full, (4, 6), s, noise=noise)[0] for k, s in settings.items()}
     contexts = model.guidance_contexts(full, guided)
     three = (full, contexts.without_text, contexts.without_images)
     return {
@@ -199,7 +203,9 @@ def sampler_parts(case: Case) -> dict[str, torch.Tensor]:
         )[0],
         **{name: model.latent_tokens(z)[0] for name, z in latents.items()},
         "sampler.image": model.codec.decode(latents["sampler.latents"]).image,
-        "sampler.image_cfg_text_channel": model.codec.decode(latents["sampler.latents_cfg_text_channel"]).image,
+        "sampler.image_cfg_text_channel": model.codec.decode(
+            latents["sampler.latents_cfg_text_channel"]
+        ).image,
         "ctx.kv_lengths": torch.tensor([c.past.length for c in three]),
         "ctx.next_rope_ids": torch.tensor([int(c.past.next_position[0]) for c in three]),
     }

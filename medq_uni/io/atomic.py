@@ -1,0 +1,109 @@
+"""Writing so that a reader never sees half a file, and never over the source."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medq_uni.io.limits import UnwritableImage
+
+SLICE_NAME = re.compile(r"\d{4,}\.dcm")
+"""Names of the files in a folder that a series was written to."""
+
+
+def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = False) -> None:
+    """Refuse a target that is the source, its folder, or exists already.
+
+    Raises:
+        UnwritableImage: With what to do.
+    """
+    target = path.resolve()
+    for source in sources:
+        origin = source.resolve()
+        is_same = path.exists() and source.exists() and os.path.samefile(path, source)
+        if is_same or target == origin or (target == origin.parent):
+            raise UnwritableImage(
+                f"{path.name}: this is the source, which is never written to. Choose another name."
+            )
+    if not path.exists():
+        return
+    if not overwrite:
+        raise UnwritableImage(f"{path.name}: exists already. Choose another name, or pass overwrite=True.")
+    if path.is_dir() and any(not SLICE_NAME.fullmatch(child.name) for child in path.iterdir()):
+        raise UnwritableImage(
+            f"{path.name}: the folder holds other files than a written series (0001.dcm, ...), "
+            "so it is not replaced. Choose another folder."
+        )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some file systems cannot sync a folder
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    """Return a hidden name beside ``path``; created by plain calls, so that the umask holds."""
+    return path.parent / f".medq-{secrets.token_hex(8)}{suffix}"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside ``path`` that becomes it, whole, when the block ends.
+
+    The temporary name keeps the suffixes, because writers choose the format by them. A block that
+    fails leaves nothing behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path, "".join(path.suffixes[-2:]))
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        if os.name == "posix":
+            _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes it, whole, when the block ends.
+
+    A folder that is there already is moved aside first and removed last, so that at every moment
+    either the old or the new one exists.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    aside: Path | None = None
+    try:
+        yield temporary
+        for child in temporary.iterdir():
+            _flush(child)
+        if path.exists():
+            aside = _temporary(path)
+            os.replace(path, aside)
+        os.replace(temporary, path)
+        if os.name == "posix":
+            _flush(path.parent)
+    except BaseException:
+        if aside is not None and not path.exists():
+            os.replace(aside, path)
+            aside = None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,304 @@
+"""DICOM -> MedicalImage: one file (single- or multi-frame) or the files of one series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+
+from medq_uni.image import MedicalImage, Units, axial_affine
+from medq_uni.io.dicom_pixels import decode, parsing, read_dataset, transfer_syntax
+from medq_uni.io.geometry import Plane, spacing_of, stack
+from medq_uni.io.limits import UnreadableImage, check_bytes, check_finite, warn
+from medq_uni.io.rescale import Rescale, physical
+from medq_uni.io.suv import NoSuv, suv_factor
+from medq_uni.taxonomy import Modality
+
+MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET}
+LOSSY_SYNTAXES = {
+    "1.2.840.10008.1.2.4.50",  # JPEG baseline
+    "1.2.840.10008.1.2.4.51",  # JPEG extended
+    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
+}
+UNKNOWN_LOSS_SYNTAXES = {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
+"""JPEG 2000 and HTJ2K may be either; without a statement they are taken for lossy."""
+
+
+class FrameRef(NamedTuple):
+    """Where one slice came from: which header, which frame of it (from 0), with which rescale."""
+
+    header: int
+    number: int
+    rescale: Rescale
+    has_rescale: bool
+
+
+@dataclass(frozen=True, eq=False)
+class DicomSource:
+    """What is needed to write an image back as DICOM.
+
+    Attributes:
+        headers: One per file, without pixels.
+        paths: The files, never to be written to.
+        frames: One per slice, in slice order.
+        stored: Integers as read (Z, Y, X); bright is high, also where the file is MONOCHROME1.
+        affine: Affine of the whole stack.
+        is_mirrored: Whether the file is MONOCHROME1.
+        is_lossy: Whether it, or an ancestor, was compressed with loss.
+    """
+
+    headers: tuple[Dataset, ...]
+    paths: tuple[Path, ...]
+    frames: tuple[FrameRef, ...]
+    stored: np.ndarray
+    affine: np.ndarray
+    is_mirrored: bool
+    is_lossy: bool
+
+
+def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None) -> MedicalImage:
+    """Read one DICOM image: the files of one series, or one file with any number of frames.
+
+    MONOCHROME1 is turned into MONOCHROME2 sense by mirroring the stored values about the middle of
+    those that occur (padding aside), which mirroring again undoes.
+
+    Args:
+        paths: Files, in any order.
+        name: What messages call it.
+        modality: Overrides the header.
+
+    Raises:
+        UnreadableImage: If it cannot be read as one volume.
+    """
+    with parsing(name):
+        headers: list[Dataset] = []
+        pixels: list[np.ndarray] = []
+        planes: list[Plane] = []
+        refs: list[FrameRef] = []
+        is_lossy = False
+        for path in paths:
+            dataset = read_dataset(path)
+            frames = decode(path.name, dataset)
+            is_lossy |= _is_lossy(dataset)
+            del dataset.PixelData
+            for index in range(len(frames)):
+                planes.append(_plane(path.name, dataset, index))
+                refs.append(_frame_ref(path.name, dataset, len(headers), index))
+            headers.append(dataset)
+            pixels.append(frames)
+            check_bytes(name, (sum(map(len, pixels)), *frames.shape[1:]), frames.itemsize)
+        _check_alike(name, headers, pixels)
+        order, affine, notes = _arrange(name, planes, headers)
+        stored = np.concatenate(pixels)
+        stored = stored if order == list(range(len(order))) else stored[order]
+        is_mirrored = headers[0].PhotometricInterpretation == "MONOCHROME1"
+        source = DicomSource(
+            headers=tuple(headers),
+            paths=tuple(paths),
+            frames=tuple(refs[k] for k in order),
+            stored=stored,
+            affine=affine,
+            is_mirrored=is_mirrored,
+            is_lossy=is_lossy,
+        )
+        image, more = _assemble(name, source, modality)
+    for note in [*notes, *more]:
+        warn(f"{name}: {note}")
+    return image
+
+
+def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tuple[MedicalImage, list[str]]:
+    """Return the image in physical units, and what has to be said about it."""
+    notes = []
+    header = source.headers[0]
+    padding = _padding(header, source.stored)
+    if source.is_mirrored:
+        source = _replace(source, stored=mirror(source.stored, padding))
+        notes.append("MONOCHROME1 was turned into MONOCHROME2 sense by mirroring the stored values.")
+    modality = modality or MODALITIES.get(str(header.get("Modality", "")))
+    units, factor, unit_notes = _units(source, modality)
+    source = _replace(
+        source, frames=tuple(f._replace(rescale=f.rescale._replace(factor=factor)) for f in source.frames)
+    )
+    voxels = np.empty(source.stored.shape, np.float32)
+    for z, frame in enumerate(source.frames):
+        voxels[z] = physical(source.stored[z], frame.rescale)
+    check_finite(name, voxels)
+    image = MedicalImage(
+        voxels=voxels,
+        spacing_mm=spacing_of(source.affine),
+        affine=source.affine,
+        modality=modality,
+        units=units,
+        padding=padding,
+        source=source,
+    )
+    return image, notes + unit_notes
+
+
+def mirror(stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
+    """Return the integers mirrored about the middle of their range; padding stays. Its own inverse."""
+    inside = np.ones(stored.shape, bool) if padding is None else ~padding
+    if not inside.any():
+        return stored
+    total = int(stored[inside].min()) + int(stored[inside].max())
+    mirrored = (total - stored.astype(np.int64)).astype(stored.dtype)
+    return np.where(inside, mirrored, stored)
+
+
+def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
+    """Return the item of a functional group that holds for a frame: its own, else the shared one."""
+    for sequence, at in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
+        groups = dataset.get(sequence)
+        if groups and at < len(groups) and groups[at].get(keyword):
+            item: Dataset = groups[at].get(keyword)[0]
+            return item
+    return None
+
+
+def _replace(source: DicomSource, **changes: object) -> DicomSource:
+    return DicomSource(**{**vars(source), **changes})  # type: ignore[arg-type]
+
+
+def _numbers(name: str, dataset: Dataset | None, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return the numbers of a tag, None where it is absent or empty."""
+    value = None if dataset is None else dataset.get(keyword)
+    if value is None or value == "":
+        return None
+    try:
+        values = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        values = np.array([np.nan])
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise UnreadableImage(f"{name}: {keyword} needs {count} finite number(s). Correct the header.")
+    return tuple(float(v) for v in values)
+
+
+def _plane(name: str, dataset: Dataset, index: int) -> Plane:
+    place = functional_group(dataset, index, "PlanePositionSequence") or dataset
+    turn = functional_group(dataset, index, "PlaneOrientationSequence") or dataset
+    measures = functional_group(dataset, index, "PixelMeasuresSequence") or dataset
+    spacing = _numbers(name, measures, "PixelSpacing", 2)
+    if spacing is not None and min(spacing) <= 0:
+        raise UnreadableImage(f"{name}: PixelSpacing must be positive. Correct the header.")
+    step = None
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        stated = _numbers(name, measures, keyword, 1)
+        step = step or (abs(stated[0]) if stated else None)
+    return Plane(
+        position=_numbers(name, place, "ImagePositionPatient", 3),
+        orientation=_numbers(name, turn, "ImageOrientationPatient", 6),
+        spacing=(spacing[0], spacing[1]) if spacing else None,
+        step_mm=step or None,
+    )
+
+
+def _frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef:
+    if dataset.get("ModalityLUTSequence"):
+        raise UnreadableImage(f"{name}: a ModalityLUTSequence is not supported. Export with RescaleSlope.")
+    where = functional_group(dataset, index, "PixelValueTransformationSequence") or dataset
+    slope = _numbers(name, where, "RescaleSlope", 1)
+    intercept = _numbers(name, where, "RescaleIntercept", 1)
+    if slope == (0.0,):
+        raise UnreadableImage(f"{name}: RescaleSlope is 0, so every voxel is the same. Correct the header.")
+    rescale = Rescale(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0)
+    return FrameRef(header, index, rescale, slope is not None)
+
+
+def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) -> None:
+    """Refuse files that cannot be slices of one volume."""
+    if len({frames.shape[1:] for frames in pixels}) > 1:
+        sizes = sorted({f"{frames.shape[1]} x {frames.shape[2]}" for frames in pixels})
+        raise UnreadableImage(f"{name}: slices differ in size ({', '.join(sizes)}). Read them one by one.")
+    if (
+        len({frames.dtype for frames in pixels}) > 1
+        or len({h.PhotometricInterpretation for h in headers}) > 1
+    ):
+        raise UnreadableImage(f"{name}: slices differ in how pixels are stored. Read them one by one.")
+    if len(headers) > 1 and any(len(frames) > 1 for frames in pixels):
+        raise UnreadableImage(
+            f"{name}: {len(headers)} multi-frame objects share one series. Read each file on its own."
+        )
+    for header, frames in zip(headers, pixels, strict=True):
+        groups = header.get("PerFrameFunctionalGroupsSequence")
+        if groups and len(groups) != len(frames):
+            raise UnreadableImage(
+                f"{name}: {len(groups)} functional groups for {len(frames)} frames. Export the image again."
+            )
+
+
+def _arrange(
+    name: str, planes: list[Plane], headers: list[Dataset]
+) -> tuple[list[int], np.ndarray, list[str]]:
+    """Return order and affine (RAS+) of the slices, and notes."""
+    notes = [] if planes[0].spacing else ["PixelSpacing is missing; 1 mm was assumed."]
+    # a classic multi-frame object has one place for all of its frames, in the order of a stack
+    is_classic = len(headers) == 1 and not headers[0].get("PerFrameFunctionalGroupsSequence")
+    if all(plane.is_placed for plane in planes) and not (is_classic and len(planes) > 1):
+        order, affine = stack(name, planes)
+        return order, affine, notes
+    if len(headers) > 1:
+        num_lost = sum(not plane.is_placed for plane in planes)
+        raise UnreadableImage(
+            f"{name}: {num_lost} of {len(planes)} slices have no ImagePositionPatient or "
+            "ImageOrientationPatient, so their order is unknown. Read them one by one."
+        )
+    order = list(range(len(planes)))
+    if planes[0].is_placed:
+        notes.append("frames have no position of their own; a straight stack in stored order was assumed.")
+        return order, stack(name, planes[:1])[1], notes
+    notes.append("the position in the patient is missing; an axial stack in stored order was assumed.")
+    return order, _assumed_affine(planes[0]), notes
+
+
+def _assumed_affine(plane: Plane) -> np.ndarray:
+    rows, columns = plane.spacing or (1.0, 1.0)
+    return axial_affine((plane.step_mm or 1.0, rows, columns))
+
+
+def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """Return where the stored value is PixelPaddingValue, or in the range up to its limit."""
+    if header.get("PixelPaddingValue") in (None, ""):
+        return None
+    bits = stored.dtype.itemsize * 8
+
+    def as_stored(keyword: str) -> int:
+        value = int(header[keyword].value)  # sometimes written with the other signedness
+        value %= 2**bits
+        return value - 2**bits if stored.dtype.kind == "i" and value >= 2 ** (bits - 1) else value
+
+    low = high = as_stored("PixelPaddingValue")
+    if header.get("PixelPaddingRangeLimit") not in (None, ""):
+        low, high = sorted((low, as_stored("PixelPaddingRangeLimit")))
+    padding = (stored >= low) & (stored <= high)
+    return padding if padding.any() else None
+
+
+def _units(source: DicomSource, modality: Modality | None) -> tuple[Units, float, list[str]]:
+    """Return the units, the factor that makes them, and notes."""
+    header = source.headers[0]
+    if modality is Modality.CT:
+        where = functional_group(header, 0, "PixelValueTransformationSequence") or header
+        if source.frames[0].has_rescale and str(where.get("RescaleType", "HU") or "HU") == "HU":
+            return Units.HU, 1.0, []
+        return Units.ARBITRARY, 1.0, ["the rescale does not say Hounsfield units; values are arbitrary."]
+    if modality is not Modality.PET:
+        return Units.ARBITRARY, 1.0, []
+    stated = str(header.get("Units", "") or "")
+    if stated == "GML":
+        return Units.SUV, 1.0, []
+    if stated != "BQML":
+        return Units.ARBITRARY, 1.0, ["PET Units are neither BQML nor GML; values are arbitrary."]
+    try:
+        return Units.SUV, suv_factor(source.headers), []
+    except NoSuv as reason:
+        return Units.BQML, 1.0, [f"no SUV, values stay Bq/ml: {reason}."]
+
+
+def _is_lossy(dataset: Dataset) -> bool:
+    stated = str(dataset.get("LossyImageCompression", "") or "")
+    syntax = str(transfer_syntax(dataset))
+    return stated == "01" or syntax in LOSSY_SYNTAXES or (syntax in UNKNOWN_LOSS_SYNTAXES and stated != "00")

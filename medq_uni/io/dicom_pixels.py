@@ -1,0 +1,312 @@
+"""DICOM file -> data set, data set -> stored integers; every limit is checked before the cost."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, config, dcmread
+from pydicom.encaps import generate_frames
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
+
+from medq_uni.io.limits import (
+    MAX_IMAGE_BYTES,
+    MAX_INFLATED_BYTES,
+    MAX_SEQUENCE_DEPTH,
+    UnreadableImage,
+    check_bytes,
+    third_party,
+)
+
+HEADER_ALLOWANCE = 64 * 2**20
+"""Bytes beside the pixels that a file may have."""
+MAX_RLE_RATIO = 64
+"""Two bytes of PackBits make at most 128 (DICOM PS3.5 G.3)."""
+PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2")
+UID_FORM = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
+
+
+def is_uid(value: object) -> bool:
+    """Return whether a value is a well-formed UID (DICOM PS3.5 9.1), safe to refer to."""
+    text = str(value or "")
+    return len(text) <= 64 and UID_FORM.fullmatch(text) is not None
+
+
+def uid_name(value: object) -> str:
+    """Return the registered name of a standard UID; anything else stays unquoted."""
+    name = UID(str(value or "")).name
+    return "unknown class" if not name or is_uid(name) or name == str(value) else str(name)
+
+
+@contextmanager
+def parsing(name: str) -> Iterator[None]:
+    """Run pydicom calls: no warnings, no value checks, only :class:`UnreadableImage` leaves."""
+    with third_party(name, kind="DICOM"), config.disable_value_validation():
+        yield
+
+
+def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
+    """Return the data set of a DICOM file.
+
+    Args:
+        path: File; one without a preamble and meta header is read too.
+        header_only: Leave the pixels in the file.
+
+    Raises:
+        UnreadableImage: If it is not DICOM, damaged, too large, or nested too deeply.
+    """
+    with parsing(path.name):
+        size = path.stat().st_size
+        if size == 0:
+            raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
+        if size > MAX_IMAGE_BYTES + HEADER_ALLOWANCE:
+            raise UnreadableImage(
+                f"{path.name}: the file has {size / 2**30:.1f} GiB, more than the limit of "
+                f"{MAX_IMAGE_BYTES / 2**30:.0f} GiB. Split the image."
+            )
+        with path.open("rb") as file:
+            has_preamble = file.read(132)[128:] == b"DICM"
+        if has_preamble:
+            _check_inflated(path)
+        dataset = dcmread(path, force=not has_preamble, stop_before_pixels=header_only)
+        if not has_preamble and not ("SOPClassUID" in dataset and "Modality" in dataset):
+            raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
+        _check_depth(path.name, dataset)
+        return dataset
+
+
+def _check_inflated(path: Path) -> None:
+    """Refuse a deflate bomb: inflate piece by piece, keeping nothing."""
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    start = 144 + int(meta.FileMetaInformationGroupLength)  # preamble, DICM and the length element
+    total = 0
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    with path.open("rb") as file:
+        file.seek(start)
+        while not inflater.eof:
+            chunk = inflater.unconsumed_tail or file.read(2**16)
+            if not chunk:
+                return
+            total += len(inflater.decompress(chunk, 2**20))
+            if total > MAX_INFLATED_BYTES:
+                raise UnreadableImage(
+                    f"{path.name}: inflates to more than {MAX_INFLATED_BYTES / 2**20:.0f} MiB "
+                    "(Deflated transfer syntax). Export it uncompressed."
+                )
+
+
+def _check_depth(name: str, dataset: Dataset) -> None:
+    """Decode every element once, so that a bad one shows now, and bound the nesting."""
+    level = [dataset]
+    for _ in range(MAX_SEQUENCE_DEPTH):
+        level = [
+            item for parent in level for element in parent if element.VR == "SQ" for item in element.value
+        ]
+        if not level:
+            return
+    raise UnreadableImage(
+        f"{name}: sequences are nested more than {MAX_SEQUENCE_DEPTH} deep. Export the image again."
+    )
+
+
+def transfer_syntax(dataset: Dataset) -> UID:
+    """Return the transfer syntax; without a meta header it follows from how the file was parsed."""
+    stated = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
+    if stated:
+        return UID(str(stated))
+    is_implicit, is_little = dataset.original_encoding
+    if is_implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+
+
+def check_pixels(name: str, dataset: Dataset) -> tuple[int, int, int]:
+    """Return (frames, rows, columns) of a grey image, from the header alone.
+
+    Raises:
+        UnreadableImage: If there are no pixels, they are not grey, or their layout is impossible or
+            larger than the limit.
+    """
+    if "PixelData" not in dataset:
+        kind = uid_name(dataset.get("SOPClassUID"))
+        raise UnreadableImage(
+            f"{name}: DICOM has no PixelData ({kind}). Pass an image, not a report or plan."
+        )
+    kind = uid_name(dataset.get("SOPClassUID"))
+    if kind.startswith(("RT ", "Segmentation", "Parametric")):
+        raise UnreadableImage(f"{name}: {kind} is not an acquired image. Pass the CT, MR or PET itself.")
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in PHOTOMETRICS:
+        known = re.fullmatch(r"(RGB|PALETTE COLOR|YBR_[A-Z0-9_]+)", photometric)
+        raise UnreadableImage(
+            f"{name}: photometric interpretation {photometric if known else 'unknown'} is not grey. "
+            "Only MONOCHROME1 and MONOCHROME2 are read; export the grey image."
+        )
+    allocated, stored = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
+    if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
+        raise UnreadableImage(
+            f"{name}: BitsAllocated {allocated} with BitsStored {stored} is not supported; "
+            "8, 16 or 32 allocated bits are needed."
+        )
+    if dataset.get("PixelRepresentation", 0) not in (0, 1):
+        raise UnreadableImage(f"{name}: PixelRepresentation must be 0 or 1. Correct the header.")
+    shape = (
+        int(dataset.get("NumberOfFrames") or 1),
+        int(dataset.get("Rows") or 0),
+        int(dataset.get("Columns") or 0),
+    )
+    check_bytes(name, shape, allocated // 8)
+    return shape
+
+
+def decode(name: str, dataset: Dataset) -> np.ndarray:
+    """Return the stored integers (frames, rows, columns), of the type that the header states.
+
+    Raises:
+        UnreadableImage: See :func:`check_pixels`; also if pixels are missing or too many, or no
+            codec decodes them.
+    """
+    shape = check_pixels(name, dataset)
+    kind = "i" if dataset.get("PixelRepresentation", 0) else "u"
+    dtype = np.dtype(f"{kind}{int(dataset.BitsAllocated) // 8}")
+    syntax = transfer_syntax(dataset)
+    _check_length(name, dataset, syntax, shape, dtype.itemsize)
+    if not hasattr(dataset, "file_meta"):
+        from pydicom.dataset import FileMetaDataset
+
+        dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    decoder = _decoder(name, syntax)
+    try:
+        frames = np.asarray(decoder.as_array(dataset, raw=True, allow_excess_frames=False)[0])
+    except (RuntimeError, NotImplementedError, ValueError, AttributeError):
+        raise UnreadableImage(
+            f"{name}: pixels cannot be decoded (transfer syntax {uid_name(syntax)}). The file is damaged, "
+            "or the codec is not supported: try pip install medq-uni[codecs], or export it uncompressed."
+        ) from None
+    if frames.size != np.prod(shape):
+        raise UnreadableImage(f"{name}: decoded pixels do not have the size that the header gives.")
+    frames = frames.reshape(shape)
+    if frames.dtype != dtype:
+        narrowed = frames.astype(dtype)
+        if not np.array_equal(narrowed, frames):
+            raise UnreadableImage(f"{name}: decoded pixels do not fit BitsAllocated. Export it uncompressed.")
+        frames = narrowed
+    return _valid_bits(dataset, frames)
+
+
+def _decoder(name: str, syntax: UID) -> Any:  # pydicom does not export the type
+    try:
+        decoder = get_decoder(syntax)
+        is_available = decoder.is_available
+    except NotImplementedError:
+        is_available = False
+    if not is_available:
+        raise UnreadableImage(
+            f"{name}: no codec for transfer syntax {uid_name(syntax)} is installed. "
+            "Run pip install medq-uni[codecs], or export the image uncompressed."
+        )
+    return decoder
+
+
+def _check_length(
+    name: str, dataset: Dataset, syntax: UID, shape: tuple[int, int, int], item_bytes: int
+) -> None:
+    """Compare the bytes that are there with those that the header claims."""
+    data = dataset.PixelData
+    frame_bytes = shape[1] * shape[2] * item_bytes
+    needed = shape[0] * frame_bytes
+    if not syntax.is_encapsulated:
+        if len(data) < needed:
+            raise UnreadableImage(
+                f"{name}: pixel data is truncated, {len(data)} of {needed} bytes are there. "
+                "Copy or export the file again."
+            )
+        if len(data) >= needed + frame_bytes:
+            raise UnreadableImage(
+                f"{name}: pixel data holds {len(data) // frame_bytes} frames, but NumberOfFrames says "
+                f"{shape[0]}. Correct the header, or export the image again."
+            )
+        return
+    if syntax == RLELossless and needed > MAX_RLE_RATIO * len(data):
+        raise UnreadableImage(
+            f"{name}: {len(data)} bytes of RLE cannot hold the {needed} bytes that the header claims. "
+            "Copy or export the file again."
+        )
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+    num_frames = 0
+    for frame in generate_frames(data, number_of_frames=shape[0], extended_offsets=offsets):
+        num_frames += 1
+        coded = codestream_size(frame)
+        if coded is not None and coded != shape[1:]:
+            raise UnreadableImage(
+                f"{name}: the compressed pixels are {coded[0]} x {coded[1]}, but the header says "
+                f"{shape[1]} x {shape[2]}. Export the image again."
+            )
+    if num_frames != shape[0]:
+        raise UnreadableImage(
+            f"{name}: pixel data holds {num_frames} frames, but NumberOfFrames says {shape[0]}. "
+            "Copy or export the file again."
+        )
+
+
+def codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Return (rows, columns) that a JPEG, JPEG-LS or JPEG 2000 stream claims; None where unknown.
+
+    Decoders allocate by this claim, not by the DICOM header, so it is checked before they run.
+    """
+    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 24:  # JPEG 2000: SOC, SIZ
+        right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
+        return bottom - top, right - left
+    if frame[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        # start of frame: C0 to CF except tables (C4, C8, CC); F7 in JPEG-LS
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = (int.from_bytes(frame[at + k : at + k + 2], "big") for k in (5, 7))
+            return (rows, columns) if rows else None
+        at += 2 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
+
+
+def _valid_bits(dataset: Dataset, frames: np.ndarray) -> np.ndarray:
+    """Return the integers without what else may lie in unused high bits.
+
+    Those bits hold an old-style overlay where the header says so; and signed values are sometimes
+    stored without their sign spread over them. In all other cases a value beyond BitsStored is a
+    header that lies, and the value is kept.
+    """
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    unused = allocated - stored
+    if unused == 0:
+        return frames
+    has_overlay = any(
+        element.tag.group & 0xFF00 == 0x6000 and element.tag.element == 0x0102 and int(element.value or 0) > 0
+        for element in dataset
+    )
+    is_unspread = (
+        frames.dtype.kind == "i" and frames.min() >= 0 and 2 ** (stored - 1) <= int(frames.max()) < 2**stored
+    )
+    if has_overlay or is_unspread:
+        frames = np.right_shift(np.left_shift(frames, unused), unused)
+    return frames

@@ -1,0 +1,227 @@
+"""NIfTI <-> MedicalImage. The data axes are (X, Y, Z), the voxels (Z, Y, X); nothing is reoriented.
+
+NIfTI says nothing about modality and units. A BIDS sidecar (same name, ``.json``) with ``Modality``
+and ``Units`` is believed; else CT is taken for Hounsfield units, all other values are arbitrary.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from medq_uni.image import MedicalImage, Units
+from medq_uni.io.atomic import atomic_file
+from medq_uni.io.geometry import is_orthogonal, spacing_of
+from medq_uni.io.limits import UnreadableImage, UnwritableImage, check_bytes, check_finite, third_party, warn
+from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation
+from medq_uni.taxonomy import Modality
+
+MAX_HEADER_BYTES = 2**20
+"""Farthest that the data may begin: extensions are read into memory."""
+MAX_SIDECAR_BYTES = 2**20
+FORM_FIELDS = (
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z", "pixdim", "sform_code", "qform_code"),
+)
+"""Header fields that hold the place of the image."""
+MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET, "PET": Modality.PET}
+BIDS_UNITS = {
+    "hu": Units.HU,
+    "hounsfield": Units.HU,
+    "suv": Units.SUV,
+    "g/ml": Units.SUV,
+    "bq/ml": Units.BQML,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiSource:
+    """What is needed to write a NIfTI back.
+
+    Attributes:
+        header: nibabel header, with its sform and qform.
+        dtype: Type of the stored values.
+        slope: value = stored * slope + intercept.
+        intercept: See slope.
+        affine: Affine as read.
+        paths: The file, never to be written to.
+    """
+
+    header: Any
+    dtype: np.dtype
+    slope: float
+    intercept: float
+    affine: np.ndarray
+    paths: tuple[Path, ...]
+
+
+def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
+    """Read a ``.nii`` or ``.nii.gz`` file.
+
+    Args:
+        path: File with two or three axes; trailing axes of length one are allowed.
+        modality: Overrides the sidecar.
+
+    Raises:
+        UnreadableImage: If it is damaged, too large, complex, RGB, 4-D, or not finite.
+    """
+    import nibabel
+
+    with third_party(path.name, kind="NIfTI"):
+        _check_header(path)
+        image: Any = nibabel.load(path)
+        affine = np.array(image.affine, dtype=np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise UnreadableImage(f"{path.name}: the affine is not invertible. Correct sform and qform.")
+        slope, intercept = (float(v) for v in (image.dataobj.slope, image.dataobj.inter))
+        raw = np.asanyarray(image.dataobj.get_unscaled())
+        raw = raw.reshape(raw.shape[:3]) if raw.ndim > 3 else raw[:, :, None] if raw.ndim == 2 else raw
+        raw = rearrange(raw, "x y z -> z y x")
+        voxels = np.empty(raw.shape, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by check_finite
+            for z in range(len(raw)):
+                voxels[z] = raw[z].astype(np.float64) * slope + intercept
+        check_finite(path.name, voxels)
+        header = image.header.copy()
+        is_split = bool(header["sform_code"] and header["qform_code"]) and not np.allclose(
+            header.get_sform(), header.get_qform(), atol=0.01 * min(spacing_of(affine))
+        )
+        source = NiftiSource(header, header.get_data_dtype(), slope, intercept, affine, (path,))
+    if is_split:
+        warn(f"{path.name}: sform and qform disagree; the sform was used.")
+    stated, units = _sidecar(path)
+    modality = modality or stated
+    if units is None:
+        units = Units.HU if modality is Modality.CT else Units.ARBITRARY
+    return MedicalImage(
+        voxels=voxels,
+        spacing_mm=spacing_of(affine),
+        affine=affine,
+        modality=modality,
+        units=units,
+        source=source,
+    )
+
+
+def write_nifti(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:
+    """Write ``.nii`` or ``.nii.gz``.
+
+    The source's integer type and scaling are used where they hold every value exactly, else float32.
+    Header, sform and qform codes of a NIfTI source stay.
+
+    Raises:
+        UnwritableImage: If voxels are not finite, or the file cannot be written.
+    """
+    import nibabel
+
+    if not np.isfinite(image.voxels).all():
+        raise UnwritableImage(f"{path.name}: voxels are NaN or infinite. Replace them first.")
+    with third_party(path.name, kind="NIfTI", error=UnwritableImage):
+        data, slope, intercept = _stored(image)
+        made = _nifti(image, rearrange(data, "z y x -> x y z"))
+        made.header.set_slope_inter(slope, intercept)
+        if derivation is not None:
+            made.header["descrip"] = f"{NOT_DIAGNOSTIC} {derivation.method}".encode("ascii", "replace")[:79]
+        with atomic_file(path) as temporary:
+            nibabel.save(made, temporary)
+
+
+def _check_header(path: Path) -> None:
+    """Check the header's claims before anything of the size of the data is read."""
+    import nibabel
+
+    if path.stat().st_size == 0:
+        raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rb") as file:
+        block = file.read(540)
+    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+        size = int(kind.sizeof_hdr)
+        if len(block) >= size and int.from_bytes(block[:4], "little") in (size, _swapped(size)):
+            header = kind(block[:size], check=False)
+            break
+    else:
+        raise UnreadableImage(f"{path.name}: not a NIfTI file. Pass DICOM, NIfTI, PNG or TIFF.")
+    if not 0 <= float(header["vox_offset"]) <= MAX_HEADER_BYTES:
+        raise UnreadableImage(f"{path.name}: the header says that data begin beyond 1 MiB. Export it again.")
+    shape = tuple(int(n) for n in header.get_data_shape())
+    dtype = header.get_data_dtype()
+    if dtype.kind == "c":
+        raise UnreadableImage(f"{path.name}: values are complex. Write the magnitude as float32.")
+    if dtype.kind not in "iuf":
+        raise UnreadableImage(f"{path.name}: values are colour (RGB). Write one grey value per voxel.")
+    check_bytes(path.name, shape, dtype.itemsize)
+    if len(shape) < 2 or any(n != 1 for n in shape[3:]):
+        raise UnreadableImage(
+            f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3. "
+            "Split the series first (nibabel.four_to_three, fslsplit)."
+        )
+
+
+def _swapped(value: int) -> int:
+    return int.from_bytes(value.to_bytes(4, "big"), "little")
+
+
+def _sidecar(path: Path) -> tuple[Modality | None, Units | None]:
+    """Return modality and units that a BIDS sidecar states."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    sidecar = path.with_name(f"{stem}.json")
+    try:
+        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
+            raise ValueError
+        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        modality = MODALITIES.get(str(record.get("Modality", "")).upper())
+        return modality, BIDS_UNITS.get(str(record.get("Units", "")).lower())
+    except FileNotFoundError:
+        return None, None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        warn(f"{sidecar.name}: not a BIDS sidecar, so it was not used.")
+        return None, None
+
+
+def _stored(image: MedicalImage) -> tuple[np.ndarray, float | None, float | None]:
+    """Return stored values with slope and intercept: the source's integers where they are exact."""
+    source = image.source
+    if not isinstance(source, NiftiSource) or source.dtype.kind not in "iu":
+        return image.voxels, None, None
+    limits = np.iinfo(source.dtype)
+    steps = np.rint((image.voxels.astype(np.float64) - source.intercept) / source.slope)
+    if steps.min() < limits.min or steps.max() >= float(limits.max) + (limits.max < 2**53):
+        return image.voxels, None, None
+    stored = steps.astype(source.dtype)
+    again = (stored.astype(np.float64) * source.slope + source.intercept).astype(np.float32)
+    if not np.array_equal(again, image.voxels):
+        return image.voxels, None, None
+    return stored, source.slope, source.intercept
+
+
+def _nifti(image: MedicalImage, data: np.ndarray) -> Any:
+    """Return the nibabel image with header and forms as near to the source's as the grid allows."""
+    import nibabel
+
+    source = image.source
+    header, kind, code = None, nibabel.Nifti1Image, 2  # 2: aligned to something unknown
+    if isinstance(source, NiftiSource):
+        header = source.header.copy()
+        header.set_data_dtype(data.dtype)
+        kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+        if np.array_equal(image.affine, source.affine):
+            made = kind(data, None, header)
+            for field in FORM_FIELDS:  # recomputing them would round
+                made.header[field] = header[field]
+            return made
+        code = int(header["sform_code"]) or int(header["qform_code"]) or 2
+    elif hasattr(source, "headers"):
+        code = 1  # scanner coordinates, from DICOM
+    made = kind(data, image.affine, header)
+    made.header.set_xyzt_units("mm")
+    made.set_sform(image.affine, code=code)
+    # a quaternion cannot hold a shear, so a tilted stack has an sform only
+    made.set_qform(image.affine, code=code if is_orthogonal(image.affine) else 0, strip_shears=True)
+    return made

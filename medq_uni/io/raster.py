@@ -1,0 +1,252 @@
+"""PNG and TIFF <-> MedicalImage, grey only, 8 and 16 bit or float32, never through 8-bit colour.
+
+A PNG that is written from physical values carries its rescale in a text chunk, and reads back in
+those units; a TIFF holds the values themselves. Orientation hints of cameras (EXIF) are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medq_uni.image import MedicalImage, Units
+from medq_uni.io.atomic import atomic_file
+from medq_uni.io.limits import (
+    MAX_RASTER_PIXELS,
+    UnreadableImage,
+    UnwritableImage,
+    check_bytes,
+    check_finite,
+    third_party,
+)
+from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation
+from medq_uni.taxonomy import Modality
+
+PNG_KEY = "medq"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CT_SLOPE, CT_INTERCEPT = 1.0 / 16.0, -1024.0
+"""16 steps per HU from -1024: 16 bits end at 3071.94 HU, and whole HU are exact."""
+TIFF_TYPES = ("uint8", "uint16", "int16", "float32")
+
+
+@dataclass(frozen=True, eq=False)
+class RasterSource:
+    """What is needed to write a raster image back.
+
+    Attributes:
+        dtype: Type of the stored values.
+        slope: value = stored * slope + intercept.
+        intercept: See slope.
+        paths: The file, never to be written to.
+    """
+
+    dtype: np.dtype
+    slope: float
+    intercept: float
+    paths: tuple[Path, ...]
+
+
+def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
+    """Read a grey PNG of 8 or 16 bits; colour is read where all channels are equal.
+
+    Raises:
+        UnreadableImage: If it is damaged, larger than :data:`MAX_RASTER_PIXELS`, animated,
+            transparent, two-valued, or in colour.
+    """
+    from PIL import Image
+
+    with third_party(path.name, kind="PNG"):
+        with path.open("rb") as file:
+            head = file.read(33)
+        if not head.startswith(PNG_SIGNATURE) or len(head) < 33:
+            raise UnreadableImage(f"{path.name}: not a PNG file. Pass DICOM, NIfTI, PNG or TIFF.")
+        width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+        depth, colour = head[24], head[25]
+        check_bytes(path.name, (height, width), 2 if depth == 16 else 4)
+        if width * height > MAX_RASTER_PIXELS:
+            raise UnreadableImage(
+                f"{path.name}: {height} x {width} pixels are more than the limit of {MAX_RASTER_PIXELS}. "
+                "Crop the image."
+            )
+        if colour in (2, 4, 6) and depth == 16:
+            raise UnreadableImage(f"{path.name}: 16-bit colour or transparency. Save it as 16-bit grey.")
+        with Image.open(path, formats=["PNG"]) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                raise UnreadableImage(f"{path.name}: an animated PNG. Save its frames one by one.")
+            image.load()
+            record = _record(image.info.get(PNG_KEY))
+            pixels = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image)
+    if depth == 1:
+        raise UnreadableImage(f"{path.name}: a two-valued mask, not an image. Save it as 8- or 16-bit grey.")
+    if colour in (3, 4, 6):
+        if pixels[..., -1].min() < 255:
+            raise UnreadableImage(f"{path.name}: has transparent pixels. Save it as opaque grey.")
+        pixels = pixels[..., :-1]
+    grey = _grey(path.name, pixels)
+    return _image(path, grey.astype(np.uint16 if depth == 16 else np.uint8)[None], record, modality)
+
+
+def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
+    """Read a grey TIFF of uint8, uint16, int16 or float32; its pages are slices.
+
+    Raises:
+        UnreadableImage: If it is damaged, too large, of another type, in colour, or its pages differ.
+    """
+    import tifffile
+
+    with third_party(path.name, kind="TIFF"), tifffile.TiffFile(path) as file:
+        pages = [page.aspage() for page in file.pages]
+        if not pages:
+            raise UnreadableImage(f"{path.name}: holds no image. Export it again.")
+        first: Any = pages[0]
+        photometric = getattr(first.photometric, "name", "")
+        if any((page.shape, page.dtype) != (first.shape, first.dtype) for page in pages):
+            raise UnreadableImage(f"{path.name}: pages differ in size or type. Save them one by one.")
+        if str(first.dtype) not in TIFF_TYPES:
+            raise UnreadableImage(
+                f"{path.name}: values must be one of {', '.join(TIFF_TYPES)}. Convert them."
+            )
+        if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):
+            raise UnreadableImage(f"{path.name}: a palette or other colour space. Save it as grey.")
+        check_bytes(path.name, (len(pages), *first.shape), first.dtype.itemsize)
+        try:
+            slices = [_grey(path.name, page.asarray()) for page in pages]
+        except (ValueError, ImportError) as error:
+            if isinstance(error, UnreadableImage):
+                raise
+            raise UnreadableImage(
+                f"{path.name}: {getattr(first.compression, 'name', 'this')} compression cannot be decoded. The file is damaged, "
+                "or pip install imagecodecs is needed."
+            ) from None
+        record = _record(first.description)
+        voxels = np.stack(slices)
+        if photometric == "MINISWHITE":
+            voxels = -voxels if voxels.dtype.kind == "f" else np.invert(voxels)
+    return _image(path, voxels, record, modality)
+
+
+def write_png(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:
+    """Write one slice as a grey PNG: the bit depth of a PNG source, else 16 bits.
+
+    Values that do not come from a raster image are mapped linearly to 16 bits: CT within
+    [-1024, 3071] HU with 1/16 HU per step, all else over their own range.
+
+    Raises:
+        UnwritableImage: If there are several slices, or voxels are not finite.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    if image.shape[0] != 1:
+        raise UnwritableImage(
+            f"{path.name}: a PNG holds one slice, this image has {image.shape[0]}. "
+            "Write .tif or .nii.gz, or one image.slice_at(z) at a time."
+        )
+    _check(image, path)
+    dtype, slope, intercept = _png_scale(image)
+    info = PngInfo()
+    if not isinstance(image.source, RasterSource) or (slope, intercept) != (1.0, 0.0):
+        info.add_text(PNG_KEY, _record_text(image, slope, intercept))
+    if derivation is not None:
+        info.add_text("Description", derivation.to_text().encode("ascii", "replace").decode())
+    pixels = _to_integers(image.voxels[0], dtype, slope, intercept)
+    with third_party(path.name, kind="PNG", error=UnwritableImage), atomic_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info)
+
+
+def write_tiff(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:
+    """Write a TIFF, one page per slice: the type of a TIFF source, else float32 physical values.
+
+    Raises:
+        UnwritableImage: If voxels are not finite, or the file cannot be written.
+    """
+    import tifffile
+
+    _check(image, path)
+    source, voxels = image.source, image.voxels
+    is_integer = isinstance(source, RasterSource) and source.dtype.kind in "iu"
+    if is_integer and (source.slope, source.intercept) == (1.0, 0.0):
+        voxels = _to_integers(voxels, source.dtype, 1.0, 0.0)
+    record = json.loads(_record_text(image, 1.0, 0.0))
+    if derivation is not None:
+        record["notice"] = NOT_DIAGNOSTIC
+    with third_party(path.name, kind="TIFF", error=UnwritableImage), atomic_file(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            voxels,
+            photometric="minisblack",
+            description=json.dumps(record),
+            metadata=None,
+            software="medq-uni",
+        )
+
+
+def _check(image: MedicalImage, path: Path) -> None:
+    if not np.isfinite(image.voxels).all():
+        raise UnwritableImage(f"{path.name}: voxels are NaN or infinite. Replace them first.")
+
+
+def _grey(name: str, pixels: np.ndarray) -> np.ndarray:
+    """Return the one channel of a picture, (H, W)."""
+    if pixels.ndim == 3 and pixels.shape[-1] in (1, 3) and (pixels == pixels[..., :1]).all():
+        return pixels[..., 0]
+    if pixels.ndim != 2:
+        raise UnreadableImage(f"{name}: colours differ between channels. Save it as grey.")
+    return pixels
+
+
+def _image(path: Path, stored: np.ndarray, record: dict[str, Any], modality: Modality | None) -> MedicalImage:
+    slope, intercept = record.get("slope", 1.0), record.get("intercept", 0.0)
+    with np.errstate(over="ignore"):  # reported by check_finite
+        voxels = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    check_finite(path.name, voxels)
+    return MedicalImage(
+        voxels=voxels,
+        modality=modality or record.get("modality"),
+        units=record.get("units", Units.ARBITRARY),
+        source=RasterSource(np.dtype(stored.dtype.newbyteorder("=")), slope, intercept, (path,)),
+    )
+
+
+def _record(text: object) -> dict[str, Any]:
+    """Return what our own writer noted, empty for anything else."""
+    try:
+        record = json.loads(str(text))[PNG_KEY]
+        slope, intercept = float(record["slope"]), float(record["intercept"])
+        if not (np.isfinite([slope, intercept]).all() and slope > 0):
+            return {}
+        modality = Modality(record["modality"]) if record["modality"] else None
+        return {"slope": slope, "intercept": intercept, "units": Units(record["units"]), "modality": modality}
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return {}
+
+
+def _record_text(image: MedicalImage, slope: float, intercept: float) -> str:
+    record = {
+        "slope": slope,
+        "intercept": intercept,
+        "units": image.units.value,
+        "modality": image.modality.value if image.modality else None,
+    }
+    return json.dumps({PNG_KEY: record})
+
+
+def _png_scale(image: MedicalImage) -> tuple[np.dtype, float, float]:
+    """Return type, slope and intercept of the integers."""
+    source = image.source
+    if isinstance(source, RasterSource) and source.dtype.kind == "u":
+        return source.dtype, source.slope, source.intercept
+    low, high = float(image.voxels.min()), float(image.voxels.max())
+    if image.units is Units.HU and low >= CT_INTERCEPT and high <= CT_INTERCEPT + 65535 * CT_SLOPE:
+        return np.dtype(np.uint16), CT_SLOPE, CT_INTERCEPT
+    return np.dtype(np.uint16), (high - low) / 65535 or 1.0, low
+
+
+def _to_integers(voxels: np.ndarray, dtype: np.dtype, slope: float, intercept: float) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    steps = np.rint((voxels.astype(np.float64) - intercept) / slope)
+    return np.clip(steps, limits.min, limits.max).astype(dtype)

@@ -1,0 +1,167 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medq_uni.config import FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
+from medq_uni.data.pairs import PairsConfig
+from medq_uni.pretrained import folder_of, load_pretrained
+from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.checkpoint import CheckpointError
+from medq_uni.train.loop import DivergenceError, group_of, learning_rate, train
+from medq_uni.train.losses import LossWeights
+from medq_uni.train.publish import publish
+from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
+ALL = LossWeights(flow=1.0, l1=1.0, ssim=0.5, variance=0.05, text=1.0)
+
+
+def tiny_recipe(*stages: StageConfig) -> TrainConfig:
+    tokenizer = Tokenizer.from_file(folder_of("nano") / "tokenizer.json")
+    model = ModelConfig(
+        name="tiny",
+        transformer=TransformerConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=32,
+            intermediate_size=48,
+            num_layers=2,
+            num_heads=4,
+            num_kv_heads=2,
+        ),
+        vision=VisionConfig(
+            in_channels=2,
+            patch_size=16,
+            hidden_size=24,
+            intermediate_size=32,
+            num_layers=1,
+            num_heads=2,
+            max_patches_per_side=32,
+            stem_channels=(4, 8, 8, 16),
+        ),
+        codec=FidelityCodecConfig(widths=(4, 8, 8, 8)),
+        tokens=tokenizer.special,
+    )
+    pairs = PairsConfig(count=10, seed=1, phantom_sizes=(64,))
+    return TrainConfig(
+        about=("a test",),
+        model=model,
+        tokenizer="nano",
+        pairs=pairs,
+        val_pairs=replace(pairs, count=5, seed=2, none_fraction=0.0),
+        stages=stages,
+        bfloat16=False,
+        validate_every=1000,
+    )
+
+
+def stage(layout: str, **changes: object) -> StageConfig:
+    trainable = {"codec": ("decoder",), "restore": ("decoder", "ir"), "assess": ("iqa",)}
+    values = {
+        "name": layout,
+        "layout": layout,
+        "trainable": trainable.get(layout, ("decoder", "ir", "iqa")),
+        "steps": 6,
+        "batch_size": 4,
+        "crop_size": 64,
+        "warmup_steps": 2,
+        "weights": ALL,
+        "text": TextMix(max_generated=3),
+    }
+    return StageConfig(**(values | changes))
+
+
+def all_stages() -> TrainConfig:
+    return tiny_recipe(*(stage(layout) for layout in ("codec", "restore", "assess", "joint")))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def step_lines(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == "step"]
+
+
+def test_all_stages_run_and_the_published_folder_loads(tmp_path: Path):
+    config = all_stages()
+    trained = train(config, tmp_path / "run")
+    assert trained.is_finished
+    publish(trained, config, tmp_path / "run", tmp_path / "model")
+    again = load_pretrained(tmp_path / "model")
+    assert set(again.uncertainty_scale) == {"ct", "mr", "pet"}
+    for name, value in trained.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], value.float(), atol=2e-3, rtol=2e-3)
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path):
+    config = tiny_recipe(stage("codec"), stage("joint", steps=8))
+    whole = train(config, tmp_path / "whole")
+    pieces = train(config, tmp_path / "pieces", max_minutes=0)
+    assert not pieces.is_finished
+    ticks = 0
+    while not pieces.is_finished:
+        pieces = train(config, tmp_path / "pieces", resume=True, max_minutes=0.004)
+        ticks += 1
+        assert ticks < 200
+    assert ticks > 1
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(pieces.model.state_dict()[name], value), name
+
+
+def test_a_run_is_not_overwritten_without_resume_and_not_resumed_by_another_recipe(tmp_path: Path):
+    config = tiny_recipe(stage("codec", steps=1))
+    train(config, tmp_path)
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(config, tmp_path)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(replace(config, seed=5), tmp_path, resume=True)
+
+
+def test_only_the_named_groups_learn(tmp_path: Path):
+    config = tiny_recipe(stage("restore", trainable=("ir",), steps=3))
+    before = train(tiny_recipe(stage("codec", steps=1, learning_rate=0.0)), tmp_path / "a").model
+    after = train(config, tmp_path / "b").model
+    start = dict(before.named_parameters())
+    changed = {group_of(n) for n, p in after.named_parameters() if not torch.equal(p, start[n])}
+    assert changed == {"ir"}
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_clear_error(tmp_path: Path):
+    config = tiny_recipe(stage("codec", learning_rate=float("inf"), warmup_steps=0))
+    with pytest.raises(DivergenceError, match="learning rate"):
+        train(config, tmp_path)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    config = stage("codec", steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.001
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_losses_of_a_tiny_run_are_the_golden_ones(tmp_path: Path):
+    config = tiny_recipe(*(stage(layout, steps=10) for layout in ("codec", "restore", "assess", "joint")))
+    train(config, tmp_path)
+    found = [
+        {key: value for key, value in line.items() if key not in ("seconds", "event", "steps")}
+        for line in step_lines(tmp_path)
+    ]
+    expected = json.loads(GOLDEN.read_text())
+    assert [line["stage"] for line in found] == [line["stage"] for line in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=2e-3, abs=2e-3)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.json")), ids=str)
+def test_every_recipe_of_the_project_reads(path: Path):
+    assert read_recipe(path).about
