@@ -77,7 +77,7 @@ def warn(note: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("medq_uni.io"):
         frame = frame.f_back
         level += 1
-    warnings.warn(note, ImageWarning, stacklevel=level - 1)
+    warnings.warn(note, ImageWarning, stacklevel=level)
 
 
 def check_bytes(name: str, shape: tuple[int, ...], item_bytes: int) -> None:

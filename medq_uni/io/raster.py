@@ -118,8 +118,9 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         except (ValueError, ImportError) as error:
             if isinstance(error, UnreadableImage):
                 raise
+            compression = getattr(first.compression, "name", "this")
             raise UnreadableImage(
-                f"{path.name}: {getattr(first.compression, 'name', 'this')} compression cannot be decoded. The file is damaged, "
+                f"{path.name}: {compression} compression cannot be decoded. The file is damaged, "
                 "or pip install imagecodecs is needed."
             ) from None
         record = _record(first.description)

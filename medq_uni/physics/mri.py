@@ -1,0 +1,150 @@
+"""MRI degradations: undersampling, motion and noise, made in k-space or on complex images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medq_uni.physics.operators import from_k_space, to_k_space
+from medq_uni.physics.record import Parameter
+from medq_uni.taxonomy import Severity
+
+ACCELERATION = {Severity.MILD: (2, 3), Severity.MODERATE: (4, 5), Severity.SEVERE: (6, 10)}
+"""Acceleration factor by grade, both ends included."""
+MOTION = {Severity.MILD: (2, 4, 0.5, 1.0), Severity.MODERATE: (6, 8, 1.5, 3.0), Severity.SEVERE: (12, 16, 4.0, 7.0)}
+"""Fewest and most poses, and the range of their standard deviation in degrees and pixels, by grade."""
+NOISE = {Severity.MILD: (0.02, 0.04), Severity.MODERATE: (0.05, 0.08), Severity.SEVERE: (0.10, 0.20)}
+"""Noise standard deviation as a fraction of the 99.5th percentile of the image, by grade."""
+PHASE_TERMS = 5
+
+
+def draw_undersampling(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+    """Return acceleration, central fraction, phase-encoding axis and the strength of the object's phase."""
+    low, high = ACCELERATION[severity]
+    acceleration = int(torch.randint(low, high + 1, (1,), generator=generator))
+    return {
+        "acceleration": acceleration,
+        "center_fraction": 0.08 if acceleration < 8 else 0.04,
+        "phase_axis": int(torch.randint(2, (1,), generator=generator)),
+        "phase_strength": 0.5 + float(torch.rand(1, generator=generator)),
+    }
+
+
+def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
+    """Return the zero-filled magnitude image of a randomly undersampled Cartesian acquisition.
+
+    Whole lines are kept: all of the center, and others without replacement with the density
+    exp(-0.5 ((k - W/2) / (W/10))^2) + 1 / (2 R), N / R lines in all (Gaussian 1-D mask). The object gets a smooth
+    phase, so that its k-space is not Hermitian.
+
+    Args:
+        image: (H, W) magnitude.
+        params: As :func:`draw_undersampling` returns them.
+        generator: Source of mask and phase.
+    """
+    axis = int(params["phase_axis"])  # type: ignore[arg-type]
+    turned = image if axis == 1 else image.T
+    lines = turned.shape[1]
+    mask = line_mask(
+        lines, int(params["acceleration"]), float(params["center_fraction"]), generator  # type: ignore[arg-type]
+    )
+    phase = _smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)  # type: ignore[arg-type]
+    restored = from_k_space(to_k_space(turned * torch.exp(1j * phase)) * mask).abs()
+    return restored if axis == 1 else restored.T
+
+
+def line_mask(lines: int, acceleration: int, center_fraction: float, generator: torch.Generator) -> Tensor:
+    """Return 1 for the lines that are acquired and 0 for the others, (lines,)."""
+    place = torch.arange(lines, dtype=torch.float32) - lines // 2
+    density = torch.exp(-0.5 * (place / (lines / 10)) ** 2) + 1 / (2 * acceleration)
+    half = max(1, round(lines * center_fraction / 2))
+    center = (place >= -half) & (place < half)
+    wanted = max(lines // acceleration - int(center.sum()), 0)
+    mask = center.float()
+    if wanted:
+        mask[torch.multinomial(density * ~center, wanted, generator=generator)] = 1
+    return mask
+
+
+def draw_motion(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+    """Return the number of poses, their size in degrees and pixels, and the phase-encoding axis."""
+    fewest, most, low, high = MOTION[severity]
+    size = low + (high - low) * torch.rand(2, generator=generator)
+    return {
+        "num_poses": int(torch.randint(fewest, most + 1, (1,), generator=generator)),
+        "rotation_deg": float(size[0]),
+        "translation_px": float(size[1]),
+        "phase_axis": int(torch.randint(2, (1,), generator=generator)),
+    }
+
+
+def motion(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
+    """Return the magnitude image of an acquisition during which the object moved rigidly.
+
+    The lines of k-space are acquired in order, in contiguous blocks, one pose each. The pose of the block with the
+    center of k-space is the reference pose, so the result is registered to the input. Rotation is resampling,
+    translation a phase ramp.
+
+    Args:
+        image: (H, W) magnitude.
+        params: As :func:`draw_motion` returns them.
+        generator: Source of the poses and of the moments at which they change.
+    """
+    axis, count = int(params["phase_axis"]), int(params["num_poses"])  # type: ignore[arg-type]
+    turned = image if axis == 1 else image.T
+    height, width = turned.shape
+    cuts = torch.sort(torch.randperm(width - 1, generator=generator)[: count - 1] + 1).values.tolist()
+    bounds = [0, *cuts, width]
+    degrees = torch.randn(count, generator=generator) * float(params["rotation_deg"])  # type: ignore[arg-type]
+    shifts = torch.randn(count, 2, generator=generator) * float(params["translation_px"])  # type: ignore[arg-type]
+    reference = next(i for i in range(count) if bounds[i] <= width // 2 < bounds[i + 1])
+    degrees, shifts = degrees - degrees[reference], shifts - shifts[reference]
+    frequency = [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in (height, width)]
+    k_space = torch.zeros(height, width, dtype=torch.complex64)
+    for pose in range(count):
+        lines = slice(bounds[pose], bounds[pose + 1])
+        moved = to_k_space(_rotate(turned, float(degrees[pose])))[:, lines]
+        ramp = frequency[0][:, None] * shifts[pose, 0] + frequency[1][None, lines] * shifts[pose, 1]
+        k_space[:, lines] = moved * torch.exp(-2j * math.pi * ramp)
+    restored = from_k_space(k_space).abs()
+    return restored if axis == 1 else restored.T
+
+
+def draw_noise(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+    """Return the noise standard deviation as a fraction of the 99.5th percentile of the image."""
+    low, high = NOISE[severity]
+    return {"sigma_fraction": low + (high - low) * float(torch.rand(1, generator=generator))}
+
+
+def noise(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
+    """Return the magnitude of the image with complex Gaussian noise: |x + n1 + i n2| (Rician).
+
+    Args:
+        image: (H, W) magnitude.
+        params: As :func:`draw_noise` returns them.
+        generator: Source of the noise.
+    """
+    sigma = float(params["sigma_fraction"]) * float(torch.quantile(image, 0.995))  # type: ignore[arg-type]
+    real, imaginary = sigma * torch.randn(2, *image.shape, generator=generator)
+    return torch.hypot(image + real, imaginary)
+
+
+def _smooth_phase(height: int, width: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Return a polynomial of second degree in the coordinates, in radians."""
+    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+    a, b, c, d, e = (strength * torch.randn(PHASE_TERMS, generator=generator)).tolist()
+    return a * x + b * y + c * x * y + d * x**2 + e * y**2
+
+
+def _rotate(image: Tensor, degrees: float) -> Tensor:
+    """Return the image turned about its center, in square pixels, zero beyond its edges."""
+    if degrees == 0:
+        return image
+    height, width = image.shape
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.tensor([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
+    grid = F.affine_grid(matrix[None], [1, 1, height, width], align_corners=False)
+    return F.grid_sample(image[None, None], grid, mode="bicubic", align_corners=False)[0, 0]
