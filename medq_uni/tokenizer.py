@@ -1,0 +1,254 @@
+"""Text <-> token ids, and the rules that keep a generated description in its form.
+
+Descriptions are tokenized segment by segment (fixed words, choices, free text), in training and in use alike, so
+that the rules can be told token by token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer as BPE
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from medq_uni.config import SpecialTokens
+from medq_uni.description import LABELS, MAX_FREE_CHARS, QualityDescription, degradation_options, degradation_words
+from medq_uni.taxonomy import Anatomy, Modality, Verdict
+
+SPECIAL_NAMES = ("<|bos|>", "<|eos|>", "<|image_start|>", "<|image_end|>")
+"""Names of begin of text, end of text, start and end of an image in our own tokenizer files."""
+QWEN_NAMES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+"""The same in the files of the released base model."""
+_FREE_TOKEN = re.compile(r" ?[A-Za-z0-9,;%()/+'<>=\-]+")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer file that cannot be used."""
+
+
+class Tokenizer:
+    """Byte-level BPE: every text has tokens, and they spell it again without loss.
+
+    Args:
+        bpe: The loaded tokenizer.
+        names: The four special tokens, see :data:`SPECIAL_NAMES`.
+
+    Raises:
+        TokenizerError: If a special token is missing.
+    """
+
+    def __init__(self, bpe: BPE, names: tuple[str, str, str, str] = SPECIAL_NAMES) -> None:
+        self._bpe = bpe
+        ids = [bpe.token_to_id(name) for name in names]
+        missing = [name for name, number in zip(names, ids, strict=True) if number is None]
+        if missing:
+            raise TokenizerError(
+                f"the tokenizer has no token {', '.join(missing)}. It belongs to another model, or its special "
+                "tokens have other names."
+            )
+        self.special = SpecialTokens(bos=ids[0], eos=ids[1], start_of_image=ids[2], end_of_image=ids[3])
+
+    @classmethod
+    def from_file(cls, path: str | Path, names: tuple[str, str, str, str] = SPECIAL_NAMES) -> Tokenizer:
+        """Return the tokenizer of a ``tokenizer.json``.
+
+        Raises:
+            TokenizerError: If the file is missing or is no tokenizer.
+        """
+        if not Path(path).is_file():
+            raise TokenizerError(f"{Path(path).name}: no such tokenizer file.")
+        try:
+            return cls(BPE.from_file(str(path)), names)
+        except TokenizerError:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"{Path(path).name} is not a tokenizer file: {error}.") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer file."""
+        self._bpe.save(str(path), pretty=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._bpe.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        return self._bpe.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids; special tokens are left out."""
+        return self._bpe.decode(list(ids), skip_special_tokens=True)
+
+    def encode_description(self, description: QualityDescription) -> list[int]:
+        """Return the ids of a description, segment by segment."""
+        values = (
+            description.modality.value.upper(),
+            description.anatomy.value,
+            degradation_words(description.degradations),
+            description.cause,
+            description.impact,
+            description.verdict.value,
+        )
+        pieces = [piece for pair in zip(_LITERALS, (*values, ""), strict=True) for piece in pair]
+        return [token for piece in pieces for token in self.encode(piece)]
+
+    @cached_property
+    def free_tokens(self) -> tuple[list[int], list[int]]:
+        """Ids that may stand in free text: at its beginning and after a space, and elsewhere."""
+        spelled = {number: self.decode([number]) for number in range(self.vocab_size)}
+        words = {number for number, text in spelled.items() if _FREE_TOKEN.fullmatch(text)}
+        first = [number for number in sorted(words) if not spelled[number].startswith(" ")]
+        return first, sorted(words | set(self.encode(" ")))
+
+
+_LITERALS = ("Image: ", " of the ", ". Degradation: ", ". Cause: ", ". Impact: ", ". Verdict: ", ".")
+"""Fixed words before each slot and after the last; they spell what ``QualityDescription.to_text`` writes."""
+assert all(any(label in literal for literal in _LITERALS) for label in LABELS)
+_SLOTS = ("modality", "anatomy", "degradation", "cause", "impact", "verdict")
+_FREE_SLOTS = ("cause", "impact")
+MAX_FREE_TOKENS = 40
+
+
+@dataclass
+class _State:
+    """How far a description has been written."""
+
+    literal: int = 0
+    """Number of literals begun; slot ``literal - 1`` is open."""
+    written: int = 0
+    """Tokens of the open slot or literal that are written."""
+    in_slot: bool = False
+    options: list[list[int]] | None = None
+    chars: int = 0
+    after_space: bool = False
+    modality: Modality | None = None
+    is_done: bool = False
+
+
+class DescriptionConstraint:
+    """Which tokens may come next in a description.
+
+    The network chooses modality, anatomy, degradations and verdict among their words, and writes cause and impact
+    freely within one sentence; whatever it prefers, the text parses strictly.
+
+    Args:
+        tokenizer: Whose ids are written.
+        modality: Fixes the modality where it is known.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, modality: Modality | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.modality = modality
+        self.literals = [tokenizer.encode(literal) for literal in _LITERALS]
+        self._state, self._seen = _State(), 0
+
+    def forced(self, prefix: list[int]) -> list[int]:
+        """Return the ids that must follow, as one run; the last run ends the text. Empty where there is a choice."""
+        state = self._advance(prefix)
+        if state.is_done:
+            return [self.tokenizer.special.eos]
+        if state.in_slot:
+            return []
+        run = self.literals[state.literal][state.written :]
+        return [*run, self.tokenizer.special.eos] if state.literal == len(_SLOTS) else run
+
+    def allowed(self, prefix: list[int]) -> list[int]:
+        """Return every id that may come next."""
+        state = self._advance(prefix)
+        if not state.in_slot:
+            return self.forced(prefix)[:1]
+        end = self.literals[state.literal][0]
+        if _SLOTS[state.literal - 1] in _FREE_SLOTS:
+            first, following = self.tokenizer.free_tokens
+            if state.written == 0 or state.after_space:
+                return first
+            is_full = state.written >= MAX_FREE_TOKENS or state.chars > MAX_FREE_CHARS - 20
+            return [end] if is_full else [*following, end]
+        assert state.options is not None
+        following_ids = {option[state.written] for option in state.options if len(option) > state.written}
+        if any(len(option) == state.written for option in state.options):
+            following_ids.add(end)
+        return sorted(following_ids)
+
+    def finished(self, prefix: list[int]) -> bool:
+        """Return whether the description is complete."""
+        return self._advance(prefix).is_done
+
+    def _advance(self, prefix: list[int]) -> _State:
+        if self._seen > len(prefix):
+            self._state, self._seen = _State(), 0
+        for token in prefix[self._seen :]:
+            self._push(token)
+        self._seen = len(prefix)
+        return self._state
+
+    def _push(self, token: int) -> None:
+        state = self._state
+        if state.in_slot and self._ends_slot(token):
+            state.in_slot, state.written = False, 0
+        if state.in_slot:
+            if state.options is not None:
+                state.options = [o for o in state.options if o[state.written : state.written + 1] == [token]]
+                if _SLOTS[state.literal - 1] == "modality" and len(state.options) == 1:
+                    state.modality = Modality(self.tokenizer.decode(state.options[0]).lower())
+            state.written += 1
+            spelled = self.tokenizer.decode([token])
+            state.chars += len(spelled)
+            state.after_space = spelled == " "
+            return
+        state.written += 1
+        if state.written == len(self.literals[state.literal]):
+            self._open_slot()
+
+    def _ends_slot(self, token: int) -> bool:
+        state = self._state
+        if token != self.literals[state.literal][0] or state.written == 0:
+            return False
+        return state.options is None or any(len(option) == state.written for option in state.options)
+
+    def _open_slot(self) -> None:
+        state = self._state
+        state.literal += 1
+        if state.literal > len(_SLOTS):
+            state.is_done = True
+            return
+        state.in_slot, state.written, state.chars, state.after_space = True, 0, 0, False
+        words = self._words(_SLOTS[state.literal - 1])
+        state.options = None if words is None else [self.tokenizer.encode(word) for word in words]
+
+    def _words(self, slot: str) -> list[str] | None:
+        if slot == "modality":
+            known = list(Modality) if self.modality is None else [self.modality]
+            return [modality.value.upper() for modality in known]
+        if slot == "anatomy":
+            return [anatomy.value for anatomy in Anatomy]
+        if slot == "degradation":
+            assert self._state.modality is not None
+            return degradation_options(self._state.modality)
+        return [verdict.value for verdict in Verdict] if slot == "verdict" else None
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Return a byte-level BPE learned from texts; the same texts give the same tokenizer.
+
+    Args:
+        texts: Training texts.
+        vocab_size: Number of tokens, of which 256 are bytes and four are special.
+    """
+    bpe = BPE(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_NAMES),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return Tokenizer(bpe)
