@@ -98,7 +98,7 @@ class Canvas:
         """
         drawn = []
         flat = inside.flatten()
-        if float(flat.sum()) < 1:
+        if count < 1 or float(flat.sum()) < 1:
             return drawn
         places = torch.multinomial(flat, count, replacement=True, generator=self.generator)
         for place in places.tolist():

@@ -195,9 +195,10 @@ class _Run:
         weights = asdict(stage.weights)
         total = sum((weights[name] * value for name, value in terms.items()), torch.zeros(()))
         if not torch.isfinite(total):
+            found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
             raise DivergenceError(
-                f"stage {stage.name!r}, step {step}: the loss is {float(total)} "
-                f"({ {name: float(value) for name, value in terms.items()} }). Lower the learning rate."
+                f"stage {stage.name!r}, step {step}: the loss is {float(total.detach()):g} ({found}). "
+                "Lower the learning rate."
             )
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -251,7 +252,7 @@ class _Run:
         )
 
     def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float) -> None:
-        values = {name: round(float(value), 5) for name, value in terms.items()}
+        values = {name: round(float(value.detach()), 5) for name, value in terms.items()}
         line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
         self._write({**line, "seconds": round(seconds, 1), **values})
 
