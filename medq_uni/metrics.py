@@ -49,6 +49,11 @@ def ssim(
         reference: True images, same units.
         data_range: See :func:`psnr`.
     """
+    with torch.autocast(image.device.type, enabled=False):  # half precision cannot hold a local variance
+        return _ssim(image, reference, data_range)
+
+
+def _ssim(image: Tensor, reference: Tensor, data_range: float) -> Tensor:
     size = min(SSIM_WINDOW, *(side - 1 + side % 2 for side in image.shape[-2:]))
     coordinate = torch.arange(size, dtype=image.dtype, device=image.device) - size // 2
     window = torch.exp(-0.5 * (coordinate / SSIM_SIGMA) ** 2)

@@ -247,6 +247,7 @@ class Restorer:
         *,
         modality: Modality | None = None,
         overwrite: bool = False,
+        maps: bool = True,
         **options: Any,
     ) -> Restoration:
         """Read a file or DICOM series, restore it, write the result, and return it.
@@ -256,10 +257,11 @@ class Restorer:
             target: Where the restored image goes, format by suffix.
             modality: Overrides what the header says.
             overwrite: Whether an existing target may be replaced.
+            maps: Also write residual and uncertainty beside it.
             **options: See :meth:`restore`.
         """
         result = self.restore(read_image(source, modality=modality), **options)
-        result.save(target, overwrite=overwrite)
+        result.save(target, maps=maps, overwrite=overwrite)
         return result
 
     def _multiple(self) -> int:

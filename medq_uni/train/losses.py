@@ -15,8 +15,9 @@ from torch import Tensor
 
 from medq_uni.metrics import ssim
 
-ERROR_FLOOR = 4e-3
-"""Smallest input error (network units) that a pixel loss is divided by; clean inputs meet it."""
+ERROR_FLOOR = 2e-2
+"""Smallest input error (network units) that a pixel loss is divided by. Clean inputs meet it: a much smaller
+floor makes their gradient outweigh all others, and the network learns to do nothing."""
 FLOW_FLOOR = 1e-2
 """Smallest mean squared velocity that the flow loss of a bridge is divided by."""
 
