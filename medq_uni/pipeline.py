@@ -199,6 +199,7 @@ class Restorer:
         instruction: str | None = None,
         settings: RestoreSettings | None = None,
         progress: Progress | None = None,
+        use_fidelity: bool = True,
     ) -> Restoration:
         """Return the image restored under the guidance of its description.
 
@@ -209,6 +210,8 @@ class Restorer:
             instruction: Words of the user, instead of the standing instruction.
             settings: Sampler, seed, whether to restore what is good already.
             progress: Called with the number of tiles done and their total.
+            use_fidelity: Whether the decoder may see the degraded image; False shows what the restoration
+                expert alone contributes.
 
         Raises:
             CannotAssess: See :meth:`assess`.
@@ -231,7 +234,7 @@ class Restorer:
             return Restoration(image, description, image, None, zero, recorded, seconds, True)
         words = instruction or (FOLLOW_REPORT if is_edited else DEFAULT_RESTORE)
         views, inverse = to_tensor(image, multiple=self._multiple())
-        mean, spread = self._restore_views(views, words, description, settings, progress)
+        mean, spread = self._restore_views(views, words, description, settings, progress, use_fidelity)
         restored = to_image(mean, inverse)
         uncertainty = None
         if spread is not None:
@@ -280,6 +283,7 @@ class Restorer:
         description: QualityDescription,
         settings: RestoreSettings,
         progress: Progress | None,
+        use_fidelity: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Return mean and standard deviation of the restored views, both (Z, 2, H, W)."""
         tiles = tile_grid(views.shape, size=self.pretrained.tile_size)
@@ -287,7 +291,7 @@ class Restorer:
         means, spreads = [], []
         for first in range(0, len(tiles), settings.batch_size):
             chunk = tiles[first : first + settings.batch_size]
-            mean, spread = self._restore_tiles(views, chunk, texts, settings)
+            mean, spread = self._restore_tiles(views, chunk, texts, settings, use_fidelity)
             means += list(mean)
             spreads += list(spread) if spread is not None else []
             if progress is not None:
@@ -303,13 +307,14 @@ class Restorer:
         tiles: Sequence[Tile],
         texts: tuple[list[int], list[int]],
         settings: RestoreSettings,
+        use_fidelity: bool,
     ) -> tuple[Tensor, Tensor | None]:
         model, count = self.model, len(tiles)
         channels = self.pretrained.config.codec.in_channels
         degraded = as_channels(torch.stack([tile.cut(views) for tile in tiles]), channels=channels)
         degraded = degraded.to(self.device)
         offset = torch.tensor([tile.origin for tile in tiles]) // self._multiple()
-        fidelity = model.codec.features(degraded)
+        fidelity = model.codec.features(degraded) if use_fidelity else None
         latent = model.codec.encode(degraded)
         context = model.start(count, latent_offset=offset)
         model.append_latent(context, latent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
 from collections.abc import Iterator
@@ -54,9 +55,14 @@ def uid_name(value: object) -> str:
 
 @contextmanager
 def parsing(name: str) -> Iterator[None]:
-    """Run pydicom calls: no warnings, no value checks, only :class:`UnreadableImage` leaves."""
-    with third_party(name, kind="DICOM"), config.disable_value_validation():
-        yield
+    """Run pydicom calls: no warnings, no log, no value checks, only :class:`UnreadableImage` leaves."""
+    log = logging.getLogger("pydicom")  # its messages quote values of tags
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        with third_party(name, kind="DICOM"), config.disable_value_validation():
+            yield
+    finally:
+        log.disabled = was_disabled
 
 
 def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:

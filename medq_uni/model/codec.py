@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from medq_uni.config import FidelityCodecConfig
 from medq_uni.model.vae import DecodedImage
 
-LOG_VARIANCE_RANGE = (-14.0, 2.0)
+LOG_VARIANCE_RANGE = (-11.0, 2.0)
+SPREAD_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return x plus its correction, same shape."""
@@ -89,10 +90,16 @@ class FidelityCodec(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
-        outputs = channels * (2 if config.predict_variance else 1)
-        self.out = nn.Conv2d(widths[0], outputs, 3, padding=1)
+        self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.spread = None
+        if config.predict_variance:
+            self.spread = nn.Sequential(
+                nn.Conv2d(widths[0], SPREAD_WIDTH, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(SPREAD_WIDTH, channels, 3, padding=1),
+            )
 
     def encode(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Return the normalized block cosine coefficients of the image."""
@@ -135,10 +142,12 @@ class FidelityCodec(nn.Module):
             if level == 0:
                 x = x + self.base(base - fidelity.image)
             x = self.up_blocks[level](x)
-        out = self.out(x).float()
-        channels = self.config.in_channels
-        log_variance = out[:, channels:].clamp(*LOG_VARIANCE_RANGE) if self.config.predict_variance else None
-        return DecodedImage(image=base + out[:, :channels], log_variance=log_variance)
+        image = base + self.out(x).float()
+        if self.spread is None:
+            return DecodedImage(image=image, log_variance=None)
+        # the variance reads the features and does not shape them: its steep gradients would drown theirs
+        log_variance = self.spread(x.detach()).float().clamp(*LOG_VARIANCE_RANGE)
+        return DecodedImage(image=image, log_variance=log_variance)
 
     @torch.no_grad()
     def calibrate(self, images: Float[Tensor, "B C H W"]) -> None:

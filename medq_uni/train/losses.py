@@ -30,6 +30,9 @@ class LossWeights:
     """Rectified flow in the latent space (Eq. 4)."""
     l1: float = 0.0
     """L1 through the decoder (Eq. 5)."""
+    l2: float = 0.0
+    """Squared error through the decoder, relative to that of the input: smooth where L1 has its kink, at doing
+    nothing, and what PSNR measures."""
     ssim: float = 0.0
     """1 - SSIM through the decoder (Eq. 5)."""
     variance: float = 0.0
@@ -56,22 +59,29 @@ def pixel_losses(
     target: Float[Tensor, "B C H W"],
     degraded: Float[Tensor, "B C H W"],
     valid: Bool[Tensor, "B 1 H W"],
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the relative L1 loss and the mean 1 - SSIM, both over the valid pixels.
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the relative L1 and squared errors and the mean 1 - SSIM, over the valid pixels.
 
     Args:
         image: Decoded restoration, both views in [-1, 1].
         target: What it should be.
-        degraded: Input; its own error per view scales the L1 loss.
+        degraded: Input; its own error per view scales that of the restoration.
         valid: False where the crop holds no image.
     """
     count = valid.sum(dim=(2, 3)).clamp(min=1)
-    error = ((image - target).abs() * valid).sum(dim=(2, 3)) / count
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * valid).sum(dim=(2, 3)) / count
+
     with torch.no_grad():
-        scale = ((degraded - target).abs() * valid).sum(dim=(2, 3)) / count
-    l1 = (error / scale.clamp(min=ERROR_FLOOR)).mean()
-    dissimilarity = 1 - ssim(image * valid, target * valid, data_range=2.0).mean()
-    return l1, dissimilarity
+        scale = mean((degraded - target).abs()).clamp(min=ERROR_FLOOR)
+        square = mean((degraded - target).square()).clamp(min=ERROR_FLOOR**2)
+    error = image - target
+    return {
+        "l1": (mean(error.abs()) / scale).mean(),
+        "l2": (mean(error.square()) / square).mean(),
+        "ssim": 1 - ssim(image * valid, target * valid, data_range=2.0).mean(),
+    }
 
 
 def variance_loss(
@@ -80,14 +90,17 @@ def variance_loss(
     target: Float[Tensor, "B C H W"],
     valid: Bool[Tensor, "B 1 H W"],
 ) -> Float[Tensor, ""]:
-    """Return the Gaussian negative log-likelihood of the error under the predicted variance.
+    """Return the Gaussian negative log-likelihood of the error under the predicted variance, tempered.
 
-        0.5 * (log_variance + error ** 2 / exp(log_variance))
+        0.5 * (log_variance + error ** 2 / exp(log_variance)) * sigma,   sigma without gradient
 
-    The error is detached: the variance learns from the restoration and not the other way round.
+    The factor sigma keeps pixels that are predicted too certain from drowning all others (beta-NLL with
+    beta = 0.5, Seitzer et al. 2022). The error is detached: the variance learns from the restoration and not
+    the other way round.
     """
     squared_error = (image - target).square().detach()
     likelihood = 0.5 * (log_variance + squared_error * torch.exp(-log_variance))
+    likelihood = likelihood * torch.exp(0.5 * log_variance).detach()
     return (likelihood * valid).sum() / (valid.sum() * image.shape[1]).clamp(min=1)
 
 

@@ -140,8 +140,7 @@ class Stepper:
 
     def _pixels(self, latent: Tensor, fidelity: object, batch: Batch, target: Tensor) -> Losses:
         decoded = self.model.codec.decode(latent, fidelity)
-        l1, dissimilarity = pixel_losses(decoded.image, target, batch.degraded, batch.valid)
-        losses = {"l1": l1, "ssim": dissimilarity}
+        losses = pixel_losses(decoded.image, target, batch.degraded, batch.valid)
         if decoded.log_variance is not None:
             losses["variance"] = variance_loss(decoded.image, decoded.log_variance, target, batch.valid)
         return losses

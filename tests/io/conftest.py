@@ -95,7 +95,8 @@ def write_series(
             ds.RescaleSlope, ds.RescaleIntercept = pair
         set_pixels(ds, pixels, bits=bits)
         if edit is not None:
-            edit(ds, k)
+            with pydicom.config.disable_value_validation():
+                edit(ds, k)
         paths.append(save(ds, folder / (names[k] if names else f"{k:03d}.dcm")))
     return paths
 

@@ -1,0 +1,468 @@
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medq_uni.image import Units, axial_affine
+from medq_uni.io import Derivation, ImageWarning, UnwritableImage, read_image, write_image
+
+DERIVATION = Derivation(
+    method="MedQ-UNI nano",
+    software_version="0.1.0",
+    weights_sha256="ab" * 32,
+    settings={"num_steps": 1},
+    seed=7,
+    description="Severe noise.",
+    tasks=("ct-low-dose",),
+)
+
+
+def load(path: Path) -> pydicom.Dataset:
+    return pydicom.dcmread(path)
+
+
+def digest(folder: Path) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
+
+
+def shifted(image, amount):
+    return image.with_voxels(image.voxels + np.float32(amount))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_an_unchanged_image_comes_back_bit_identical(phantom, data):
+    dtype = data.draw(st.sampled_from(["uint8", "int8", "uint16", "int16", "int32"]))
+    limits = np.iinfo(dtype)
+    shape = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    stored = np.random.default_rng(seed).integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    modality = data.draw(st.sampled_from(["CT", "MR", "PT"]))
+    slope = data.draw(st.sampled_from([1.0, 0.5, 9.12329, 0.00123456789, -1.0, 3.0]))
+    intercept = 0.0 if modality == "PT" else data.draw(st.sampled_from([0.0, -1024.0, -19595.25]))
+    has_padding = data.draw(st.booleans())
+
+    def edit(ds, k):
+        if modality == "PT":
+            phantom.pet_header(ds, k)
+        if has_padding:
+            vr = "SS" if np.dtype(dtype).kind == "i" else "US"
+            ds.add_new(
+                "PixelPaddingValue",
+                vr,
+                int(np.clip(int(stored.flat[0]), -32768, 65535 * (vr == "US") or 32767)),
+            )
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        phantom.series(root / "in", stored, modality=modality, rescale=(slope, intercept), edit=edit)
+        image = read_image(root / "in")
+        write_image(image, root / "out", derivation=DERIVATION)
+        again = read_image(root / "out")
+        np.testing.assert_array_equal(again.voxels, image.voxels)
+        np.testing.assert_array_equal(again.affine, image.affine)
+        assert (again.units, again.modality, again.spacing_mm) == (
+            image.units,
+            image.modality,
+            image.spacing_mm,
+        )
+        np.testing.assert_array_equal(again.source.stored, image.source.stored)
+        if image.padding is not None:
+            np.testing.assert_array_equal(again.padding, image.padding)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1), slope=st.sampled_from([1.0, 0.25, 2.0, 7.3]), signed=st.booleans())
+def test_a_restored_ct_is_rounded_by_at_most_half_a_hounsfield_unit(phantom, seed, slope, signed):
+    rng = np.random.default_rng(seed)
+    stored = rng.integers(0, 400, (2, 5, 3)).astype(np.int16 if signed else np.uint16)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        phantom.series(root / "in", stored, rescale=(slope, -1024.0), bits=12)
+        image = read_image(root / "in")
+        voxels = image.voxels + rng.uniform(-300, 3000, image.shape).astype(np.float32)
+        voxels[0, 0] = image.voxels[0, 0]
+        write_image(image.with_voxels(voxels), root / "out", derivation=DERIVATION)
+        again = read_image(root / "out").voxels
+    assert np.abs(again - voxels).max() <= 0.5001
+    np.testing.assert_array_equal(again[0, 0], image.voxels[0, 0])
+
+
+def test_padding_keeps_its_integers_whatever_the_restoration_wrote(tmp_path, phantom):
+    stored = np.array([[[-2000, 10, 20], [30, 40, -2000]]], np.int16)
+
+    def pad(ds, k):
+        ds.add_new("PixelPaddingValue", "SS", -2000)
+
+    image = read_image(phantom.series(tmp_path / "in", stored, edit=pad)[0])
+    write_image(shifted(image, 0.3), tmp_path / "out.dcm", derivation=DERIVATION)
+    written = load(tmp_path / "out.dcm")
+    np.testing.assert_array_equal(written.pixel_array[stored[0] == -2000], -2000)
+    np.testing.assert_array_equal(read_image(tmp_path / "out.dcm").padding, image.padding)
+
+
+def test_identity_of_the_derived_series(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct)
+    before = digest(tmp_path / "in")
+    image = read_image(tmp_path / "in")
+    write_image(shifted(image, 5), tmp_path / "out", derivation=DERIVATION)
+    source, derived = load(tmp_path / "in/001.dcm"), load(tmp_path / "out/0002.dcm")
+
+    assert derived.StudyInstanceUID == source.StudyInstanceUID
+    assert derived.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert derived.PatientID == source.PatientID
+    assert derived.Manufacturer == source.Manufacturer
+    assert derived.ImagePositionPatient == source.ImagePositionPatient
+    assert (derived.WindowCenter, derived.WindowWidth) == (source.WindowCenter, source.WindowWidth)
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert re.fullmatch(r"2\.25\.\d{1,39}", str(derived[keyword].value))
+    assert derived.file_meta.MediaStorageSOPInstanceUID == derived.SOPInstanceUID
+    assert derived.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert list(derived.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+    assert derived.SeriesNumber == 301
+    assert derived.SeriesDescription.endswith("thin [MEDQ restored]")
+    assert "not for diagnostic use" in derived.DerivationDescription.lower()
+    assert len(derived.DerivationDescription) <= 1024
+    assert derived.DerivationCodeSequence[0].CodingSchemeDesignator == "99MEDQ"
+    reference = derived.SourceImageSequence[0]
+    assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+    equipment = derived.ContributingEquipmentSequence[-1]
+    assert equipment.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert "ab" * 32 in equipment.ContributionDescription
+    assert not any(element.tag.is_private for element in derived)
+    assert derived.LargestImagePixelValue == derived.pixel_array.max()
+    assert derived.SmallestImagePixelValue == derived.pixel_array.min()
+    uids = {str(load(p).SOPInstanceUID) for p in (tmp_path / "out").iterdir()}
+    assert len(uids) == 4
+    assert len({str(load(p).SeriesInstanceUID) for p in (tmp_path / "out").iterdir()}) == 1
+    assert digest(tmp_path / "in") == before
+
+
+def test_same_inputs_give_the_same_bytes_and_another_seed_gives_another_series(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct)
+    image = shifted(read_image(tmp_path / "in"), 5)
+    other = Derivation(**{**vars(DERIVATION), "seed": 8})
+    write_image(image, tmp_path / "a", derivation=DERIVATION)
+    write_image(image, tmp_path / "b", derivation=DERIVATION)
+    write_image(image, tmp_path / "c", derivation=other)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    a, c = load(tmp_path / "a/0001.dcm"), load(tmp_path / "c/0001.dcm")
+    assert a.SOPInstanceUID != c.SOPInstanceUID
+    assert a.SeriesInstanceUID != c.SeriesInstanceUID
+
+
+def test_slices_of_one_series_that_are_written_alone_share_the_series(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct)
+    image = read_image(tmp_path / "in")
+    write_image(image, tmp_path / "all", derivation=DERIVATION)
+    write_image(image.slice_at(2), tmp_path / "one.dcm", derivation=DERIVATION)
+    assert (tmp_path / "one.dcm").read_bytes() == (tmp_path / "all/0003.dcm").read_bytes()
+
+
+def test_without_a_derivation_other_pixels_are_another_object(tmp_path, phantom, stored_ct):
+    image = read_image(phantom.series(tmp_path / "in", stored_ct[:1])[0])
+    write_image(image, tmp_path / "a.dcm")
+    write_image(shifted(image, 1), tmp_path / "b.dcm")
+    assert load(tmp_path / "a.dcm").SOPInstanceUID != load(tmp_path / "b.dcm").SOPInstanceUID
+
+
+def test_other_readers_see_the_derived_series(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct, step=(0.0, 0.0, 2.5))
+    image = shifted(read_image(tmp_path / "in"), 11)
+    write_image(image, tmp_path / "out", derivation=DERIVATION)
+    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "out"))
+    seen = SimpleITK.ReadImage(names)
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(seen), image.voxels)
+    lps = np.array(seen.TransformIndexToPhysicalPoint((6, 8, 3)))
+    np.testing.assert_allclose((image.affine @ (6, 8, 3, 1))[:3], lps * (-1, -1, 1), atol=1e-3)
+
+
+def test_dicom_nifti_and_simpleitk_agree_on_millimetres(tmp_path, phantom, stored_ct):
+    row = np.array([0.8, 0.6, 0.0])
+    column = np.array([-0.48, 0.64, 0.6])
+    phantom.series(
+        tmp_path / "in",
+        stored_ct,
+        orientation=(*row, *column),
+        step=tuple(2.5 * np.cross(row, column)),
+    )
+    image = read_image(tmp_path / "in")
+    write_image(image, tmp_path / "v.nii.gz")
+    by_nibabel = nibabel.load(tmp_path / "v.nii.gz")
+    np.testing.assert_allclose(by_nibabel.affine, image.affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(by_nibabel.dataobj).T, image.voxels)
+    by_itk = SimpleITK.ReadImage(str(tmp_path / "v.nii.gz"))
+    for index in [(0, 0, 0), (6, 1, 0), (2, 8, 3)]:
+        lps = np.array(by_itk.TransformIndexToPhysicalPoint(index))
+        np.testing.assert_allclose((image.affine @ (*index, 1))[:3], lps * (-1, -1, 1), atol=1e-3)
+        z, y, x = index[::-1]
+        assert by_itk[index] == image.voxels[z, y, x]
+
+
+def test_pet_goes_back_to_becquerel_with_a_slope_for_each_slice(tmp_path, phantom):
+    stored = np.arange(2 * 4 * 3).reshape(2, 4, 3).astype(np.int16) * 40
+    phantom.series(
+        tmp_path / "in",
+        stored,
+        modality="PT",
+        rescale=[(9.12329, 0.0), (46.2619, 0.0)],
+        edit=phantom.pet_header,
+    )
+    image = read_image(tmp_path / "in")
+    assert image.units is Units.SUV
+    restored = image.with_voxels(image.voxels * np.linspace(0.5, 1.5, 4)[:, None].astype(np.float32))
+    write_image(restored, tmp_path / "out", derivation=DERIVATION)
+    factor = image.source.frames[0].rescale.factor
+    for z in range(2):
+        ds = load(tmp_path / f"out/000{z + 1}.dcm")
+        assert (ds.Units, ds.DecayCorrection, float(ds.RescaleIntercept)) == ("BQML", "START", 0.0)
+        activity = ds.pixel_array * float(ds.RescaleSlope)
+        # far finer than the 9 and 46 Bq/ml per step of the source
+        np.testing.assert_allclose(
+            activity * factor, restored.voxels[z], atol=0.5 * float(ds.RescaleSlope) * factor
+        )
+        assert float(ds.RescaleSlope) < float(load(tmp_path / f"in/00{z}.dcm").RescaleSlope) / 8
+    slopes = {load(path).RescaleSlope for path in (tmp_path / "out").iterdir()}
+    assert len(slopes) == 2
+    np.testing.assert_allclose(read_image(tmp_path / "out").voxels, restored.voxels, atol=2e-4)
+
+
+def test_pet_above_the_range_of_its_integers_gets_a_coarser_slope(tmp_path, phantom):
+    stored = np.array([[[0, 32767]]], np.int16)
+    path = phantom.series(tmp_path, stored, modality="PT", rescale=(2.0, 0.0), edit=phantom.pet_header)[0]
+    image = read_image(path)
+    write_image(image.with_voxels(image.voxels * 3), tmp_path / "out.dcm", derivation=DERIVATION)
+    np.testing.assert_allclose(read_image(tmp_path / "out.dcm").voxels, image.voxels * 3, rtol=1e-4)
+    assert float(load(tmp_path / "out.dcm").RescaleIntercept) == 0
+
+
+def test_mr_without_rescale_gets_none(tmp_path, phantom, stored_ct):
+    image = read_image(phantom.series(tmp_path, stored_ct[:1], modality="MR", rescale=None)[0])
+    write_image(shifted(image, 0.4), tmp_path / "out.dcm", derivation=DERIVATION)
+    assert "RescaleSlope" not in load(tmp_path / "out.dcm")
+    np.testing.assert_array_equal(read_image(tmp_path / "out.dcm").voxels, image.voxels)
+
+
+def test_clipping_that_loses_something_is_said(tmp_path, phantom, stored_ct):
+    image = read_image(phantom.series(tmp_path, stored_ct[:1], modality="MR", rescale=None)[0])
+    with pytest.warns(ImageWarning, match="clipped"):
+        write_image(shifted(image, -300), tmp_path / "out.dcm", derivation=DERIVATION)
+
+
+def test_bits_stored_grows_with_the_values(tmp_path, phantom, stored_ct):
+    image = read_image(phantom.series(tmp_path, stored_ct[:1], bits=12)[0])
+    write_image(shifted(image, 5000), tmp_path / "out.dcm", derivation=DERIVATION)
+    ds = load(tmp_path / "out.dcm")
+    assert (ds.BitsStored, ds.HighBit) == (16, 15)
+    np.testing.assert_array_equal(read_image(tmp_path / "out.dcm").voxels, image.voxels + 5000)
+
+
+def test_monochrome1_is_written_in_its_own_sense(tmp_path, phantom, stored_ct):
+    def negative(ds, k):
+        ds.PhotometricInterpretation = "MONOCHROME1"
+
+    phantom.series(tmp_path / "in", stored_ct, modality="MR", rescale=None, edit=negative)
+    with pytest.warns(ImageWarning, match="MONOCHROME1"):
+        image = read_image(tmp_path / "in")
+    write_image(image, tmp_path / "same", derivation=DERIVATION)
+    for z in range(4):
+        ds = load(tmp_path / f"same/000{z + 1}.dcm")
+        assert ds.PhotometricInterpretation == "MONOCHROME1"
+        np.testing.assert_array_equal(ds.pixel_array, stored_ct[z])
+    restored = image.with_voxels(image.voxels * 2 + 3)
+    write_image(restored, tmp_path / "other", derivation=DERIVATION)
+    with pytest.warns(ImageWarning, match="MONOCHROME1"):
+        np.testing.assert_array_equal(read_image(tmp_path / "other").voxels, restored.voxels)
+
+
+def test_enhanced_multiframe_is_written_as_the_same_class(tmp_path, phantom, stored_ct):
+    path = phantom.enhanced(
+        tmp_path / "e.dcm",
+        stored_ct[:3],
+        rescales=[(1, -1024), (2, -1000), (0.5, 3)],
+        positions=[6.0, 0.0, 3.0],
+    )
+    image = read_image(path)
+    write_image(shifted(image, 10.5), tmp_path / "out.dcm", derivation=DERIVATION)
+    ds, again = load(tmp_path / "out.dcm"), read_image(tmp_path / "out.dcm")
+    assert np.abs(again.voxels - image.voxels - 10.5).max() <= 0.5
+    np.testing.assert_array_equal(again.affine, image.affine)
+    assert ds.SOPClassUID == load(path).SOPClassUID
+    assert ds.ContentQualification == "RESEARCH"
+    assert ds.NumberOfFrames == 3
+    for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        reference = group.DerivationImageSequence[0].SourceImageSequence[0]
+        assert reference.ReferencedFrameNumber == k + 1
+        assert list(group.CTImageFrameTypeSequence[0].FrameType[:2]) == ["DERIVED", "SECONDARY"]
+    assert [
+        g.PlanePositionSequence[0].ImagePositionPatient[2] for g in ds.PerFrameFunctionalGroupsSequence
+    ] == [6, 0, 3]
+
+
+def test_part_of_an_enhanced_object_keeps_only_its_frames(tmp_path, phantom, stored_ct):
+    path = phantom.enhanced(
+        tmp_path / "e.dcm",
+        stored_ct[:3],
+        rescales=[(1, -1024), (2, -1000), (0.5, 3)],
+        positions=[6.0, 0.0, 3.0],
+    )
+    part = read_image(path).slice_at(1)
+    write_image(part, tmp_path / "out.dcm", derivation=DERIVATION)
+    ds = load(tmp_path / "out.dcm")
+    assert ds.NumberOfFrames == 1
+    group = ds.PerFrameFunctionalGroupsSequence[0]
+    assert group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber == 3
+    np.testing.assert_array_equal(read_image(tmp_path / "out.dcm").voxels, part.voxels)
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("CT_small.dcm", False),
+        ("MR_small_bigendian.dcm", False),
+        ("MR_small_RLE.dcm", False),
+        ("MR_small_jp2klossless.dcm", False),
+        ("MR_small_jpeg_ls_lossless.dcm", False),
+        ("693_J2KI.dcm", False),
+        ("JPEG2000.dcm", True),
+    ],
+)
+def test_real_files_come_back_identical(tmp_path, bundled, name, warned):
+    def read(path):
+        if not warned:
+            return read_image(path)
+        with pytest.warns(ImageWarning, match="missing"):
+            return read_image(path)
+
+    image = read(bundled(name))
+    write_image(image, tmp_path / "out.dcm", derivation=DERIVATION)
+    again = read(tmp_path / "out.dcm")
+    np.testing.assert_array_equal(again.voxels, image.voxels)
+    np.testing.assert_array_equal(again.affine, image.affine)
+
+
+def test_loss_of_an_ancestor_is_never_forgotten(tmp_path, phantom, stored_ct, bundled):
+    def lossy(ds, k):
+        ds.LossyImageCompression = "01"
+
+    image = read_image(phantom.series(tmp_path, stored_ct[:1], edit=lossy)[0])
+    write_image(image, tmp_path / "a.dcm", derivation=DERIVATION)
+    assert load(tmp_path / "a.dcm").LossyImageCompression == "01"
+    with pytest.warns(ImageWarning, match="missing"):
+        near = read_image(bundled("JPEGLSNearLossless_08.dcm"))
+    write_image(near, tmp_path / "b.dcm", derivation=DERIVATION)
+    assert load(tmp_path / "b.dcm").LossyImageCompression == "01"
+
+
+def test_stale_elements_of_the_old_pixels_are_dropped(tmp_path, phantom, stored_ct):
+    def stale(ds, k):
+        ds.IconImageSequence = [pydicom.Dataset()]
+        ds.add_new("SmallestImagePixelValue", "US", 0)
+        ds.add_new("LargestImagePixelValue", "US", 9)
+        ds.SOPInstanceUID = "../../etc/x"
+        ds.SeriesNumber = 2**31 - 1
+        ds.SeriesDescription = "x" * 64
+
+    image = read_image(phantom.series(tmp_path, stored_ct[:1], edit=stale)[0])
+    write_image(image, tmp_path / "out.dcm", derivation=DERIVATION)
+    ds = load(tmp_path / "out.dcm")
+    assert "IconImageSequence" not in ds
+    assert "SourceImageSequence" not in ds  # there is no valid UID to refer to
+    assert ds.LargestImagePixelValue == stored_ct[0].max()
+    assert ds.SeriesNumber == 1
+    assert len(ds.SeriesDescription) == 64
+
+
+def test_series_cannot_go_into_one_file(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct)
+    with pytest.raises(UnwritableImage, match="4 slices, one object each"):
+        write_image(read_image(tmp_path / "in"), tmp_path / "out.dcm")
+
+
+def test_image_without_a_dicom_source_is_refused(tmp_path, phantom, stored_ct):
+    image = read_image(phantom.series(tmp_path, stored_ct[:1])[0])
+    nowhere = type(image)(voxels=image.voxels, affine=axial_affine((1, 1, 1)))
+    with pytest.raises(UnwritableImage, match=r"\.nii\.gz"):
+        write_image(nowhere, tmp_path / "out.dcm")
+
+
+def test_moved_geometry_is_refused(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct)
+    image = read_image(tmp_path / "in")
+    moved = image.affine.copy()
+    moved[0, 3] += 5
+    fields = {**vars(image), "affine": moved}
+    with pytest.raises(UnwritableImage, match="no longer lies on the grid"):
+        write_image(type(image)(**fields), tmp_path / "out")
+
+
+def test_not_finite_values_are_refused(tmp_path, phantom, stored_ct):
+    image = read_image(phantom.series(tmp_path, stored_ct[:1])[0])
+    with pytest.raises(ValueError, match="NaN"):
+        write_image(shifted(image, np.nan), tmp_path / "out.dcm")
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_failing_series_leaves_no_folder(tmp_path, phantom, stored_ct, monkeypatch):
+    import medq_uni.io.dicom_write as module
+
+    phantom.series(tmp_path / "in", stored_ct)
+    image = read_image(tmp_path / "in")
+    real, calls = module._save, []
+
+    def fail_at_third(dataset, path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(f"disk full {phantom.canary}")
+        real(dataset, path)
+
+    monkeypatch.setattr(module, "_save", fail_at_third)
+    with pytest.raises(UnwritableImage, match="OSError") as error:
+        write_image(image, tmp_path / "out")
+    assert phantom.canary not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_source_is_never_written_to(tmp_path, phantom, stored_ct):
+    paths = phantom.series(tmp_path / "in", stored_ct[:1])
+    before = digest(tmp_path / "in")
+    image = read_image(paths[0])
+    (tmp_path / "link.dcm").symlink_to(paths[0])
+    (tmp_path / "hard.dcm").hardlink_to(paths[0])
+    for target in (
+        paths[0],
+        tmp_path / "in",
+        tmp_path / "x/../in/000.dcm",
+        tmp_path / "link.dcm",
+        tmp_path / "hard.dcm",
+    ):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(UnwritableImage, match="source"):
+            write_image(image, target, overwrite=True)
+    assert digest(tmp_path / "in") == before
+
+
+def test_existing_targets_need_overwrite_and_foreign_folders_are_kept(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "in", stored_ct)
+    image = read_image(tmp_path / "in")
+    write_image(image, tmp_path / "out", derivation=DERIVATION)
+    with pytest.raises(UnwritableImage, match="overwrite=True"):
+        write_image(image, tmp_path / "out", derivation=DERIVATION)
+    write_image(shifted(image, 3), tmp_path / "out", derivation=DERIVATION, overwrite=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "out").voxels, image.voxels + 3)
+    (tmp_path / "out/thesis.doc").write_text("years of work")
+    with pytest.raises(UnwritableImage, match="other files"):
+        write_image(image, tmp_path / "out", derivation=DERIVATION, overwrite=True)
+    assert (tmp_path / "out/thesis.doc").exists()
