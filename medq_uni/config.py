@@ -102,8 +102,13 @@ class VisionConfig:
     """Widths of a convolutional stem that replaces the linear patch embedding; each stage halves
     the resolution, so 2 ** len must equal patch_size. Empty is the linear embedding of the base model."""
 
+    spectrum_block: int = 0
+    """Side of the blocks whose log-spectrum is added to the patch embedding; divides patch_size, 0 is off."""
+
     def __post_init__(self) -> None:
-        """Check the stem against the patch."""
+        """Check the stem and the spectrum against the patch."""
+        if self.spectrum_block and self.patch_size % self.spectrum_block:
+            raise ConfigError(f"spectrum_block={self.spectrum_block} must divide patch_size={self.patch_size}.")
         if self.stem_channels and 2 ** len(self.stem_channels) != self.patch_size:
             raise ConfigError(
                 f"stem_channels has {len(self.stem_channels)} stages, which gives patches of "

@@ -87,6 +87,13 @@ class Tokenizer:
 
     def encode_description(self, description: QualityDescription) -> list[int]:
         """Return the ids of a description, segment by segment."""
+        return [token for token, _ in self.encode_slots(description)]
+
+    def encode_slots(self, description: QualityDescription) -> list[tuple[int, bool]]:
+        """Return the ids of a description, each with whether it belongs to a slot of fixed words.
+
+        Those slots are modality, anatomy, degradation and verdict.
+        """
         values = (
             description.modality.value.upper(),
             description.anatomy.value,
@@ -95,8 +102,11 @@ class Tokenizer:
             description.impact,
             description.verdict.value,
         )
-        pieces = [piece for pair in zip(_LITERALS, (*values, ""), strict=True) for piece in pair]
-        return [token for piece in pieces for token in self.encode(piece)]
+        coded = []
+        for literal, slot, value in zip(_LITERALS, (*_SLOTS, ""), (*values, ""), strict=True):
+            coded += [(token, False) for token in self.encode(literal)]
+            coded += [(token, slot not in _FREE_SLOTS) for token in self.encode(value)]
+        return coded
 
     @cached_property
     def free_tokens(self) -> tuple[list[int], list[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from medq_uni.data.pairs import POOL_SIZE, PairPool, randint
 from medq_uni.taxonomy import Severity, Task
 
-VISION_SIZES = (128, 192, 256)
+VISION_SIZES = (128, 160, 192)
 """Sides of the square that the assessor sees in training, drawn per batch."""
 MAX_OFFSET = 16
 """Largest random shift of the position of a crop, in tokens, so that tiles of large slices are known."""

@@ -93,7 +93,11 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
     Study, patient, frame of reference, geometry, window and the scanner stay; the object and the
     series get new UIDs; private elements, thumbnails and signatures of the old pixels go.
     """
-    header = copy.deepcopy(source)
+    header = Dataset()  # a new one: a copy would insist on the byte order of the source
+    is_swapped = source.original_encoding[1] is False
+    for element in source:
+        if not (is_swapped and element.VR in ("OW", "OB or OW", "US or SS or OW")):
+            header.add(copy.deepcopy(element))
     header.remove_private_tags()
     for keyword in STALE:
         if keyword in header:

@@ -244,7 +244,7 @@ def _check_length(
                 f"{name}: pixel data is truncated, {len(data)} of {needed} bytes are there. "
                 "Copy or export the file again."
             )
-        if len(data) >= needed + frame_bytes:
+        if len(data) >= needed + max(frame_bytes, 2):  # one byte may pad to an even length
             raise UnreadableImage(
                 f"{name}: pixel data holds {len(data) // frame_bytes} frames, but NumberOfFrames says "
                 f"{shape[0]}. Correct the header, or export the image again."

@@ -76,10 +76,10 @@ def quantize(
     steps = (values.astype(np.float64) / factor - intercept) / slope
     steps[same] = source.values[same]
     limits = np.iinfo(source.values.dtype)
-    low, high = float(np.rint(steps.min())), float(np.rint(steps.max()))
+    low, high = float(steps.min()), float(steps.max())
     is_free = not is_fixed and (padding is None or not padding.any())
-    if is_free and (low < limits.min or high > limits.max):
-        return _remap(steps, source, low, high)
+    if is_free and (np.rint(low) < limits.min or np.rint(high) > limits.max):
+        return _remap(steps, source, (low, high), max_step)
     halvings = _halvings(source.rescale, low, high, limits, max_step) if is_free else 0
     scale = 2.0**halvings
     stored = np.rint(steps * scale)
@@ -99,22 +99,31 @@ def _halvings(rescale: Rescale, low: float, high: float, limits: np.iinfo, max_s
             break
         scale = 2.0**halvings
         slope = rescale.slope / scale
-        if low * scale < limits.min or high * scale > limits.max or float(decimal_string(slope)) != slope:
+        fits = limits.min <= np.rint(low * scale) and np.rint(high * scale) <= limits.max
+        if not fits or float(decimal_string(slope)) != slope:
             break
         best = halvings
     return best
 
 
-def _remap(steps: np.ndarray, source: Stored, low: float, high: float) -> Stored:
-    """Return integers with another intercept, or also a coarser slope, for values out of range."""
+def _remap(
+    steps: np.ndarray, source: Stored, extremes: tuple[float, float], max_step: float | None
+) -> Stored:
+    """Return integers with another intercept, or also another slope, for values out of range."""
     slope, intercept, factor = source.rescale
     limits = np.iinfo(source.values.dtype)
-    coarser = max(1.0, (high - low) / (float(limits.max) - float(limits.min)))
-    if low >= limits.min:
-        coarser, shift = high / float(limits.max), 0.0  # the intercept stays, as PET needs (PS3.3 C.8.9.1)
+    (low, high), room = extremes, float(limits.max) - float(limits.min)
+    scale, shift = 1.0, 0.0
+    if np.rint(low) >= limits.min:
+        scale = float(limits.max) / high * (1.0 - 1e-9)  # the intercept stays, as PET needs (PS3.3 C.8.9.1)
     else:
-        shift = np.ceil(limits.min - low / coarser) if coarser == 1 else limits.min - low / coarser
-    new_slope = float(decimal_string(slope * coarser * (1.0 + 1e-9 * (coarser > 1))))
+        while (high - low) * scale > room - 2.0:
+            scale /= 2.0
+        step = abs(slope * factor)
+        while max_step is not None and step / scale > max_step and 2 * scale * (high - low) < room - 2.0:
+            scale *= 2.0
+        shift = limits.min - np.floor(low * scale)
+    new_slope = float(decimal_string(slope / scale))
     new_intercept = float(decimal_string(intercept - shift * new_slope))
     exact = (steps * slope + intercept - new_intercept) / new_slope
     stored = np.clip(np.rint(exact), limits.min, limits.max).astype(source.values.dtype)

@@ -9,7 +9,6 @@ at full resolution *and* what the restoration expert changed in the latent. With
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import FidelityCodecConfig
+from medq_uni.model.spectrum import BlockTransform, log_magnitudes
 from medq_uni.model.vae import DecodedImage
 
 LOG_VARIANCE_RANGE = (-11.0, 2.0)
@@ -34,14 +34,6 @@ class Fidelity:
     """(B, c, h, w)"""
     levels: tuple[Tensor, ...]
     """Features from full resolution down to the latent grid."""
-
-
-def block_cosine_basis(size: int) -> Float[Tensor, "K size size"]:
-    """Return the ``size * size`` orthonormal basis images of the type-II discrete cosine transform."""
-    n = torch.arange(size, dtype=torch.float64)
-    rows = torch.cos(math.pi / size * (n[None] + 0.5) * n[:, None]) * math.sqrt(2 / size)
-    rows[0] /= math.sqrt(2)
-    return torch.einsum("ui,vj->uvij", rows, rows).reshape(size * size, size, size).float()
 
 
 class ResidualBlock(nn.Module):
@@ -69,15 +61,12 @@ class FidelityCodec(nn.Module):
 
     latent_mean: Tensor
     latent_scale: Tensor
-    basis: Tensor
 
     def __init__(self, config: FidelityCodecConfig) -> None:
         super().__init__()
         self.config = config
         channels, latent, widths = config.in_channels, config.latent_channels, config.widths
-        basis = block_cosine_basis(config.block_size)
-        # one basis for every image channel: (c * K, 1, size, size), applied with groups=c
-        self.register_buffer("basis", basis[:, None].repeat(channels, 1, 1, 1), persistent=False)
+        self.transform = BlockTransform(channels, config.block_size)
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_scale", torch.ones(latent))
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
@@ -85,6 +74,10 @@ class FidelityCodec(nn.Module):
         self.downs = nn.ModuleList(
             nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False)
         )
+        self.spectrum = nn.Sequential(
+            nn.Conv2d(latent, widths[-1], 1), nn.GELU(), nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
+        )
+        nn.init.zeros_(self.spectrum[2].weight)
         self.change = nn.Conv2d(2 * latent, widths[-1], 1)
         self.bottleneck = nn.Sequential(*(ResidualBlock(widths[-1]) for _ in range(3)))
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
@@ -103,17 +96,13 @@ class FidelityCodec(nn.Module):
 
     def encode(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Return the normalized block cosine coefficients of the image."""
-        size = self.config.block_size
-        with torch.autocast(image.device.type, enabled=False):
-            raw = F.conv2d(image.float(), self.basis, stride=size, groups=self.config.in_channels)
+        raw = self.transform(image)
         return (raw - self.latent_mean.view(1, -1, 1, 1)) / self.latent_scale.view(1, -1, 1, 1)
 
     def inverse_transform(self, latent: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
         """Return the image whose coefficients these are: the exact inverse of :meth:`encode`."""
         raw = latent * self.latent_scale.view(1, -1, 1, 1) + self.latent_mean.view(1, -1, 1, 1)
-        with torch.autocast(latent.device.type, enabled=False):
-            groups, size = self.config.in_channels, self.config.block_size
-            return F.conv_transpose2d(raw.float(), self.basis, stride=size, groups=groups)
+        return self.transform.inverse(raw)
 
     def features(self, image: Float[Tensor, "B C H W"]) -> Fidelity | None:
         """Return what the decoder may see of the degraded image; None where the path is off."""
@@ -123,6 +112,8 @@ class FidelityCodec(nn.Module):
         for level, block in enumerate(self.down_blocks):
             x = block(self.downs[level - 1](x) if level else x)
             levels.append(x)
+        # how much there is of every frequency tells the kind and amount of degradation
+        levels[-1] = x + self.spectrum(log_magnitudes(self.transform(image)))
         return Fidelity(image=image, latent=self.encode(image), levels=tuple(levels))
 
     def decode(self, latent: Float[Tensor, "B c h w"], fidelity: Fidelity | None = None) -> DecodedImage:

@@ -77,13 +77,16 @@ class MedQ(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights: N(0, 0.02), ir experts equal to iqa experts, zero velocity.
+        """Draw new weights: N(0, 0.02), vision by fan-in, ir experts equal to iqa experts, zero velocity.
 
         Norms and convolutions keep their own initialization, and so does the codec.
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("codec."):
-                module.weight.normal_(0, 0.02, generator=generator)
+                # beside a position table of unit size, image features must not start out invisible
+                sees = isinstance(module, nn.Linear) and name.startswith(("vision.", "connector."))
+                std = module.in_features**-0.5 if sees else 0.02
+                module.weight.normal_(0, std, generator=generator)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     module.bias.zero_()
         for module in self.modules():

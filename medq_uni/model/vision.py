@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medq_uni.config import VisionConfig
 from medq_uni.model.attention import attention
 from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify
+from medq_uni.model.spectrum import BlockTransform, log_magnitudes
 
 
 class VisionEncoder(nn.Module):
@@ -27,6 +28,7 @@ class VisionEncoder(nn.Module):
             self.embed: nn.Module = ConvStem(config)
         else:
             self.embed = nn.Linear(patch, config.hidden_size)
+        self.spectrum = SpectrumStem(config) if config.spectrum_block else None
         self.position = nn.Embedding(config.max_patches_per_side**2, config.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -49,6 +51,8 @@ class VisionEncoder(nn.Module):
             )
         ids = grid_ids(image.shape[-2] // size, image.shape[-1] // size, side, offset, image.device)
         x = self.embed(image if self.config.stem_channels else patchify(image, size))
+        if self.spectrum is not None:
+            x = x + self.spectrum(image)
         x = x + self.position(ids)
         for block in self.blocks:
             x = block(x)
@@ -78,6 +82,26 @@ class ConvStem(nn.Module):
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P E"]:
         """Return one token per patch, row by row."""
         return rearrange(self.project(self.stages(image)), "b e h w -> b (h w) e")
+
+
+class SpectrumStem(nn.Module):
+    """Log-magnitudes of the block cosine transform, averaged over each patch and mixed with its neighbors.
+
+    A sum over pixels cannot tell noise from structure before much training; the energy in each frequency can.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.transform = BlockTransform(config.in_channels, config.spectrum_block)
+        self.blocks_per_side = config.patch_size // config.spectrum_block
+        self.enter = nn.Conv2d(config.in_channels * config.spectrum_block**2, width, 1)
+        self.mix = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P E"]:
+        """Return one token per patch, row by row."""
+        energy = F.avg_pool2d(log_magnitudes(self.transform(image)), self.blocks_per_side)
+        return rearrange(self.mix(F.gelu(self.enter(energy))), "b e h w -> b (h w) e")
 
 
 class VisionBlock(nn.Module):

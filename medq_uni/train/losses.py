@@ -39,6 +39,8 @@ class LossWeights:
     """Gaussian likelihood of the predicted log-variance; its error term carries no gradient."""
     text: float = 0.0
     """Cross-entropy on the description tokens (Eq. 7)."""
+    slots: float = 0.0
+    """Cross-entropy on those of modality, anatomy, degradation and verdict alone: a few tokens among many."""
 
 
 def flow_loss(

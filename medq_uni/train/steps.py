@@ -82,9 +82,8 @@ class Stepper:
         return self._pixels(latent, fidelity, batch, batch.reference)
 
     def _assess(self, batch: Batch, generator: torch.Generator) -> Losses:
-        texts = [
-            self.tokenizer.encode_description(self._reference(i, generator)) for i in batch.index
-        ]
+        coded = [self.tokenizer.encode_slots(self._reference(i, generator)) for i in batch.index]
+        texts = [[token for token, _ in text] for text in coded]
         words = [self.tokenizer.encode(instruction("assess", generator)) for _ in batch.index]
         blocks: list[Block] = [
             self._vision_block(batch.vision),
@@ -93,7 +92,12 @@ class Stepper:
         ]
         stream = pack(blocks, self.model.config.tokens)
         outputs = self.model(stream, StreamInputs(images=(batch.vision,)))
-        return {"text": text_loss(outputs.logits, stream.labels)}
+        # one label for every token and one for the end of each text, sample by sample
+        in_slot = torch.tensor([is_slot for text in coded for is_slot in (*(s for _, s in text), False)])
+        return {
+            "text": text_loss(outputs.logits, stream.labels),
+            "slots": text_loss(outputs.logits[in_slot], stream.labels[in_slot]),
+        }
 
     def _restore(self, batch: Batch, generator: torch.Generator, *, is_joint: bool) -> Losses:
         model, stage = self.model, self.stage

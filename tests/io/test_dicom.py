@@ -237,6 +237,7 @@ def test_file_without_preamble_and_meta_header_is_read(tmp_path, phantom, stored
     path = phantom.series(tmp_path, stored_ct[:1])[0]
     ds = pydicom.dcmread(path)
     del ds.file_meta
+    ds.preamble = None
     bare = tmp_path / "bare"
     ds.save_as(bare, implicit_vr=False, little_endian=True)
     assert bare.read_bytes()[128:132] != b"DICM"
@@ -245,9 +246,9 @@ def test_file_without_preamble_and_meta_header_is_read(tmp_path, phantom, stored
 
 def test_odd_headers_raise_no_foreign_warnings(tmp_path, phantom, stored_ct):
     def break_values(ds, k):
-        ds.SOPInstanceUID = "../../etc/x"
-        ds.PatientBirthDate = "not a date"
-        ds.PatientName = phantom.canary * 30
+        ds.add_new("SOPInstanceUID", "UI", "../../etc/x")
+        ds.add_new("PatientBirthDate", "DA", "not a date")
+        ds.add_new("PatientName", "PN", phantom.canary * 30)
 
     path = phantom.series(tmp_path, stored_ct[:1], edit=break_values)[0]
     with warnings.catch_warnings():

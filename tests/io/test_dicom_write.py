@@ -236,7 +236,7 @@ def test_pet_goes_back_to_becquerel_with_a_slope_for_each_slice(tmp_path, phanto
         assert float(ds.RescaleSlope) < float(load(tmp_path / f"in/00{z}.dcm").RescaleSlope) / 8
     slopes = {load(path).RescaleSlope for path in (tmp_path / "out").iterdir()}
     assert len(slopes) == 2
-    np.testing.assert_allclose(read_image(tmp_path / "out").voxels, restored.voxels, atol=2e-4)
+    np.testing.assert_allclose(read_image(tmp_path / "out").voxels, restored.voxels, atol=5e-4)
 
 
 def test_pet_above_the_range_of_its_integers_gets_a_coarser_slope(tmp_path, phantom):
@@ -371,9 +371,9 @@ def test_stale_elements_of_the_old_pixels_are_dropped(tmp_path, phantom, stored_
         ds.IconImageSequence = [pydicom.Dataset()]
         ds.add_new("SmallestImagePixelValue", "US", 0)
         ds.add_new("LargestImagePixelValue", "US", 9)
-        ds.SOPInstanceUID = "../../etc/x"
+        ds.add_new("SOPInstanceUID", "UI", "../../etc/x")
         ds.SeriesNumber = 2**31 - 1
-        ds.SeriesDescription = "x" * 64
+        ds.add_new("SeriesDescription", "LO", "x" * 64)
 
     image = read_image(phantom.series(tmp_path, stored_ct[:1], edit=stale)[0])
     write_image(image, tmp_path / "out.dcm", derivation=DERIVATION)

@@ -1,0 +1,53 @@
+# make demo: set up and run the main job.  make test: the whole suite.  make help: everything else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow test-services check format golden benchmark speed clean
+
+help:
+	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "%-16s%s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $(STAMP)
+
+setup: $(STAMP) ## create the virtual environment and install everything
+
+demo: $(STAMP) ## run the main job on real DICOM files and phantoms, offline
+	$(BIN)/medq demo -o demo
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## run the tests that take long
+	$(BIN)/python -m pytest -m slow
+
+test-services: $(STAMP) ## run the tests that talk to real servers
+	@echo "No part of this release talks to a server, so there is no server to start."
+
+check: $(STAMP) ## lint, format check and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: $(STAMP) ## renew the golden losses; review the difference before committing it
+	$(BIN)/python -m tests.golden.renew
+
+benchmark: $(STAMP) ## print the results table on phantoms; DATA=folder adds real volumes
+	$(BIN)/python -m benchmarks.restoration $(if $(DATA),--data $(DATA))
+
+speed: $(STAMP) ## print time and memory of the main job
+	$(BIN)/python -m benchmarks.speed
+
+clean: ## remove the virtual environment and the demo's results
+	rm -rf $(VENV) demo
