@@ -16,7 +16,7 @@ import torch
 from medq_uni import __version__
 from medq_uni.description import degradation_words
 from medq_uni.image import MedicalImage
-from medq_uni.io import atomic_file
+from medq_uni.io.atomic import atomic_file
 from medq_uni.metrics import psnr, ssim
 from medq_uni.pipeline import RESEARCH_USE, Restoration
 from medq_uni.preprocess import CT_WINDOW_HU

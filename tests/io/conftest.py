@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,7 +63,8 @@ def set_pixels(ds: Dataset, stored: np.ndarray, *, bits: int | None = None) -> N
 
 def save(ds: Dataset, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pydicom.config.disable_value_validation():
+    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some phantoms are broken on purpose
         ds.save_as(path, enforce_file_format=True)
     return path
 
