@@ -1,0 +1,1 @@
+"""Measurements that print the numbers of the documentation."""

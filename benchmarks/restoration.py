@@ -60,9 +60,7 @@ def main() -> None:
         (options.output / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
 
 
-def _print_tables(
-    title: str, cases: list[Case], rows: list[Row], harm: list[Harm], judged: list[Judged]
-) -> None:
+def _print_tables(title: str, cases: list[Case], rows: list[Row], harm: list[Harm], judged: list[Judged]) -> None:
     print(f"\n### {title}\n\nSet sha256 {set_hash(cases)[:12]}, {len(cases)} slices.\n")
     print("| set | task | system | PSNR (dB) | SSIM | gain (dB) | 95 % low | worse | slices / subjects |")
     print("|---|---|---|---|---|---|---|---|---|")

@@ -32,8 +32,14 @@ def main() -> None:
         print(f"| assess + restore {side}x{side} | {ours:.2f} | {ours / peer:.2f} | {peak:.2f} | {target} |")
     for name, command in (
         ("import medq_uni", [sys.executable, "-c", "import medq_uni"]),
-        ("medq --help", [sys.executable, "-c", "import sys; sys.argv=['medq','--help']; "
-                         "from medq_uni.cli import main; main()"]),
+        (
+            "medq --help",
+            [
+                sys.executable,
+                "-c",
+                "import sys; sys.argv=['medq','--help']; from medq_uni.cli import main; main()",
+            ],
+        ),
         ("import Restorer", [sys.executable, "-c", "from medq_uni import Restorer"]),
     ):
         seconds = _median(lambda command=command: subprocess.run(command, check=True, capture_output=True))

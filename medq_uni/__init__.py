@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["MedicalImage", "QualityDescription", "Restoration", "Restorer", "RestoreSettings", "read_image"]
+__all__ = ["MedicalImage", "QualityDescription", "Restoration", "RestoreSettings", "Restorer", "read_image"]
 
 if TYPE_CHECKING:
     from medq_uni.description import QualityDescription

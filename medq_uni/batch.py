@@ -57,9 +57,7 @@ def restore_folder(
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if target == source or source in target.parents:
-        raise ValueError(
-            f"{target.name}: the results must not lie inside the source folder. Choose another folder."
-        )
+        raise ValueError(f"{target.name}: the results must not lie inside the source folder. Choose another folder.")
     found = find_images(source)
     if on_start is not None:
         on_start(len(found))

@@ -91,9 +91,7 @@ def _clear_errors() -> Iterator[None]:
 def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function (done, total) that draws a bar on a terminal and writes JSON lines elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda done, total: typer.echo(
-            json.dumps({"event": label, "done": done, "total": total}), err=True
-        )
+        yield lambda done, total: typer.echo(json.dumps({"event": label, "done": done, "total": total}), err=True)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -127,9 +125,7 @@ def restore(
     path: Annotated[Path, typer.Argument(help="Image file, DICOM series folder, or folder tree.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="File, or folder for a folder.")],
     instruction: Annotated[str | None, typer.Option(help="What to do, in your words.")] = None,
-    description: Annotated[
-        Path | None, typer.Option(help="Text or JSON file with a description that steers.")
-    ] = None,
+    description: Annotated[Path | None, typer.Option(help="Text or JSON file with a description that steers.")] = None,
     start: Annotated[Start, typer.Option(help="Start from the degraded image or from noise.")] = Start.DEGRADED,
     steps: Annotated[int, typer.Option(min=1, help="Evaluations of the network.")] = 1,
     samples: Annotated[int, typer.Option(min=1, help="Samples to average (noise start).")] = 1,
@@ -158,7 +154,13 @@ def restore(
         else:
             with _progress("tiles") as progress:
                 result = restorer.run(
-                    path, output, modality=modality, overwrite=overwrite, maps=maps, progress=progress, **options
+                    path,
+                    output,
+                    modality=modality,
+                    overwrite=overwrite,
+                    maps=maps,
+                    progress=progress,
+                    **options,
                 )
             typer.echo(result.description.to_text())
             note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"

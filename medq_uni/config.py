@@ -66,8 +66,7 @@ class TransformerConfig:
         """Check divisibility."""
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise ConfigError(
-                f"hidden_size must be divisible by 4 and by num_heads={self.num_heads}, "
-                f"got {self.hidden_size}."
+                f"hidden_size must be divisible by 4 and by num_heads={self.num_heads}, got {self.hidden_size}."
             )
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(f"num_kv_heads={self.num_kv_heads} must divide num_heads={self.num_heads}.")

@@ -53,12 +53,13 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
     if path is None:
         say(f"\n{name}: not in this release of pydicom, left out")
         return []
-    image = read_image(path)
-    image = image if image.shape[0] == 1 else image.slice_at(image.shape[0] // 2)
+    image = read_image(str(path))
+    is_single = image.shape[0] == 1
+    image = image if is_single else image.slice_at(image.shape[0] // 2)
     result = restorer.restore(image)
     _tell(say, f"{name} (real {task.modality.value.upper()})", result)
     items = [ReportItem(f"{name}, as it comes", result, note="real, no truth known")]
-    if read_image(path).shape[0] == 1:
+    if is_single:
         result.save(folder / f"{Path(name).stem}.restored.dcm", overwrite=True)
     if result.description.verdict is Verdict.GOOD:
         degraded, record = degrade(image, task, Severity.MODERATE, generator_of(SEED))

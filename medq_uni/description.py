@@ -131,9 +131,7 @@ class QualityDescription:
         return {
             "modality": self.modality.value,
             "anatomy": self.anatomy.value,
-            "degradations": [
-                {"task": d.task.value, "severity": d.severity.value} for d in self.degradations
-            ],
+            "degradations": [{"task": d.task.value, "severity": d.severity.value} for d in self.degradations],
             "cause": self.cause,
             "impact": self.impact,
             "verdict": self.verdict.value,
@@ -322,7 +320,7 @@ def _read_degradations(content: str, strict: bool) -> tuple[Degradation, ...]:
     found = []
     for part in content.split(" and "):
         grade, _, phrase = part.strip().partition(" ")
-        severity = Severity(_one_of("Degradation", grade, list(Severity)[1:], strict))
+        severity = Severity(_one_of("Degradation", grade, [str(s) for s in list(Severity)[1:]], strict))
         phrases = {_normal(words, strict): task for task, words in PHRASES.items()}
         chosen = _one_of("Degradation", _normal(phrase, strict), list(phrases), strict)
         found.append(Degradation(phrases[chosen], severity))

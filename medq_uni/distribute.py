@@ -15,9 +15,7 @@ class WorkerError(RuntimeError):
     """A worker failed; the message names the item, the cause is chained."""
 
 
-def map_items(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1
-) -> Iterator[Result]:
+def map_items(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in order, from ``workers`` processes.
 
     With one worker everything runs in this process. The results do not depend on the number of workers

@@ -14,7 +14,7 @@ import torch
 from medq_uni import __version__, physics
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import phantom
-from medq_uni.pipeline import RestoreSettings, Restorer
+from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.taxonomy import Modality, Severity, Task
 
 PACKAGES = ("torch", "numpy", "pydicom", "nibabel", "safetensors", "tokenizers", "scikit-image", "tifffile")

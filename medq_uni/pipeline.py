@@ -29,9 +29,10 @@ from medq_uni.description import (
 from medq_uni.image import MedicalImage
 from medq_uni.io import Derivation, read_image, sidecar_path, write_image, write_sidecar
 from medq_uni.preprocess import (
+    CannotAssess,
     Scaling,
     as_channels,
-    guess_modality,
+    assessable,
     scaling_of,
     to_image,
     to_tensor,
@@ -45,15 +46,11 @@ from medq_uni.tokenizer import DescriptionConstraint
 log = logging.getLogger(__name__)
 
 RESEARCH_USE = "Research use only. Not for diagnostic use. Always view the original."
-MIN_SIDE = 16
-"""Smallest side, in pixels, that can be assessed."""
 KEY_SLICES = 3
 """Slices of a volume that are assessed; their middle grade speaks for the volume."""
 Progress = Callable[[int, int], None]
 
-
-class CannotAssess(ValueError):
-    """The verdict on an image that holds nothing to judge, or is not what the model was made for."""
+__all__ = ["RESEARCH_USE", "CannotAssess", "Restoration", "RestoreSettings", "Restorer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +145,7 @@ class Restorer:
         self.tokenizer = pretrained.tokenizer
 
     @classmethod
-    def from_pretrained(
-        cls, name: str | Path = "nano", *, device: str | torch.device | None = None
-    ) -> Restorer:
+    def from_pretrained(cls, name: str | Path = "nano", *, device: str | torch.device | None = None) -> Restorer:
         """Load a model by name (``nano`` comes with the package) or from a folder of weights.
 
         Raises:
@@ -168,16 +163,14 @@ class Restorer:
             CannotAssess: If the image is constant, too small, or its values do not fit its modality.
             ValueError: If voxels are NaN or infinite.
         """
-        image = _checked(image)
+        image = assessable(image)
         scaling = scaling_of(image)
         slices = [image.slice_at(z) for z in _key_slices(image)]
         views = torch.cat([to_tensor(s, multiple=self._multiple(), scaling=scaling)[0] for s in slices])
         found = sorted(self._describe(views, image.modality, instruction), key=lambda d: d.worst.level)
         return found[len(found) // 2]
 
-    def _describe(
-        self, views: Tensor, modality: Modality | None, instruction: str | None
-    ) -> list[QualityDescription]:
+    def _describe(self, views: Tensor, modality: Modality | None, instruction: str | None) -> list[QualityDescription]:
         model, tokens = self.model, self.tokenizer.encode(instruction or DEFAULT_ASSESS)
         seen = self._vision(views)
         found = []
@@ -218,7 +211,7 @@ class Restorer:
         """
         began = time.perf_counter()
         settings = settings or RestoreSettings()
-        image = _checked(image)
+        image = assessable(image)
         is_edited = description is not None
         description = description or self.assess(image)
         if description.modality is not image.modality:
@@ -357,9 +350,7 @@ class Restorer:
         sigma = scale * scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
         return image.with_voxels(np.where(passthrough, 0, sigma))
 
-    def _recorded(
-        self, settings: RestoreSettings, instruction: str | None, is_edited: bool
-    ) -> dict[str, Any]:
+    def _recorded(self, settings: RestoreSettings, instruction: str | None, is_edited: bool) -> dict[str, Any]:
         return {
             "model": self.pretrained.config.name,
             "weights_sha256": self.pretrained.sha256,
@@ -370,37 +361,6 @@ class Restorer:
             "description_from": "user" if is_edited else "model",
             "version": __version__,
         }
-
-
-def _checked(image: MedicalImage) -> MedicalImage:
-    """Return the image with a modality, or say why it cannot be assessed."""
-    inside = image.voxels if image.padding is None else image.voxels[~image.padding]
-    finite = np.isfinite(inside)
-    if not finite.all():
-        raise CannotAssess(
-            f"Cannot assess: {int((~finite).sum())} voxels are NaN or infinite. Replace them first."
-        )
-    if min(image.shape[1:]) < MIN_SIDE:
-        raise CannotAssess(
-            f"Cannot assess: slices are {image.shape[1]} x {image.shape[2]} pixels; "
-            f"at least {MIN_SIDE} x {MIN_SIDE} are needed."
-        )
-    if inside.size == 0 or inside.min() == inside.max():
-        raise CannotAssess("Cannot assess: the image is constant, there is nothing to judge.")
-    if image.modality is None:
-        image = replace(image, modality=guess_modality(image))
-    low, high = float(inside.min()), float(inside.max())
-    if image.modality is not Modality.CT and low < -0.1 * max(high, 0.0):
-        raise CannotAssess(
-            f"Cannot assess as {image.modality.value}: values go down to {low:g}, but magnitude MR and PET "
-            "are positive. If this is CT, pass modality='ct' (--modality ct)."
-        )
-    if image.modality is Modality.CT and low >= 0 and high <= 1:
-        raise CannotAssess(
-            f"Cannot assess as CT: values lie in [{low:g}, {high:g}], not in Hounsfield units. "
-            "Rescale the image to HU first."
-        )
-    return image
 
 
 def _key_slices(image: MedicalImage) -> list[int]:

@@ -7,7 +7,7 @@ holds the whole range, the window view magnifies the part where contrast is subt
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,8 +26,14 @@ PERCENTILE = 99.9
 LOWER_FRACTION = 0.5
 """Upper end of the window view of MR, and of PET beside SUV, as a fraction of the range."""
 PET_WINDOW_FRACTION = 0.25
+MIN_SIDE = 16
+"""Smallest side, in pixels, that can be assessed."""
 BLEND = 0.1
 """Width, in window units, of the band in which the merge goes from one view to the other."""
+
+
+class CannotAssess(ValueError):  # noqa: N818 - the verdict on such an image, in the words of the report
+    """The verdict on an image that holds nothing to judge, or is not what the model was made for."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,7 @@ def to_tensor(
     """
     finite = np.isfinite(image.voxels)
     if not finite.all():
-        raise ValueError(
-            f"The image has {int((~finite).sum())} values that are NaN or infinite. Replace them first."
-        )
+        raise ValueError(f"The image has {int((~finite).sum())} values that are NaN or infinite. Replace them first.")
     scaling = scaling or scaling_of(image)
     outside = (image.voxels < scaling.low) | (image.voxels > scaling.high)
     padding = np.zeros_like(outside) if image.padding is None else image.padding
@@ -165,6 +169,39 @@ def guess_modality(image: MedicalImage) -> Modality:
         stacklevel=2,
     )
     return guess
+
+
+def assessable(image: MedicalImage) -> MedicalImage:
+    """Return the image, with a modality, or say why it cannot be assessed.
+
+    Raises:
+        CannotAssess: If it is constant, too small, not finite, or its values do not fit its modality.
+    """
+    inside = image.voxels if image.padding is None else image.voxels[~image.padding]
+    finite = np.isfinite(inside)
+    if not finite.all():
+        raise CannotAssess(f"Cannot assess: {int((~finite).sum())} voxels are NaN or infinite. Replace them first.")
+    if min(image.shape[1:]) < MIN_SIDE:
+        raise CannotAssess(
+            f"Cannot assess: slices are {image.shape[1]} x {image.shape[2]} pixels; "
+            f"at least {MIN_SIDE} x {MIN_SIDE} are needed."
+        )
+    if inside.size == 0 or inside.min() == inside.max():
+        raise CannotAssess("Cannot assess: the image is constant, there is nothing to judge.")
+    if image.modality is None:
+        image = replace(image, modality=guess_modality(image))
+    low, high = float(inside.min()), float(inside.max())
+    if image.modality is not Modality.CT and low < -0.1 * max(high, 0.0):
+        raise CannotAssess(
+            f"Cannot assess as {image.modality}: values go down to {low:g}, but magnitude MR and PET "
+            "are positive. If this is CT, pass modality='ct' (--modality ct)."
+        )
+    if image.modality is Modality.CT and low >= 0 and high <= 1:
+        raise CannotAssess(
+            f"Cannot assess as CT: values lie in [{low:g}, {high:g}], not in Hounsfield units. "
+            "Rescale the image to HU first."
+        )
+    return image
 
 
 def vision_view(views: Float[Tensor, "B 2 H W"], *, size: int) -> Float[Tensor, "B 2 h w"]:

@@ -67,9 +67,7 @@ def write_report(items: Sequence[ReportItem], path: str | Path, *, title: str = 
         temporary.write_text(text, encoding="utf-8")
 
 
-def scores(
-    image: MedicalImage, reference: MedicalImage
-) -> tuple[float, float]:
+def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
     """Return PSNR in dB and SSIM of an image against its reference, over all slices.
 
     CT is clipped to [-160, 240] HU with a data range of 400; MR and PET use the range from 0 to the 99.9th

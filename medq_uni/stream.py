@@ -383,9 +383,7 @@ def _mask(spans: tuple[Span, ...], valid: Tensor, past: Past, columns: Tensor) -
     is_causal = torch.tensor([s.kind is BlockKind.TEXT for s in spans])[block]
     is_noised = torch.tensor([s.kind is BlockKind.NOISED for s in spans])[block]
     earlier = (block[None, :] < block[:, None]) & ~is_noised[None, :]
-    within = (block[None, :] == block[:, None]) & (
-        ~is_causal[:, None] | (columns[None, :] <= columns[:, None])
-    )
+    within = (block[None, :] == block[:, None]) & (~is_causal[:, None] | (columns[None, :] <= columns[:, None]))
     own = (earlier | within)[None]
     valid = valid[:, columns]
     if bool(valid.all()) and bool(past.visible.all()):

@@ -16,7 +16,13 @@ from tokenizers import Tokenizer as BPE
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from medq_uni.config import SpecialTokens
-from medq_uni.description import LABELS, MAX_FREE_CHARS, QualityDescription, degradation_options, degradation_words
+from medq_uni.description import (
+    LABELS,
+    MAX_FREE_CHARS,
+    QualityDescription,
+    degradation_options,
+    degradation_words,
+)
 from medq_uni.taxonomy import Anatomy, Modality, Verdict
 
 SPECIAL_NAMES = ("<|bos|>", "<|eos|>", "<|image_start|>", "<|image_end|>")
@@ -50,7 +56,8 @@ class Tokenizer:
                 f"the tokenizer has no token {', '.join(missing)}. It belongs to another model, or its special "
                 "tokens have other names."
             )
-        self.special = SpecialTokens(bos=ids[0], eos=ids[1], start_of_image=ids[2], end_of_image=ids[3])
+        bos, eos, start, end = (int(number) for number in ids if number is not None)
+        self.special = SpecialTokens(bos=bos, eos=eos, start_of_image=start, end_of_image=end)
 
     @classmethod
     def from_file(cls, path: str | Path, names: tuple[str, str, str, str] = SPECIAL_NAMES) -> Tokenizer:

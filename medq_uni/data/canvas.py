@@ -57,7 +57,11 @@ class Canvas:
         return field / field.std().clamp(min=1e-12)
 
     def shape(
-        self, center: tuple[float, float], radius: tuple[float, float], angle: float = 0.0, wobble: float = 0.06
+        self,
+        center: tuple[float, float],
+        radius: tuple[float, float],
+        angle: float = 0.0,
+        wobble: float = 0.06,
     ) -> Tensor:
         """Return the soft mask, 0 to 1, of an ellipse whose radius wobbles with the polar angle.
 
@@ -96,7 +100,7 @@ class Canvas:
             radius: Smallest and largest, drawn log-uniformly.
             value: Smallest and largest.
         """
-        drawn = []
+        drawn: list[tuple[float, float, float]] = []
         flat = inside.flatten()
         if count < 1 or float(flat.sum()) < 1:
             return drawn

@@ -7,7 +7,13 @@ from typing import Literal
 
 import torch
 
-from medq_uni.description import DEFAULT_ASSESS, DEFAULT_RESTORE, FOLLOW_REPORT, Degradation, QualityDescription
+from medq_uni.description import (
+    DEFAULT_ASSESS,
+    DEFAULT_RESTORE,
+    FOLLOW_REPORT,
+    Degradation,
+    QualityDescription,
+)
 from medq_uni.physics import DegradationRecord, draw
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, verdict_of
 
@@ -83,22 +89,46 @@ _IMPACTS: dict[Task | None, tuple[tuple[str, ...], ...]] = {
         ),
     ),
     Task.CT_LOW_DOSE: (
-        ("fine low-contrast detail is slightly veiled", "soft tissue is a little grainy", "small vessels lose contrast"),
-        ("low-contrast lesions may be missed", "soft tissue contrast is reduced", "organ texture is masked by grain"),
-        ("low-contrast lesions are hidden", "soft tissue cannot be judged", "streaks and grain bury small structures"),
+        (
+            "fine low-contrast detail is slightly veiled",
+            "soft tissue is a little grainy",
+            "small vessels lose contrast",
+        ),
+        (
+            "low-contrast lesions may be missed",
+            "soft tissue contrast is reduced",
+            "organ texture is masked by grain",
+        ),
+        (
+            "low-contrast lesions are hidden",
+            "soft tissue cannot be judged",
+            "streaks and grain bury small structures",
+        ),
     ),
     Task.MR_UNDERSAMPLING: (
         ("edges are slightly blurred", "faint incoherent ripples", "fine detail is a little soft"),
         ("small structures are blurred", "aliasing overlaps fine detail", "edges are smeared along one axis"),
-        ("fine anatomy is lost to aliasing", "strong blur hides small lesions", "structures are smeared beyond use"),
+        (
+            "fine anatomy is lost to aliasing",
+            "strong blur hides small lesions",
+            "structures are smeared beyond use",
+        ),
     ),
     Task.MR_MOTION: (
         ("faint ghosts at bright edges", "edges are slightly doubled", "weak ringing near the surface"),
-        ("ghosts overlap the anatomy", "edges are doubled and blurred", "small lesions may be mistaken for ghosts"),
+        (
+            "ghosts overlap the anatomy",
+            "edges are doubled and blurred",
+            "small lesions may be mistaken for ghosts",
+        ),
         ("ghosts dominate the image", "anatomy is smeared by ghosting", "structures are doubled beyond use"),
     ),
     Task.MR_NOISE: (
-        ("a light grain over the tissue", "small contrasts are slightly veiled", "fine texture is a little noisy"),
+        (
+            "a light grain over the tissue",
+            "small contrasts are slightly veiled",
+            "fine texture is a little noisy",
+        ),
         ("tissue borders are harder to see", "grain masks small contrasts", "subtle lesions may be missed"),
         ("noise hides tissue contrast", "small structures drown in noise", "tissue borders cannot be traced"),
     ),
@@ -145,9 +175,7 @@ def describe(
     cause = _pick(_CAUSES[record.task], generator).format(**_numbers(record))
     impact = _pick(_IMPACTS[record.task][record.severity.level - 1], generator)
     degradation = Degradation(record.task, record.severity)
-    return QualityDescription(
-        modality, anatomy, (degradation,), cause, impact, verdict_of((record.severity,))
-    )
+    return QualityDescription(modality, anatomy, (degradation,), cause, impact, verdict_of((record.severity,)))
 
 
 def instruction(kind: Literal["assess", "restore"], generator: torch.Generator) -> str:
@@ -171,10 +199,10 @@ def corpus(generator: torch.Generator, count: int) -> Iterator[str]:
 def _numbers(record: DegradationRecord) -> dict[str, int]:
     params = record.params
     return {
-        "dose": round(100 * float(params.get("dose_fraction", 0))),  # type: ignore[arg-type]
-        "acceleration": int(params.get("acceleration", 0)),  # type: ignore[arg-type]
-        "poses": int(params.get("num_poses", 0)),  # type: ignore[arg-type]
-        "reduction": round(float(params.get("dose_reduction", 0))),  # type: ignore[arg-type]
+        "dose": round(100 * float(params.get("dose_fraction", 0))),
+        "acceleration": int(params.get("acceleration", 0)),
+        "poses": int(params.get("num_poses", 0)),
+        "reduction": round(float(params.get("dose_reduction", 0))),
     }
 
 

@@ -59,9 +59,7 @@ def draw_phantom(modality: Modality, generator: torch.Generator, *, size: int = 
     if modality is Modality.MR:
         values = values * canvas.uniform(200, 4000) / values.max()
     spacing_mm = (3.0, spacing, spacing)
-    image = MedicalImage(
-        values.float().numpy(), spacing_mm, axial_affine(spacing_mm), modality, UNITS[modality]
-    )
+    image = MedicalImage(values.float().numpy(), spacing_mm, axial_affine(spacing_mm), modality, UNITS[modality])
     return Phantom(image, anatomy, tuple(_in_pixels(lesion, size) for lesion in lesions))
 
 
@@ -126,7 +124,11 @@ def _ribs(canvas: Canvas, inner: tuple[float, float]) -> None:
     for _ in range(canvas.integer(6, 14)):
         polar = canvas.uniform(-math.pi, math.pi)
         center = (0.95 * inner[0] * math.cos(polar), 0.95 * inner[1] * math.sin(polar))
-        length, thickness, turn = canvas.uniform(0.03, 0.09), canvas.uniform(0.018, 0.028), polar + math.pi / 2
+        length, thickness, turn = (
+            canvas.uniform(0.03, 0.09),
+            canvas.uniform(0.018, 0.028),
+            polar + math.pi / 2,
+        )
         canvas.paint(canvas.shape(center, (length, thickness), turn), canvas.uniform(400, 1000))
         marrow = canvas.shape(center, (0.8 * length, 0.5 * thickness), turn)
         canvas.paint(marrow, canvas.uniform(80, 250))

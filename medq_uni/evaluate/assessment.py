@@ -52,8 +52,10 @@ def assessment_table(
             mine = [(c, f) for c, f in pairs if c.task.modality is modality]
             kinds = [(_kind(c), _found_kind(f)) for c, f in mine]
             if kinds:
-                name = "type macro-F1 within MR" if modality is Modality.MR else (
-                    f"none against degraded, macro-F1, {modality.value.upper()}"
+                name = (
+                    "type macro-F1 within MR"
+                    if modality is Modality.MR
+                    else (f"none against degraded, macro-F1, {modality.value.upper()}")
                 )
                 rows.append(_judged(group, name, kinds, macro_f1))
         grades = [(c.severity.value, f.worst.value) for c, f in pairs]

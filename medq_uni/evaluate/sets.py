@@ -85,5 +85,3 @@ def set_hash(cases: list[Case]) -> str:
         digest.update(case.reference.voxels.tobytes())
         digest.update(case.degraded.voxels.tobytes())
     return digest.hexdigest()
-
-

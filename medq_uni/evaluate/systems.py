@@ -38,9 +38,7 @@ def nlm(case: Case, strength: float) -> MedicalImage:
     for values in case.degraded.voxels:
         sigma = float(estimate_sigma(values)) or 1e-6
         filtered.append(
-            denoise_nl_means(
-                values, patch_size=5, patch_distance=6, h=strength * sigma, sigma=sigma, fast_mode=True
-            )
+            denoise_nl_means(values, patch_size=5, patch_distance=6, h=strength * sigma, sigma=sigma, fast_mode=True)
         )
     return case.degraded.with_voxels(np.stack(filtered))
 

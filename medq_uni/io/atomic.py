@@ -27,9 +27,7 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         origin = source.resolve()
         is_same = path.exists() and source.exists() and os.path.samefile(path, source)
         if is_same or target == origin or (target == origin.parent):
-            raise UnwritableImage(
-                f"{path.name}: this is the source, which is never written to. Choose another name."
-            )
+            raise UnwritableImage(f"{path.name}: this is the source, which is never written to. Choose another name.")
     if not path.exists():
         return
     if not overwrite:

@@ -213,10 +213,7 @@ def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) ->
     if len({frames.shape[1:] for frames in pixels}) > 1:
         sizes = sorted({f"{frames.shape[1]} x {frames.shape[2]}" for frames in pixels})
         raise UnreadableImage(f"{name}: slices differ in size ({', '.join(sizes)}). Read them one by one.")
-    if (
-        len({frames.dtype for frames in pixels}) > 1
-        or len({h.PhotometricInterpretation for h in headers}) > 1
-    ):
+    if len({frames.dtype for frames in pixels}) > 1 or len({h.PhotometricInterpretation for h in headers}) > 1:
         raise UnreadableImage(f"{name}: slices differ in how pixels are stored. Read them one by one.")
     if len(headers) > 1 and any(len(frames) > 1 for frames in pixels):
         raise UnreadableImage(
@@ -230,9 +227,7 @@ def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) ->
             )
 
 
-def _arrange(
-    name: str, planes: list[Plane], headers: list[Dataset]
-) -> tuple[list[int], np.ndarray, list[str]]:
+def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[list[int], np.ndarray, list[str]]:
     """Return order and affine (RAS+) of the slices, and notes."""
     notes = [] if planes[0].spacing else ["PixelSpacing is missing; 1 mm was assumed."]
     # a classic multi-frame object has one place for all of its frames, in the order of a stack

@@ -150,9 +150,7 @@ def source_image(source: Dataset, frame: int | None = None) -> Dataset:
     item.ReferencedSOPInstanceUID = source.SOPInstanceUID
     if frame is not None:
         item.ReferencedFrameNumber = frame
-    item.PurposeOfReferenceCodeSequence = [
-        code("121322", "DCM", "Source image for image processing operation")
-    ]
+    item.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
     return item
 
 

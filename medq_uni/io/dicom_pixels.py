@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import zlib
@@ -38,6 +39,8 @@ HEADER_ALLOWANCE = 64 * 2**20
 MAX_RLE_RATIO = 64
 """Two bytes of PackBits make at most 128 (DICOM PS3.5 G.3)."""
 PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2")
+BARE_STARTS = (b"\x08\0", b"\0\x08", b"\x02\0")
+"""First bytes of DICOM without a preamble: group 8 in either byte order, or group 2."""
 UID_FORM = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 
 
@@ -50,7 +53,7 @@ def is_uid(value: object) -> bool:
 def uid_name(value: object) -> str:
     """Return the registered name of a standard UID; anything else stays unquoted."""
     name = UID(str(value or "")).name
-    return "unknown class" if not name or is_uid(name) or name == str(value) else str(name)
+    return "unknown" if not name or is_uid(name) or name == str(value) else str(name)
 
 
 @contextmanager
@@ -63,6 +66,19 @@ def parsing(name: str) -> Iterator[None]:
             yield
     finally:
         log.disabled = was_disabled
+
+
+class _Bounded(io.BufferedReader):
+    """A file that allocates no more than it holds, whatever length an element claims."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to ``size`` bytes, all that are left where it is None or negative."""
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
@@ -85,10 +101,14 @@ def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
                 f"{MAX_IMAGE_BYTES / 2**30:.0f} GiB. Split the image."
             )
         with path.open("rb") as file:
-            has_preamble = file.read(132)[128:] == b"DICM"
+            head = file.read(132)
+        has_preamble = head[128:] == b"DICM"
         if has_preamble:
             _check_inflated(path)
-        dataset = dcmread(path, force=not has_preamble, stop_before_pixels=header_only)
+        elif head[:2] not in BARE_STARTS:
+            raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
+        with _Bounded(path) as file:
+            dataset = dcmread(file, force=not has_preamble, stop_before_pixels=header_only)
         if not has_preamble and not ("SOPClassUID" in dataset and "Modality" in dataset):
             raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
         _check_depth(path.name, dataset)
@@ -121,14 +141,10 @@ def _check_depth(name: str, dataset: Dataset) -> None:
     """Decode every element once, so that a bad one shows now, and bound the nesting."""
     level = [dataset]
     for _ in range(MAX_SEQUENCE_DEPTH):
-        level = [
-            item for parent in level for element in parent if element.VR == "SQ" for item in element.value
-        ]
+        level = [item for parent in level for element in parent if element.VR == "SQ" for item in element.value]
         if not level:
             return
-    raise UnreadableImage(
-        f"{name}: sequences are nested more than {MAX_SEQUENCE_DEPTH} deep. Export the image again."
-    )
+    raise UnreadableImage(f"{name}: sequences are nested more than {MAX_SEQUENCE_DEPTH} deep. Export the image again.")
 
 
 def transfer_syntax(dataset: Dataset) -> UID:
@@ -143,17 +159,15 @@ def transfer_syntax(dataset: Dataset) -> UID:
 
 
 def check_pixels(name: str, dataset: Dataset) -> tuple[int, int, int]:
-    """Return (frames, rows, columns) of a grey image, from the header alone.
+    """Return (frames, rows, columns) of a gray image, from the header alone.
 
     Raises:
-        UnreadableImage: If there are no pixels, they are not grey, or their layout is impossible or
+        UnreadableImage: If there are no pixels, they are not gray, or their layout is impossible or
             larger than the limit.
     """
     if "PixelData" not in dataset:
         kind = uid_name(dataset.get("SOPClassUID"))
-        raise UnreadableImage(
-            f"{name}: DICOM has no PixelData ({kind}). Pass an image, not a report or plan."
-        )
+        raise UnreadableImage(f"{name}: DICOM has no PixelData ({kind}). Pass an image, not a report or plan.")
     kind = uid_name(dataset.get("SOPClassUID"))
     if kind.startswith(("RT ", "Segmentation", "Parametric")):
         raise UnreadableImage(f"{name}: {kind} is not an acquired image. Pass the CT, MR or PET itself.")
@@ -161,8 +175,8 @@ def check_pixels(name: str, dataset: Dataset) -> tuple[int, int, int]:
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or photometric not in PHOTOMETRICS:
         known = re.fullmatch(r"(RGB|PALETTE COLOR|YBR_[A-Z0-9_]+)", photometric)
         raise UnreadableImage(
-            f"{name}: photometric interpretation {photometric if known else 'unknown'} is not grey. "
-            "Only MONOCHROME1 and MONOCHROME2 are read; export the grey image."
+            f"{name}: photometric interpretation {photometric if known else 'unknown'} is not gray. "
+            "Only MONOCHROME1 and MONOCHROME2 are read; export the gray image."
         )
     allocated, stored = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated:
@@ -192,13 +206,13 @@ def decode(name: str, dataset: Dataset) -> np.ndarray:
     kind = "i" if dataset.get("PixelRepresentation", 0) else "u"
     dtype = np.dtype(f"{kind}{int(dataset.BitsAllocated) // 8}")
     syntax = transfer_syntax(dataset)
+    decoder = _decoder(name, syntax)
     _check_length(name, dataset, syntax, shape, dtype.itemsize)
     if not hasattr(dataset, "file_meta"):
         from pydicom.dataset import FileMetaDataset
 
         dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    decoder = _decoder(name, syntax)
     try:
         frames = np.asarray(decoder.as_array(dataset, raw=True, allow_excess_frames=False)[0])
     except (RuntimeError, NotImplementedError, ValueError, AttributeError):
@@ -231,9 +245,7 @@ def _decoder(name: str, syntax: UID) -> Any:  # pydicom does not export the type
     return decoder
 
 
-def _check_length(
-    name: str, dataset: Dataset, syntax: UID, shape: tuple[int, int, int], item_bytes: int
-) -> None:
+def _check_length(name: str, dataset: Dataset, syntax: UID, shape: tuple[int, int, int], item_bytes: int) -> None:
     """Compare the bytes that are there with those that the header claims."""
     data = dataset.PixelData
     frame_bytes = shape[1] * shape[2] * item_bytes
@@ -310,9 +322,7 @@ def _valid_bits(dataset: Dataset, frames: np.ndarray) -> np.ndarray:
         element.tag.group & 0xFF00 == 0x6000 and element.tag.element == 0x0102 and int(element.value or 0) > 0
         for element in dataset
     )
-    is_unspread = (
-        frames.dtype.kind == "i" and frames.min() >= 0 and 2 ** (stored - 1) <= int(frames.max()) < 2**stored
-    )
+    is_unspread = frames.dtype.kind == "i" and frames.min() >= 0 and 2 ** (stored - 1) <= int(frames.max()) < 2**stored
     if has_overlay or is_unspread:
         frames = np.right_shift(np.left_shift(frames, unused), unused)
     return frames

@@ -63,9 +63,7 @@ def write_dicom(
     for k, frame in enumerate(frames):
         objects.setdefault(frame.header, []).append(k)
     with parsing(path.name), third_party(path.name, kind="DICOM", error=UnwritableImage):
-        datasets = (
-            _dataset(source, header, slices, frames, encoded, lineage) for header, slices in objects.items()
-        )
+        datasets = (_dataset(source, header, slices, frames, encoded, lineage) for header, slices in objects.items())
         if is_file:
             with atomic_file(path) as temporary:
                 _save(next(datasets), temporary)
@@ -75,9 +73,7 @@ def write_dicom(
                     _save(dataset, temporary / f"{number:04d}.dcm")
 
 
-def _own_slices(
-    name: str, image: MedicalImage, source: DicomSource
-) -> tuple[tuple[FrameRef, ...], np.ndarray]:
+def _own_slices(name: str, image: MedicalImage, source: DicomSource) -> tuple[tuple[FrameRef, ...], np.ndarray]:
     """Return the frames and stored integers of the source that the image's slices are."""
     num_slices = image.shape[0]
     offset = None
@@ -91,9 +87,7 @@ def _own_slices(
     return source.frames[offset : offset + num_slices], source.stored[offset : offset + num_slices]
 
 
-def _encode(
-    image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ...], stored: np.ndarray
-) -> list[Stored]:
+def _encode(image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ...], stored: np.ndarray) -> list[Stored]:
     """Return integers and rescale per slice, in slice order, in the sense of the file."""
     max_step = MAX_HU_STEP if image.units is Units.HU else None
     header = source.headers[frames[0].header]
@@ -137,8 +131,7 @@ def _dataset(
             _set_frame_rescales(dataset, original, [frames[k].number for k in slices], parts)
     elif len(slices) != int(original.get("NumberOfFrames") or 1):
         raise UnwritableImage(
-            "a part of a multi-frame object without functional groups cannot be written as DICOM. "
-            "Write it as .nii.gz."
+            "a part of a multi-frame object without functional groups cannot be written as DICOM. Write it as .nii.gz."
         )
     elif is_new_rescale:
         _set_rescale(dataset, parts[0])

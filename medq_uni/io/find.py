@@ -140,9 +140,7 @@ def _series_of(path: Path) -> str:
 
 def _series_items(root: Path, series: dict[str, list[Path]]) -> list[ImageItem]:
     """Return one item per series; a lone file stays a file, more become their folder."""
-    folders = {
-        key: Path(os.path.commonpath([path.parent for path in files])) for key, files in series.items()
-    }
+    folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in series.items()}
     owners: dict[Path, int] = {}
     for folder in folders.values():
         owners[folder] = owners.get(folder, 0) + 1

@@ -155,7 +155,7 @@ def _check_header(path: Path) -> None:
     if dtype.kind == "c":
         raise UnreadableImage(f"{path.name}: values are complex. Write the magnitude as float32.")
     if dtype.kind not in "iuf":
-        raise UnreadableImage(f"{path.name}: values are colour (RGB). Write one grey value per voxel.")
+        raise UnreadableImage(f"{path.name}: values are color (RGB). Write one gray value per voxel.")
     check_bytes(path.name, shape, dtype.itemsize)
     if len(shape) < 2 or any(n != 1 for n in shape[3:]):
         raise UnreadableImage(

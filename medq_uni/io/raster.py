@@ -1,4 +1,4 @@
-"""PNG and TIFF <-> MedicalImage, grey only, 8 and 16 bit or float32, never through 8-bit colour.
+"""PNG and TIFF <-> MedicalImage, gray only, 8 and 16 bit or float32, never through 8-bit color.
 
 A PNG that is written from physical values carries its rescale in a text chunk, and reads back in
 those units; a TIFF holds the values themselves. Orientation hints of cameras (EXIF) are ignored.
@@ -51,11 +51,11 @@ class RasterSource:
 
 
 def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
-    """Read a grey PNG of 8 or 16 bits; colour is read where all channels are equal.
+    """Read a gray PNG of 8 or 16 bits; color is read where all channels are equal.
 
     Raises:
         UnreadableImage: If it is damaged, larger than :data:`MAX_RASTER_PIXELS`, animated,
-            transparent, two-valued, or in colour.
+            transparent, two-valued, or in color.
     """
     from PIL import Image
 
@@ -65,15 +65,15 @@ def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         if not head.startswith(PNG_SIGNATURE) or len(head) < 33:
             raise UnreadableImage(f"{path.name}: not a PNG file. Pass DICOM, NIfTI, PNG or TIFF.")
         width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
-        depth, colour = head[24], head[25]
+        depth, color = head[24], head[25]
         check_bytes(path.name, (height, width), 2 if depth == 16 else 4)
         if width * height > MAX_RASTER_PIXELS:
             raise UnreadableImage(
                 f"{path.name}: {height} x {width} pixels are more than the limit of {MAX_RASTER_PIXELS}. "
                 "Crop the image."
             )
-        if colour in (2, 4, 6) and depth == 16:
-            raise UnreadableImage(f"{path.name}: 16-bit colour or transparency. Save it as 16-bit grey.")
+        if color in (2, 4, 6) and depth == 16:
+            raise UnreadableImage(f"{path.name}: 16-bit color or transparency. Save it as 16-bit gray.")
         with Image.open(path, formats=["PNG"]) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise UnreadableImage(f"{path.name}: an animated PNG. Save its frames one by one.")
@@ -81,20 +81,20 @@ def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
             record = _record(image.info.get(PNG_KEY))
             pixels = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image)
     if depth == 1:
-        raise UnreadableImage(f"{path.name}: a two-valued mask, not an image. Save it as 8- or 16-bit grey.")
-    if colour in (3, 4, 6):
+        raise UnreadableImage(f"{path.name}: a two-valued mask, not an image. Save it as 8- or 16-bit gray.")
+    if color in (3, 4, 6):
         if pixels[..., -1].min() < 255:
-            raise UnreadableImage(f"{path.name}: has transparent pixels. Save it as opaque grey.")
+            raise UnreadableImage(f"{path.name}: has transparent pixels. Save it as opaque gray.")
         pixels = pixels[..., :-1]
-    grey = _grey(path.name, pixels)
-    return _image(path, grey.astype(np.uint16 if depth == 16 else np.uint8)[None], record, modality)
+    gray = _gray(path.name, pixels)
+    return _image(path, gray.astype(np.uint16 if depth == 16 else np.uint8)[None], record, modality)
 
 
 def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
-    """Read a grey TIFF of uint8, uint16, int16 or float32; its pages are slices.
+    """Read a gray TIFF of uint8, uint16, int16 or float32; its pages are slices.
 
     Raises:
-        UnreadableImage: If it is damaged, too large, of another type, in colour, or its pages differ.
+        UnreadableImage: If it is damaged, too large, of another type, in color, or its pages differ.
     """
     import tifffile
 
@@ -107,14 +107,12 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         if any((page.shape, page.dtype) != (first.shape, first.dtype) for page in pages):
             raise UnreadableImage(f"{path.name}: pages differ in size or type. Save them one by one.")
         if str(first.dtype) not in TIFF_TYPES:
-            raise UnreadableImage(
-                f"{path.name}: values must be one of {', '.join(TIFF_TYPES)}. Convert them."
-            )
+            raise UnreadableImage(f"{path.name}: values must be one of {', '.join(TIFF_TYPES)}. Convert them.")
         if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):
-            raise UnreadableImage(f"{path.name}: a palette or other colour space. Save it as grey.")
+            raise UnreadableImage(f"{path.name}: a palette or other color space. Save it as gray.")
         check_bytes(path.name, (len(pages), *first.shape), first.dtype.itemsize)
         try:
-            slices = [_grey(path.name, page.asarray()) for page in pages]
+            slices = [_gray(path.name, page.asarray()) for page in pages]
         except (ValueError, ImportError) as error:
             if isinstance(error, UnreadableImage):
                 raise
@@ -131,7 +129,7 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
 
 
 def write_png(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:
-    """Write one slice as a grey PNG: the bit depth of a PNG source, else 16 bits.
+    """Write one slice as a gray PNG: the bit depth of a PNG source, else 16 bits.
 
     Values that do not come from a raster image are mapped linearly to 16 bits: CT within
     [-1024, 3071] HU with 1/16 HU per step, all else over their own range.
@@ -191,12 +189,12 @@ def _check(image: MedicalImage, path: Path) -> None:
         raise UnwritableImage(f"{path.name}: voxels are NaN or infinite. Replace them first.")
 
 
-def _grey(name: str, pixels: np.ndarray) -> np.ndarray:
+def _gray(name: str, pixels: np.ndarray) -> np.ndarray:
     """Return the one channel of a picture, (H, W)."""
     if pixels.ndim == 3 and pixels.shape[-1] in (1, 3) and (pixels == pixels[..., :1]).all():
         return pixels[..., 0]
     if pixels.ndim != 2:
-        raise UnreadableImage(f"{name}: colours differ between channels. Save it as grey.")
+        raise UnreadableImage(f"{name}: colors differ between channels. Save it as gray.")
     return pixels
 
 

@@ -106,9 +106,7 @@ def _halvings(rescale: Rescale, low: float, high: float, limits: np.iinfo, max_s
     return best
 
 
-def _remap(
-    steps: np.ndarray, source: Stored, extremes: tuple[float, float], max_step: float | None
-) -> Stored:
+def _remap(steps: np.ndarray, source: Stored, extremes: tuple[float, float], max_step: float | None) -> Stored:
     """Return integers with another intercept, or also another slope, for values out of range."""
     slope, intercept, factor = source.rescale
     limits = np.iinfo(source.values.dtype)

@@ -71,13 +71,10 @@ class FidelityCodec(nn.Module):
         self.register_buffer("latent_scale", torch.ones(latent))
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.spectrum = nn.Sequential(
-            nn.Conv2d(latent, widths[-1], 1), nn.GELU(), nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
-        )
-        nn.init.zeros_(self.spectrum[2].weight)
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
+        nn.init.zeros_(mix.weight)
+        self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
         self.change = nn.Conv2d(2 * latent, widths[-1], 1)
         self.bottleneck = nn.Sequential(*(ResidualBlock(widths[-1]) for _ in range(3)))
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))

@@ -101,9 +101,7 @@ class TimeEmbedder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * self.num_frequencies, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear(2 * self.num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     @classmethod
     def sinusoid(cls, t: Float[Tensor, " B"]) -> Float[Tensor, "B 256"]:

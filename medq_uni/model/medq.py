@@ -84,8 +84,8 @@ class MedQ(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("codec."):
                 # beside a position table of unit size, image features must not start out invisible
-                sees = isinstance(module, nn.Linear) and name.startswith(("vision.", "connector."))
-                std = module.in_features**-0.5 if sees else 0.02
+                sees = name.startswith(("vision.", "connector."))
+                std = module.in_features**-0.5 if isinstance(module, nn.Linear) and sees else 0.02
                 module.weight.normal_(0, std, generator=generator)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     module.bias.zero_()

@@ -47,9 +47,7 @@ class BlockTransform(nn.Module):
     def inverse(self, coefficients: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:
         """Return the image of the coefficients: inverse and adjoint of :meth:`forward`."""
         with torch.autocast(coefficients.device.type, enabled=False):
-            return F.conv_transpose2d(
-                coefficients.float(), self.basis, stride=self.size, groups=self.channels
-            )
+            return F.conv_transpose2d(coefficients.float(), self.basis, stride=self.size, groups=self.channels)
 
 
 def log_magnitudes(coefficients: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:

@@ -230,13 +230,9 @@ class DualExpertTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(DualExpertBlock(config) for _ in range(config.num_layers))
-        self.norm = PerExpert(
-            lambda: RMSNorm(config.hidden_size, config.rms_norm_eps), config.sharing.final_norm
-        )
+        self.norm = PerExpert(lambda: RMSNorm(config.hidden_size, config.rms_norm_eps), config.sharing.final_norm)
 
-    def forward(
-        self, x: Pair, stream: TokenStream, cache: KVCache | None = None, *, update: bool = True
-    ) -> Pair:
+    def forward(self, x: Pair, stream: TokenStream, cache: KVCache | None = None, *, update: bool = True) -> Pair:
         """Return the final hidden states of both parts.
 
         Args:

@@ -64,8 +64,7 @@ class FluxCodec(nn.Module):
         factor = self.config.downsample
         if image.shape[-2] % factor or image.shape[-1] % factor:
             raise SizeError(
-                f"the codec needs sides that are multiples of {factor}, got {tuple(image.shape[-2:])}. "
-                "Pad the image."
+                f"the codec needs sides that are multiples of {factor}, got {tuple(image.shape[-2:])}. Pad the image."
             )
         mean = self.encoder(image)[:, : self.config.latent_channels]
         return self.config.scale_factor * (mean - self.config.shift_factor)

@@ -123,9 +123,7 @@ class VisionBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B P E"]) -> Float[Tensor, "B P E"]:
         """Return the tokens after this block."""
         h = self.norm1(x)
-        q, k, v = (
-            rearrange(p(h), "b l (a k) -> b a l k", a=self.num_heads) for p in (self.q, self.k, self.v)
-        )
+        q, k, v = (rearrange(p(h), "b l (a k) -> b a l k", a=self.num_heads) for p in (self.q, self.k, self.v))
         x = x + self.o(rearrange(attention(q, k, v), "b a l k -> b l (a k)"))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
 

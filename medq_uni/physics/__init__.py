@@ -71,9 +71,7 @@ def apply(image: MedicalImage, record: DegradationRecord) -> MedicalImage:
     return image.with_voxels(voxels)
 
 
-def degrade_slice(
-    values: Tensor, record: DegradationRecord, number: int, spacing_mm: tuple[float, float]
-) -> Tensor:
+def degrade_slice(values: Tensor, record: DegradationRecord, number: int, spacing_mm: tuple[float, float]) -> Tensor:
     """Return one degraded slice, (H, W) float32 in physical units.
 
     Args:

@@ -33,7 +33,11 @@ def draw_low_dose(severity: Severity, generator: torch.Generator) -> dict[str, P
 
 
 def low_dose(
-    image: Tensor, *, params: dict[str, Parameter], spacing_mm: tuple[float, float], generator: torch.Generator
+    image: Tensor,
+    *,
+    params: dict[str, Parameter],
+    spacing_mm: tuple[float, float],
+    generator: torch.Generator,
 ) -> Tensor:
     """Return a CT slice as it would look at a fraction of the tube current.
 
@@ -56,14 +60,14 @@ def low_dose(
     body = image > -500
     if not bool(body.any()):
         body = torch.ones_like(body)
-    target_hu = float(params["noise_sd_hu"])  # type: ignore[arg-type]
+    target_hu = float(params["noise_sd_hu"])
     path = _line_integrals(image, sum(spacing_mm) / 2)
     quantum, electronic = _variances(path, params)
     radon = Radon(height, width, VIEWS)
     white = torch.randn(2, VIEWS, radon.num_detectors, generator=generator)
     noise = radon.filtered_backprojection(white * torch.stack([quantum, electronic]).sqrt())
     noise = noise * (1000 / MU_WATER_PER_MM / (sum(spacing_mm) / 2))
-    photons = _photons(*(float(part[body].var()) for part in noise), target_hu)
+    photons = _photons(float(noise[0][body].var()), float(noise[1][body].var()), target_hu)
     added = noise[0] / math.sqrt(photons) + noise[1] / photons
     return (image + added).clamp(*HU_RANGE)
 
@@ -74,7 +78,7 @@ def _line_integrals(image: Tensor, spacing_mm: float) -> Tensor:
     scale = min(1.0, COARSE / max(height, width))
     coarse = F.interpolate(image[None, None], scale_factor=scale, mode="area")[0]
     attenuation = MU_WATER_PER_MM * (1 + coarse.clamp(-1000, 2000) / 1000)
-    sinogram = Radon(*coarse.shape[-2:], VIEWS).forward(attenuation)[0] * (spacing_mm / scale)
+    sinogram = Radon(coarse.shape[-2], coarse.shape[-1], VIEWS).forward(attenuation)[0] * (spacing_mm / scale)
     detectors = Radon(height, width, VIEWS).num_detectors
     center = (sinogram.shape[-1] - 1) / 2
     place = ((torch.arange(detectors) - (detectors - 1) / 2) * scale + center) / center - 1
@@ -83,7 +87,7 @@ def _line_integrals(image: Tensor, spacing_mm: float) -> Tensor:
 
 
 def _variances(path: Tensor, params: dict[str, Parameter]) -> tuple[Tensor, Tensor]:
-    dose, counts = float(params["dose_fraction"]), float(params["electronic_counts"])  # type: ignore[arg-type]
+    dose, counts = float(params["dose_fraction"]), float(params["electronic_counts"])
     quantum = (1 / dose - 1) * torch.exp(path)
     electronic = (1 / dose**2 - 1) * counts**2 * torch.exp(2 * path)
     return quantum, electronic

@@ -14,7 +14,11 @@ from medq_uni.taxonomy import Severity
 
 ACCELERATION = {Severity.MILD: (2, 3), Severity.MODERATE: (4, 5), Severity.SEVERE: (6, 10)}
 """Acceleration factor by grade, both ends included."""
-MOTION = {Severity.MILD: (2, 4, 0.5, 1.0), Severity.MODERATE: (6, 8, 1.5, 3.0), Severity.SEVERE: (12, 16, 4.0, 7.0)}
+MOTION = {
+    Severity.MILD: (2, 4, 0.5, 1.0),
+    Severity.MODERATE: (6, 8, 1.5, 3.0),
+    Severity.SEVERE: (12, 16, 4.0, 7.0),
+}
 """Fewest and most poses, and the range of their standard deviation in degrees and pixels, by grade."""
 NOISE = {Severity.MILD: (0.02, 0.04), Severity.MODERATE: (0.05, 0.08), Severity.SEVERE: (0.10, 0.20)}
 """Noise standard deviation as a fraction of the 99.5th percentile of the image, by grade."""
@@ -45,13 +49,16 @@ def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: tor
         params: As :func:`draw_undersampling` returns them.
         generator: Source of mask and phase.
     """
-    axis = int(params["phase_axis"])  # type: ignore[arg-type]
+    axis = int(params["phase_axis"])
     turned = image if axis == 1 else image.T
     lines = turned.shape[1]
     mask = line_mask(
-        lines, int(params["acceleration"]), float(params["center_fraction"]), generator  # type: ignore[arg-type]
+        lines,
+        int(params["acceleration"]),
+        float(params["center_fraction"]),
+        generator,
     )
-    phase = _smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)  # type: ignore[arg-type]
+    phase = _smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
     restored = from_k_space(to_k_space(turned * torch.exp(1j * phase)) * mask).abs()
     return restored if axis == 1 else restored.T
 
@@ -93,13 +100,13 @@ def motion(image: Tensor, *, params: dict[str, Parameter], generator: torch.Gene
         params: As :func:`draw_motion` returns them.
         generator: Source of the poses and of the moments at which they change.
     """
-    axis, count = int(params["phase_axis"]), int(params["num_poses"])  # type: ignore[arg-type]
+    axis, count = int(params["phase_axis"]), int(params["num_poses"])
     turned = image if axis == 1 else image.T
     height, width = turned.shape
     cuts = torch.sort(torch.randperm(width - 1, generator=generator)[: count - 1] + 1).values.tolist()
     bounds = [0, *cuts, width]
-    degrees = torch.randn(count, generator=generator) * float(params["rotation_deg"])  # type: ignore[arg-type]
-    shifts = torch.randn(count, 2, generator=generator) * float(params["translation_px"])  # type: ignore[arg-type]
+    degrees = torch.randn(count, generator=generator) * float(params["rotation_deg"])
+    shifts = torch.randn(count, 2, generator=generator) * float(params["translation_px"])
     reference = next(i for i in range(count) if bounds[i] <= width // 2 < bounds[i + 1])
     degrees, shifts = degrees - degrees[reference], shifts - shifts[reference]
     frequency = [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in (height, width)]
@@ -127,7 +134,7 @@ def noise(image: Tensor, *, params: dict[str, Parameter], generator: torch.Gener
         params: As :func:`draw_noise` returns them.
         generator: Source of the noise.
     """
-    sigma = float(params["sigma_fraction"]) * float(torch.quantile(image, 0.995))  # type: ignore[arg-type]
+    sigma = float(params["sigma_fraction"]) * float(torch.quantile(image, 0.995))
     real, imaginary = sigma * torch.randn(2, *image.shape, generator=generator)
     return torch.hypot(image + real, imaginary)
 

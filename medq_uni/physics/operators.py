@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-
 ALL_VIEWS = slice(None)
 
 
@@ -66,9 +65,7 @@ class Radon:
         self.height, self.width, self.num_views = height, width, num_views
         self.num_detectors = math.ceil(math.hypot(height, width)) + 3
 
-    def forward(
-        self, image: Float[Tensor, "B H W"], views: slice = ALL_VIEWS
-    ) -> Float[Tensor, "B V D"]:
+    def forward(self, image: Float[Tensor, "B H W"], views: slice = ALL_VIEWS) -> Float[Tensor, "B V D"]:
         """Return the sinogram, or some views of it."""
         lower, fraction = self._split(views, image)
         flat = image.flatten(1)
@@ -79,9 +76,7 @@ class Radon:
             sinograms.append(sinogram.index_add(1, index + 1, flat * weight))
         return torch.stack(sinograms, dim=1)
 
-    def adjoint(
-        self, sinogram: Float[Tensor, "B V D"], views: slice = ALL_VIEWS
-    ) -> Float[Tensor, "B H W"]:
+    def adjoint(self, sinogram: Float[Tensor, "B V D"], views: slice = ALL_VIEWS) -> Float[Tensor, "B H W"]:
         """Return the backprojection, the exact transpose of :meth:`forward`."""
         lower, fraction = self._split(views, sinogram)
         image = sinogram.new_zeros(len(sinogram), self.height * self.width)

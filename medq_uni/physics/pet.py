@@ -38,7 +38,11 @@ def draw_low_count(severity: Severity, generator: torch.Generator) -> dict[str, 
 
 
 def low_count(
-    image: Tensor, *, params: dict[str, Parameter], spacing_mm: tuple[float, float], generator: torch.Generator
+    image: Tensor,
+    *,
+    params: dict[str, Parameter],
+    spacing_mm: tuple[float, float],
+    generator: torch.Generator,
 ) -> Tensor:
     """Return a PET slice as it would look with a fraction of the counts.
 
@@ -60,10 +64,10 @@ def low_count(
     scanner = _Scanner(coarse, pixel_mm)
     expected = scanner.project(coarse)
     body_pixels = float((coarse > 0.02 * coarse.max()).sum())
-    gain = float(params["counts_per_pixel"]) * body_pixels / float(expected.sum().clamp(min=1e-6))  # type: ignore[arg-type]
+    gain = float(params["counts_per_pixel"]) * body_pixels / float(expected.sum().clamp(min=1e-6))
     randoms = gain * float(expected.mean()) * RANDOMS_FRACTION / (1 - RANDOMS_FRACTION)
     full = torch.poisson(gain * expected + randoms, generator=generator)
-    keep = 1 / float(params["dose_reduction"])  # type: ignore[arg-type]
+    keep = 1 / float(params["dose_reduction"])
     thinned = torch.binomial(full, torch.full_like(full, keep), generator=generator)
     counts = torch.cat([full, thinned])
     factor = torch.tensor([1.0, keep]).view(2, 1, 1)
@@ -77,7 +81,7 @@ class _Scanner:
     """System model: resolution, then line integrals, then attenuation by the body outline."""
 
     def __init__(self, image: Tensor, pixel_mm: float) -> None:
-        self.radon = Radon(*image.shape[-2:], VIEWS)
+        self.radon = Radon(image.shape[-2], image.shape[-1], VIEWS)
         self.sigma = _sigma(RESOLUTION_MM, pixel_mm)
         outline = gaussian_blur((image > 0.02 * image.max()).float(), 2.0) > 0.5
         self.attenuation = torch.exp(-MU_WATER_PER_MM * pixel_mm * self.radon.forward(outline.float()))

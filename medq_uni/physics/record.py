@@ -11,7 +11,7 @@ from medq_uni.taxonomy import Severity, Task
 RECORD_VERSION = 1
 """Raised when ``apply`` changes what an old record would give."""
 
-Parameter = float | int | bool | list[float] | list[int]
+Parameter = float | int
 
 
 class RecordError(ValueError):

@@ -125,7 +125,12 @@ def verify(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def save_pretrained(
-    folder: Path, model: MedQ, tokenizer: Tokenizer, *, card: dict[str, Any], dtype: torch.dtype = torch.float16
+    folder: Path,
+    model: MedQ,
+    tokenizer: Tokenizer,
+    *,
+    card: dict[str, Any],
+    dtype: torch.dtype = torch.float16,
 ) -> str:
     """Write a model folder that :func:`load_pretrained` reads; return the hash of all its files.
 
@@ -180,8 +185,7 @@ def _load_strictly(model: MedQ, tensors: dict[str, Tensor], name: str) -> None:
             f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})" if unexpected else "",
             f"{len(wrong)} of the wrong shape ({'; '.join(wrong[:3])})" if wrong else "",
         ]
-        raise WeightsMismatch(
-            f"{name}: the weights do not fit {CONFIG}: {', '.join(part for part in parts if part)}."
-        )
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value
-                           for key, value in tensors.items()})
+        raise WeightsMismatch(f"{name}: the weights do not fit {CONFIG}: {', '.join(part for part in parts if part)}.")
+    model.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    )

@@ -71,6 +71,10 @@ _FIELDS = {"n": r"\d+", "p": "weight|bias", "rest": ".+"}
 
 
 class WeightsMismatch(ValueError):  # noqa: N818 (a name users read)
+    """Weights that cannot be used: missing, altered, or not those of the model."""
+
+
+class KeysMismatch(WeightsMismatch):
     """Weights that are not those of the model; lists what is missing, unexpected or misshapen."""
 
     def __init__(self, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
@@ -85,9 +89,7 @@ class WeightsMismatch(ValueError):  # noqa: N818 (a name users read)
             )
             if keys
         ]
-        super().__init__(
-            f"the weights do not fit the model: {'; '.join(parts)}. Are these the weights of this config?"
-        )
+        super().__init__(f"the weights do not fit the model: {'; '.join(parts)}. Are these the weights of this config?")
 
 
 def _pattern(template: str, expert: str) -> re.Pattern[str]:
@@ -156,7 +158,7 @@ def from_released(network: Mapping[str, Tensor], codec: Mapping[str, Tensor] | N
         if ours is not None:
             state[ours] = x
     if unknown:
-        raise WeightsMismatch((), unknown, ())
+        raise KeysMismatch((), unknown, ())
     return state
 
 
@@ -204,7 +206,7 @@ def load_state(model: MedQ, state: Mapping[str, Tensor], *, adapt_experts: bool 
         if given[k].shape != wanted[k].shape
     ]
     if missing or unexpected or misshapen:
-        raise WeightsMismatch(missing, unexpected, misshapen)
+        raise KeysMismatch(missing, unexpected, misshapen)
     is_meta = model.device.type == "meta"
     model.load_state_dict(given, assign=is_meta)
     if is_meta:
@@ -229,9 +231,7 @@ def read_config(folder: Path, *, tokens: SpecialTokens | None = None, name: str 
     extra: dict[str, Any] = json.loads(extra_file.read_text()) if extra_file.exists() else {}
     if tokens is None:
         if "special_tokens" not in extra:
-            raise ValueError(
-                f"{folder}: config.json names no special_tokens. Pass tokens= from the tokenizer."
-            )
+            raise ValueError(f"{folder}: config.json names no special_tokens. Pass tokens= from the tokenizer.")
         ids = extra["special_tokens"]
         tokens = SpecialTokens(
             bos=ids["bos_token_id"],

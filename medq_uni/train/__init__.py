@@ -1,0 +1,1 @@
+"""Training: recipes, losses, one loop for every stage."""

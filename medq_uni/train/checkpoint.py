@@ -120,16 +120,12 @@ def restore(
 ) -> None:
     """Put weights, average and random state of a checkpoint in place."""
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    average.shadow = {
-        k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")
-    }
+    average.shadow = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
     average.updates = updates
     generator.set_state(tensors["generator"])
 
 
-def restore_optimizer(
-    tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the moments of a checkpoint into an optimizer over the same weights."""
     for name, parameter in model.named_parameters():
         if f"optimizer.step.{name}" in tensors:

@@ -14,9 +14,7 @@ MAX_TOKENS = 160
 
 
 @torch.inference_mode()
-def describe_pool(
-    model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int
-) -> dict[int, list[int]]:
+def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int) -> dict[int, list[int]]:
     """Return the description tokens that the model writes about the first ``count`` pairs, by index.
 
     Args:

@@ -17,7 +17,7 @@ from torch import nn
 
 from medq_uni.config import to_json
 from medq_uni.data.batches import BatchSampler
-from medq_uni.data.pairs import PairPool, build_pool, generator_of
+from medq_uni.data.pairs import build_pool, generator_of
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.tokenizer import Tokenizer
@@ -115,9 +115,7 @@ class _Run:
         config, folder = self.config, self.folder
         found = read_checkpoint(folder)
         if found is not None and not resume:
-            raise CheckpointError(
-                f"{folder} holds a run already. Pass --resume to go on with it, or another folder."
-            )
+            raise CheckpointError(f"{folder} holds a run already. Pass --resume to go on with it, or another folder.")
         folder.mkdir(parents=True, exist_ok=True)
         self.pool, self.val_pool = (
             build_pool(pairs, folder / name, workers=workers, progress=self._pool_progress(name))
@@ -134,9 +132,7 @@ class _Run:
             self.tensors, self.progress, updates = found
             if self.progress.recipe_hash != self.hash:
                 raise CheckpointError(f"{folder} holds a run of another recipe. Use another folder.")
-            restore(
-                self.tensors, updates, model=self.model, average=self.average, generator=self.generator
-            )
+            restore(self.tensors, updates, model=self.model, average=self.average, generator=self.generator)
         codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _initial_model(self) -> MedQ:
@@ -185,9 +181,7 @@ class _Run:
         self._save(optimizer, step, before + time.monotonic() - began)
         return True
 
-    def _step(
-        self, stepper: Stepper, stage: StageConfig, optimizer: torch.optim.Optimizer, step: int
-    ) -> Losses:
+    def _step(self, stepper: Stepper, stage: StageConfig, optimizer: torch.optim.Optimizer, step: int) -> Losses:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
@@ -209,7 +203,8 @@ class _Run:
         return terms
 
     def _optimizer(self, stage: StageConfig) -> torch.optim.AdamW:
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(group_of(name) in stage.trainable)
             if parameter.requires_grad:

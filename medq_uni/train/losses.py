@@ -43,9 +43,7 @@ class LossWeights:
     """Cross-entropy on those of modality, anatomy, degradation and verdict alone: a few tokens among many."""
 
 
-def flow_loss(
-    velocity: Float[Tensor, "B L C"], target: Float[Tensor, "B L C"]
-) -> Float[Tensor, ""]:
+def flow_loss(velocity: Float[Tensor, "B L C"], target: Float[Tensor, "B L C"]) -> Float[Tensor, ""]:
     """Return the squared velocity error relative to the size of the target velocity.
 
     Args:

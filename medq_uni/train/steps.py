@@ -112,14 +112,15 @@ class Stepper:
         blocks = self._blocks(batch, x0, told, is_joint)
         stream = pack(blocks, model.config.tokens)
         images = (batch.vision,) if is_joint else ()
-        inputs = StreamInputs(
-            clean=(degraded,), images=images, noised=(x_t,), t=t, latent_offset=batch.offset
-        )
+        inputs = StreamInputs(clean=(degraded,), images=images, noised=(x_t,), t=t, latent_offset=batch.offset)
         outputs = model(stream, inputs)
         velocity = outputs.velocity.float()
         losses = {"flow": flow_loss(velocity, model.latent_tokens(target_velocity(x0, x1)))}
         if is_joint:
             losses["text"] = self._text(outputs.logits, stream, told.is_reference)
+        if from_noise:
+            # an early guess from pure noise is garbage; through the decoder it would undo what that has learned
+            return losses
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)
         fidelity = model.codec.features(_fast(batch.degraded))
         return losses | self._pixels(x0_hat, fidelity, batch, told.target)
@@ -131,9 +132,7 @@ class Stepper:
         noised = ImageBlock(kind=BlockKind.NOISED, rows=rows, cols=cols)
         if not is_joint:
             return [clean, TextBlock(ids=told.instructions), noised]
-        description = TextBlock(
-            ids=told.descriptions, labels=True, dropped=[not has for has in told.has_description]
-        )
+        description = TextBlock(ids=told.descriptions, labels=True, dropped=[not has for has in told.has_description])
         vision = self._vision_block(batch.vision)
         return [clean, vision, TextBlock(ids=told.instructions), description, noised]
 
@@ -191,14 +190,10 @@ class Stepper:
     def _encoded(self, index: int, generator: torch.Generator) -> list[int]:
         return self.tokenizer.encode_description(self._reference(index, generator))
 
-    def _edited(
-        self, index: int, item: PoolItem, stated: Severity, generator: torch.Generator
-    ) -> list[int]:
+    def _edited(self, index: int, item: PoolItem, stated: Severity, generator: torch.Generator) -> list[int]:
         return self.tokenizer.encode_description(self._reference(index, generator).with_severity(stated))
 
 
 def _fast(image: Tensor) -> Tensor:
     """Return the image in the memory layout in which convolutions are fastest."""
     return image.contiguous(memory_format=torch.channels_last)
-
-

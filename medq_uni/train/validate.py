@@ -44,9 +44,7 @@ def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) 
 
 
 @torch.inference_mode()
-def restoration_gains(
-    model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout
-) -> dict[str, float]:
+def restoration_gains(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:
     """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs only."""
     gains: dict[str, list[float]] = defaultdict(list)
     for index, item in enumerate(pool.items[:MAX_PAIRS]):
@@ -89,9 +87,7 @@ def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
     return degraded, reference
 
 
-def decode_one(
-    model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tensor, layout: Layout
-) -> DecodedImage:
+def decode_one(model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tensor, layout: Layout) -> DecodedImage:
     """Return the restored views of one degraded slice, as the layout restores it."""
     fidelity, latent = model.codec.features(degraded), model.codec.encode(degraded)
     if layout != "codec":
@@ -113,13 +109,10 @@ def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tenso
     """Return 10 log10 of the ratio of squared errors before and after, on the scoring range."""
     scaling = Scaling(*item.scaling)
     low, high = (
-        (scaling.window_low, scaling.window_high)
-        if item.task.modality is Modality.CT
-        else (scaling.low, scaling.high)
+        (scaling.window_low, scaling.window_high) if item.task.modality is Modality.CT else (scaling.low, scaling.high)
     )
     values = [
-        scaling.from_views(x)[:, : item.height, : item.width].clamp(low, high)
-        for x in (degraded, restored, reference)
+        scaling.from_views(x)[:, : item.height, : item.width].clamp(low, high) for x in (degraded, restored, reference)
     ]
     before, after = ((x - values[2]).square().mean() for x in values[:2])
     return float(10 * torch.log10(before / after))

@@ -59,9 +59,7 @@ def test_start_datetime_is_preferred_unless_its_date_was_altered(tmp_path, phant
         drug.RadiopharmaceuticalStartDateTime = "19600101100000"
 
     assert factor_of(tmp_path / "a", phantom, good) == pytest.approx(PLAIN * 2 ** (7200 / 6586.2), rel=1e-6)
-    assert factor_of(tmp_path / "b", phantom, altered) == pytest.approx(
-        PLAIN * 2 ** (3600 / 6586.2), rel=1e-6
-    )
+    assert factor_of(tmp_path / "b", phantom, altered) == pytest.approx(PLAIN * 2 ** (3600 / 6586.2), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,7 @@ def test_the_context_after_writing_is_the_context_after_reading(model: MedQ) -> 
     assert torch.equal(context.past.next_position, other.past.next_position)
 
 
-def test_a_forced_run_costs_one_pass_and_a_choice_one_more(
-    model: MedQ, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forced_run_costs_one_pass_and_a_choice_one_more(model: MedQ, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     context = context_of(model, slice(1))
     forward = model.transformer.forward
@@ -139,9 +137,7 @@ def test_an_empty_past_has_nothing() -> None:
     assert (past.length, past.batch_size, past.next_position.tolist()) == (0, 3, [0, 0, 0])
 
 
-def test_sharing_does_not_change_how_a_context_works(
-    tiny_config: Callable, scrambled: Callable[..., MedQ]
-) -> None:
+def test_sharing_does_not_change_how_a_context_works(tiny_config: Callable, scrambled: Callable[..., MedQ]) -> None:
     from medq_uni.config import SHARED_ATTENTION
 
     model = scrambled(tiny_config(SHARED_ATTENTION))

@@ -156,9 +156,7 @@ def test_an_offset_moves_a_crop_to_its_place_in_the_whole(model: MedQ) -> None:
 
 @given(rows=st.integers(1, 4), cols=st.integers(1, 4), text=st.integers(0, 5), batch=st.integers(1, 3))
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_cached_equals_uncached_at_every_size(
-    model: MedQ, rows: int, cols: int, text: int, batch: int
-) -> None:
+def test_cached_equals_uncached_at_every_size(model: MedQ, rows: int, cols: int, text: int, batch: int) -> None:
     g = torch.Generator().manual_seed(rows * 100 + cols * 10 + text)
     latent, x_t = torch.randn(2, batch, 3, 2 * rows, 2 * cols, generator=g)
     image = torch.randn(batch, 1, 4 * cols, 4 * rows, generator=g)

@@ -124,9 +124,7 @@ def test_a_single_text_is_an_ordinary_causal_language_model(model: MedQ) -> None
     ids = [[1, 2, 3, 4, 5, 6]]
     longer = [[1, 2, 3, 9, 9, 9]]
     with torch.no_grad():
-        a, b = (
-            model.hidden(pack([TextBlock(ids=x)], model.config.tokens), _nothing()).iqa for x in (ids, longer)
-        )
+        a, b = (model.hidden(pack([TextBlock(ids=x)], model.config.tokens), _nothing()).iqa for x in (ids, longer))
     torch.testing.assert_close(a[:, :4], b[:, :4])
     assert not torch.allclose(a[:, 4], b[:, 4])
 

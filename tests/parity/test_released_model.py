@@ -58,9 +58,7 @@ class Case:
 
     def inputs(self) -> StreamInputs:
         g = self.golden
-        clean, target = (
-            self.model.codec.encode(g[k][None]).detach() for k in ("in.image", "in.target_image")
-        )
+        clean, target = (self.model.codec.encode(g[k][None]).detach() for k in ("in.image", "in.target_image"))
         noised = interpolate(target, self.latent(g["in.noise"]), g["in.t"])
         return StreamInputs(clean=(clean,), images=(g["in.vit_image"][None],), noised=(noised,), t=g["in.t"])
 
@@ -77,9 +75,7 @@ class Case:
 @functools.cache
 def load(case: str) -> Case:
     config = read_config(FOLDER / case)
-    return Case(
-        load_released(FOLDER / case, config), config, load_file(FOLDER / case / "goldens.safetensors")
-    )
+    return Case(load_released(FOLDER / case, config), config, load_file(FOLDER / case / "goldens.safetensors"))
 
 
 def small_parts(case: Case) -> dict[str, torch.Tensor]:
@@ -203,9 +199,7 @@ def sampler_parts(case: Case) -> dict[str, torch.Tensor]:
         )[0],
         **{name: model.latent_tokens(z)[0] for name, z in latents.items()},
         "sampler.image": model.codec.decode(latents["sampler.latents"]).image,
-        "sampler.image_cfg_text_channel": model.codec.decode(
-            latents["sampler.latents_cfg_text_channel"]
-        ).image,
+        "sampler.image_cfg_text_channel": model.codec.decode(latents["sampler.latents_cfg_text_channel"]).image,
         "ctx.kv_lengths": torch.tensor([c.past.length for c in three]),
         "ctx.next_rope_ids": torch.tensor([int(c.past.next_position[0]) for c in three]),
     }

@@ -141,9 +141,7 @@ def test_weights_of_another_sharing_fit_only_when_asked() -> None:
                 **{f: getattr(config, f) for f in config.__dataclass_fields__},
                 "transformer": TransformerConfig(
                     **{
-                        **{
-                            f: getattr(config.transformer, f) for f in config.transformer.__dataclass_fields__
-                        },
+                        **{f: getattr(config.transformer, f) for f in config.transformer.__dataclass_fields__},
                         "sharing": sharing,
                     }
                 ),
@@ -153,9 +151,7 @@ def test_weights_of_another_sharing_fit_only_when_asked() -> None:
             load_released(folder, config)
         model = load_released(folder, config, adapt_experts=True)
         q = model.transformer.blocks[0].attention.q
-        released = load_file(folder / "ema.safetensors")[
-            "language_model.model.layers.0.self_attn.q_proj.weight"
-        ]
+        released = load_file(folder / "ema.safetensors")["language_model.model.layers.0.self_attn.q_proj.weight"]
         assert torch.equal(q.iqa.weight, released)
         assert (q.ir is None) == sharing.qkv
         if q.ir is not None:
