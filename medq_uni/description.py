@@ -284,12 +284,12 @@ def _split_aspects(text: str, strict: bool) -> dict[str, str]:
         text = re.sub(r"overall,? the quality of this image is (\w+)", r"Verdict: \1", text, flags=flags)
     marks = list(re.finditer(rf"(?:^|(?<=\s))({'|'.join(LABELS)}): ?", text, flags))
     aspects: dict[str, str] = {}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    for mark, end in zip(marks, ends, strict=False):
         label = mark.group(1).capitalize()
         if label in aspects:
             raise DescriptionError(f"{label}: appears twice in {_short(text)}")
-        content = text[mark.end() : following.start() if following else len(text)]
-        aspects[label] = content.strip().removesuffix(".")
+        aspects[label] = text[mark.end() : end].strip().removesuffix(".")
     missing = [label for label in LABELS if label not in aspects]
     if missing:
         raise DescriptionError(
