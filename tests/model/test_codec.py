@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from medq_uni.config import ConfigError, FidelityCodecConfig, VisionConfig
+from medq_uni.model.codec import FidelityCodec
+from medq_uni.model.spectrum import block_cosine_basis, log_magnitudes
+from medq_uni.model.vision import VisionEncoder
+
+CONFIG = FidelityCodecConfig(widths=(4, 8, 8, 8))
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.rand(2, 2, 24, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_basis_is_orthonormal():
+    flat = block_cosine_basis(8).flatten(1)
+    assert torch.allclose(flat @ flat.T, torch.eye(64), atol=1e-5)
+
+
+def test_the_codec_alone_is_exact(image: torch.Tensor):
+    codec = FidelityCodec(CONFIG)
+    codec.calibrate(image)
+    latent = codec.encode(image)
+    assert latent.shape == (2, CONFIG.latent_channels, 3, 5)
+    assert torch.allclose(codec.decode(latent).image, image, atol=1e-5)
+    assert codec.decode(latent).log_variance is None
+
+
+def test_calibration_gives_coefficients_unit_variance(image: torch.Tensor):
+    codec = FidelityCodec(CONFIG)
+    codec.calibrate(image)
+    latent = codec.encode(image)
+    assert torch.allclose(latent.mean((0, 2, 3)), torch.zeros(128), atol=1e-4)
+    assert torch.allclose(latent.std((0, 2, 3)), torch.ones(128), atol=1e-4)
+
+
+def test_a_new_decoder_returns_the_image_of_the_latent(image: torch.Tensor):
+    codec = FidelityCodec(CONFIG)
+    decoded = codec.decode(codec.encode(image), codec.features(image))
+    assert torch.allclose(decoded.image, image, atol=1e-5)
+    assert decoded.log_variance is not None
+    assert decoded.log_variance.shape == image.shape
+
+
+def test_the_variance_does_not_shape_the_features(image: torch.Tensor):
+    codec = FidelityCodec(CONFIG)
+    decoded = codec.decode(codec.encode(image), codec.features(image))
+    decoded.log_variance.sum().backward()
+    assert codec.stem.weight.grad is None
+    assert codec.spread[0].weight.grad is not None
+
+
+def test_the_path_can_be_switched_off_by_configuration(image: torch.Tensor):
+    codec = FidelityCodec(FidelityCodecConfig(widths=(4, 8, 8, 8), fidelity_path=False))
+    assert codec.features(image) is None
+
+
+def test_noise_raises_the_log_magnitudes_of_high_frequencies(image: torch.Tensor):
+    codec = FidelityCodec(CONFIG)
+    smooth = torch.zeros_like(image)
+    before, after = (log_magnitudes(codec.transform(x))[:, 63].mean() for x in (smooth, smooth + 0.1 * image))
+    assert after > before + 1
+
+
+def test_the_vision_encoder_can_see_the_spectrum(image: torch.Tensor):
+    config = VisionConfig(
+        in_channels=2,
+        patch_size=8,
+        hidden_size=16,
+        intermediate_size=16,
+        num_layers=1,
+        num_heads=2,
+        max_patches_per_side=8,
+        spectrum_block=4,
+    )
+    assert VisionEncoder(config)(image).shape == (2, 15, 16)
+    with pytest.raises(ConfigError, match="must divide"):
+        VisionConfig(patch_size=14, spectrum_block=8)

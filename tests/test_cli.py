@@ -1,0 +1,141 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medq_uni import __version__
+from medq_uni.cli import app
+from medq_uni.data.phantoms import phantom
+from medq_uni.io import write_image
+from medq_uni.taxonomy import Modality
+
+README = Path(__file__).parents[1] / "README.md"
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def slice_file(tmp_path: Path) -> Path:
+    path = tmp_path / "slice.nii.gz"
+    write_image(phantom(Modality.MR, torch.Generator().manual_seed(1), size=64), path)
+    return path
+
+
+def medq(*words: object) -> tuple[int, str]:
+    result = RUNNER.invoke(app, [str(word) for word in words])
+    assert not isinstance(result.exception, AssertionError | TypeError | AttributeError), result.exception
+    return result.exit_code, result.output
+
+
+def test_version_and_help_answer():
+    assert medq("--version") == (0, f"medq-uni {__version__}\n")
+    for verb in ("assess", "restore", "degrade", "train", "doctor", "demo"):
+        code, text = medq(verb, "--help")
+        assert code == 0
+        assert "Usage" in text
+
+
+def test_help_loads_no_torch():
+    code = "import sys; sys.argv=['medq','--help']; from medq_uni.cli import app\n"
+    code += "try: app()\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_assess_speaks_words_and_json(slice_file: Path):
+    code, words = medq("assess", slice_file, "--modality", "mr")
+    assert code == 0
+    assert "Image: MR of the" in words
+    assert "Research use only" in words
+    code, text = medq("assess", slice_file, "--modality", "mr", "--json")
+    assert code == 0
+    assert json.loads(text[: text.rindex("}") + 1])["modality"] == "mr"
+
+
+def test_degrade_then_restore_with_a_report(slice_file: Path, tmp_path: Path):
+    degraded, restored = tmp_path / "degraded.nii.gz", tmp_path / "restored.nii.gz"
+    code, text = medq("degrade", slice_file, "--task", "mr-noise", "--severity", "severe", "--seed", 3, "-o", degraded)
+    assert code == 0, text
+    assert json.loads((tmp_path / "degraded.medq.json").read_text())["degradation"]["task"] == "mr-noise"
+    report = tmp_path / "report.html"
+    code, text = medq("restore", degraded, "-o", restored, "--modality", "mr", "--force", "--report", report)
+    assert code == 0, text
+    assert restored.is_file()
+    page = report.read_text()
+    assert "Research use only" in page
+    assert "http" not in page
+    code, text = medq("restore", degraded, "-o", restored, "--modality", "mr", "--force")
+    assert code == 1
+    assert "exists" in text
+
+
+def test_a_description_file_steers(slice_file: Path, tmp_path: Path):
+    words = tmp_path / "words.txt"
+    words.write_text(
+        "Image: MR of the brain. Degradation: severe Rician noise. Cause: weak signal. Impact: grain. Verdict: reject."
+    )
+    target = tmp_path / "out.nii.gz"
+    code, text = medq("restore", slice_file, "-o", target, "--modality", "mr", "--description", words)
+    assert code == 0, text
+    record = json.loads((tmp_path / "out.medq.json").read_text())
+    assert record["settings"]["description_from"] == "user"
+    words.write_text("nonsense")
+    code, text = medq("restore", slice_file, "-o", tmp_path / "x.nii.gz", "--description", words)
+    assert code == 1
+    assert "words.txt" in text
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an image", b"\x89PNG broken"])
+def test_bad_input_is_one_clear_line_exit_code_1_and_no_output(content: bytes | None, tmp_path: Path):
+    source, target = tmp_path / "in.png", tmp_path / "out.png"
+    if content is not None:
+        source.write_bytes(content)
+    code, text = medq("restore", source, "-o", target)
+    assert code == 1
+    assert text.count("error:") == 1
+    assert "Traceback" not in text
+    assert not target.exists()
+
+
+def test_usage_errors_exit_with_2(slice_file: Path):
+    assert medq("restore", slice_file)[0] == 2
+    assert medq("nonsense")[0] == 2
+    assert medq("degrade", slice_file, "--task", "mr-nonsense", "-o", "x.nii.gz")[0] == 2
+
+
+def test_some_failed_items_exit_with_3_and_only_failed_ones_with_1(slice_file: Path, tmp_path: Path):
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / "bad.nii.gz").write_bytes(b"no")
+    assert medq("restore", folder, "-o", tmp_path / "o1")[0] == 1
+    slice_file.rename(folder / "good.nii.gz")
+    code, text = medq("restore", folder, "-o", tmp_path / "o2", "--modality", "mr")
+    assert code == 3
+    assert "1 failed" in text
+
+
+def test_a_recipe_with_a_wrong_key_names_it(tmp_path: Path):
+    path = tmp_path / "recipe.json"
+    path.write_text('{"model": {}}')
+    code, text = medq("train", path, "-o", tmp_path / "run")
+    assert code == 1
+    assert "TrainConfig" in text
+
+
+def test_doctor_measures_and_verifies():
+    code, text = medq("doctor", "--json")
+    assert code == 0
+    found = json.loads(text[text.index("{") :])
+    assert "verified" in found["weights sha256"]
+    assert found["restore 256x256 (s)"] > 0
+
+
+def test_every_command_of_the_readme_exists():
+    for line in re.findall(r"^medq (.+)$", README.read_text(), re.M):
+        verb, *rest = line.split()
+        text = medq(verb, "--help")[1]
+        for flag in (word for word in rest if word.startswith("--")):
+            assert flag.split("=")[0] in text, line

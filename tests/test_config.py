@@ -1,0 +1,59 @@
+import pytest
+
+from medq_uni.config import (
+    ConfigError,
+    FidelityCodecConfig,
+    FluxCodecConfig,
+    ModelConfig,
+    SamplerConfig,
+    SpecialTokens,
+    TransformerConfig,
+    VisionConfig,
+    from_json,
+    to_json,
+)
+
+SIZES = {"vocab_size": 9, "intermediate_size": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+
+
+@pytest.mark.parametrize("codec", [FidelityCodecConfig(), FluxCodecConfig()])
+def test_a_model_configuration_comes_back_from_json(codec: FidelityCodecConfig | FluxCodecConfig):
+    config = ModelConfig(
+        name="x",
+        transformer=TransformerConfig(hidden_size=16, **SIZES),
+        vision=VisionConfig(),
+        codec=codec,
+        tokens=SpecialTokens(bos=0, eos=1, start_of_image=2, end_of_image=3),
+    )
+    assert from_json(ModelConfig, to_json(config)) == config
+    assert config.token_channels == 4 * codec.latent_channels
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"num_step": 3}', "num_step.*Did you mean 'num_steps'"),
+        ('{"num_steps": "many"}', "num_steps"),
+        ('{"num_steps": 0}', "at least 1"),
+        ('{"start": "middle"}', "start"),
+        ("{", "JSON"),
+    ],
+)
+def test_a_wrong_configuration_names_the_key(text: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        from_json(SamplerConfig, text)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TransformerConfig(hidden_size=18, **SIZES),
+        lambda: TransformerConfig(hidden_size=16, **(SIZES | {"num_kv_heads": 3})),
+        lambda: VisionConfig(patch_size=14, stem_channels=(4, 8)),
+        lambda: FidelityCodecConfig(widths=(4, 8)),
+        lambda: SamplerConfig(num_samples=4),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(make):
+    with pytest.raises(ConfigError):
+        make()

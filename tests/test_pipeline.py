@@ -1,0 +1,148 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom.data import get_testdata_file
+
+from medq_uni import physics
+from medq_uni.batch import restore_folder
+from medq_uni.config import SamplerConfig
+from medq_uni.data.phantoms import phantom
+from medq_uni.description import Degradation, QualityDescription
+from medq_uni.image import MedicalImage
+from medq_uni.io import read_image, sidecar_path, write_image
+from medq_uni.pipeline import CannotAssess, Restorer, RestoreSettings
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
+
+FORCE = RestoreSettings(force=True)
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Restorer:
+    return Restorer.from_pretrained("nano", device="cpu")
+
+
+def noisy(size: int = 96, seed: int = 1, modality: Modality = Modality.MR) -> MedicalImage:
+    generator = torch.Generator().manual_seed(seed)
+    task = {Modality.MR: Task.MR_NOISE, Modality.CT: Task.CT_LOW_DOSE, Modality.PET: Task.PET_LOW_COUNT}[modality]
+    image = phantom(modality, generator, size=size)
+    return physics.apply(image, physics.draw(task, Severity.SEVERE, generator))
+
+
+def said(severity: Severity, modality: Modality = Modality.MR) -> QualityDescription:
+    task = Task.MR_NOISE if modality is Modality.MR else Task.CT_LOW_DOSE
+    found = (Degradation(task, Severity.MILD),)
+    description = QualityDescription(modality, Anatomy.BRAIN, found, "thermal noise", "grain", Verdict.USABLE)
+    return description.with_severity(severity)
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_the_main_job_gives_description_restoration_uncertainty_and_residual(restorer: Restorer, modality: Modality):
+    image = noisy(modality=modality)
+    result = restorer.restore(image, settings=FORCE)
+    assert result.description.modality is modality
+    assert result.restored.shape == image.shape
+    assert np.isfinite(result.restored.voxels).all()
+    assert not np.array_equal(result.restored.voxels, image.voxels)
+    assert np.array_equal(result.residual.voxels, result.restored.voxels - image.voxels)
+    assert result.uncertainty is not None
+    assert (result.uncertainty.voxels >= 0).all()
+    assert result.uncertainty.voxels.max() > 0
+
+
+def test_an_image_said_to_be_good_comes_back_bit_identical_unless_forced(restorer: Restorer):
+    image = noisy()
+    good = said(Severity.NONE)
+    result = restorer.restore(image, description=good)
+    assert result.is_unchanged
+    assert result.restored is image
+    assert result.uncertainty is None
+    assert not restorer.restore(image, description=good, settings=FORCE).is_unchanged
+
+
+def test_a_worse_stated_severity_removes_more(restorer: Restorer):
+    images = [noisy(128, seed) for seed in range(4)]
+    energy = []
+    for severity in Severity:
+        results = [restorer.restore(i, description=said(severity), settings=FORCE) for i in images]
+        energy.append(sum(float(np.square(r.residual.voxels / r.image.voxels.max()).mean()) for r in results))
+    assert energy == sorted(energy)
+    assert energy[-1] > energy[0]
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_batch(restorer: Restorer):
+    volume = MedicalImage(np.concatenate([noisy(64, seed).voxels for seed in range(3)]), modality=Modality.MR)
+    sampler = SamplerConfig(start="noise", num_steps=2, num_samples=2)
+    one, four, other = (
+        restorer.restore(
+            volume,
+            description=said(Severity.MILD),
+            settings=RestoreSettings(sampler=sampler, seed=seed, batch_size=size, force=True),
+        )
+        for seed, size in ((1, 1), (1, 4), (2, 4))
+    )
+    assert np.allclose(one.restored.voxels, four.restored.voxels, atol=1e-3 * volume.voxels.max())
+    assert not np.allclose(one.restored.voxels, other.restored.voxels, atol=1e-3 * volume.voxels.max())
+
+
+def test_large_slices_are_tiled_and_keep_their_matrix(restorer: Restorer):
+    image = noisy(300)
+    seen = []
+    result = restorer.restore(
+        image, description=said(Severity.MODERATE), progress=lambda done, total: seen.append((done, total))
+    )
+    assert result.restored.shape == (1, 300, 300)
+    assert seen[-1][0] == seen[-1][1] == 4
+
+
+def test_an_unknown_modality_is_guessed_aloud(restorer: Restorer):
+    with pytest.warns(UserWarning, match="guessed 'mr'"):
+        restorer.assess(replace(noisy(64), modality=None))
+
+
+def test_a_description_of_another_modality_is_followed_with_a_warning(restorer: Restorer):
+    with pytest.warns(UserWarning, match="speaks of ct"):
+        restorer.restore(noisy(64), description=said(Severity.MILD, Modality.CT))
+
+
+def test_a_constant_image_cannot_be_assessed(restorer: Restorer):
+    with pytest.raises(CannotAssess, match="constant"):
+        restorer.assess(MedicalImage(np.full((1, 32, 32), 7.0), modality=Modality.MR))
+
+
+def test_a_real_dicom_becomes_a_derived_series_and_stays_untouched(restorer: Restorer, tmp_path: Path):
+    source = Path(get_testdata_file("CT_small.dcm", download=False))
+    before = source.read_bytes()
+    target = tmp_path / "restored.dcm"
+    result = restorer.run(source, target, settings=FORCE)
+    assert source.read_bytes() == before
+    original, written = pydicom.dcmread(source), pydicom.dcmread(target)
+    assert written.SOPInstanceUID != original.SOPInstanceUID
+    assert written.StudyInstanceUID == original.StudyInstanceUID
+    assert list(written.ImageType[:2]) == ["DERIVED", "SECONDARY"]
+    assert "Research use only" in written.DerivationDescription
+    assert np.abs(read_image(target).voxels - result.restored.voxels).max() <= 0.5
+    assert sidecar_path(target).is_file()
+    assert (tmp_path / "restored.residual.nii.gz").is_file()
+    assert (tmp_path / "restored.uncertainty.nii.gz").is_file()
+    with pytest.raises(ValueError, match="exists"):
+        result.save(target)
+
+
+def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items(restorer: Restorer, tmp_path: Path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    (source / "a").mkdir(parents=True)
+    write_image(noisy(48), source / "a" / "one.nii.gz")
+    (source / "bad.nii.gz").write_bytes(b"no image")
+    options = {"modality": Modality.MR, "settings": FORCE}
+    found = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
+    assert found == {"a/one.nii.gz": "restored", "bad.nii.gz": "failed"}
+    assert (target / "a" / "one.nii.gz").is_file()
+    assert not (target / "bad.nii.gz").exists()
+    again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
+    assert again["a/one.nii.gz"] == "skipped"
+    with pytest.raises(ValueError, match="inside the source"):
+        list(restore_folder(restorer, source, source / "out", **options))
