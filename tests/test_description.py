@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.description import (
-    DescriptionError,
     Degradation,
+    DescriptionError,
     QualityDescription,
     degradation_options,
     json_schema,
@@ -143,4 +143,6 @@ def test_degradation_options_are_read_back():
     for modality in Modality:
         for words in degradation_options(modality):
             text = EXAMPLE.to_text().replace("moderate motion artifact", words)
-            assert len(QualityDescription.from_text(text).degradations) == (0 if words == "none" else words.count(" and ") + 1)
+            assert len(QualityDescription.from_text(text).degradations) == (
+                0 if words == "none" else words.count(" and ") + 1
+            )

@@ -63,7 +63,9 @@ def test_the_merge_is_continuous_across_the_window_edge():
 
 def test_the_window_view_magnifies_soft_tissue_tenfold():
     scaling = scaling_of(image(Modality.CT))
-    wide, window = (scaling.to_views(torch.tensor([[[0.0, 40.0]]]))[0, :, 0, 1] - scaling.to_views(torch.zeros(1, 1, 2))[0, :, 0, 1]).tolist()
+    wide, window = (
+        scaling.to_views(torch.tensor([[[0.0, 40.0]]]))[0, :, 0, 1] - scaling.to_views(torch.zeros(1, 1, 2))[0, :, 0, 1]
+    ).tolist()
     assert window / wide == pytest.approx(4095 / 400)
 
 
