@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medq_uni.metrics import ssim
 
-ERROR_FLOOR = 8e-3
+ERROR_FLOOR = 2e-2
 """Smallest input error (network units) that a pixel loss is divided by. Clean inputs meet it: a much smaller
 floor makes their gradient outweigh all others, and the network learns to do nothing."""
 FLOW_FLOOR = 1e-2
