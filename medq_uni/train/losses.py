@@ -59,6 +59,7 @@ def pixel_losses(
     target: Float[Tensor, "B C H W"],
     degraded: Float[Tensor, "B C H W"],
     valid: Bool[Tensor, "B 1 H W"],
+    reference: Float[Tensor, "B C H W"] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Return the relative L1 and squared errors and the mean 1 - SSIM, over the valid pixels.
 
@@ -67,15 +68,18 @@ def pixel_losses(
         target: What it should be.
         degraded: Input; its own error per view scales that of the restoration.
         valid: False where the crop holds no image.
+        reference: True image, by default the target. An edited target may equal the input; the input's error
+            against the truth still is the scale.
     """
+    truth = target if reference is None else reference
     count = valid.sum(dim=(2, 3)).clamp(min=1)
 
     def mean(x: Tensor) -> Tensor:
         return (x * valid).sum(dim=(2, 3)) / count
 
     with torch.no_grad():
-        scale = mean((degraded - target).abs()).clamp(min=ERROR_FLOOR)
-        square = mean((degraded - target).square()).clamp(min=ERROR_FLOOR**2)
+        scale = mean((degraded - truth).abs()).clamp(min=ERROR_FLOOR)
+        square = mean((degraded - truth).square()).clamp(min=ERROR_FLOOR**2)
     error = image - target
     return {
         "l1": (mean(error.abs()) / scale).mean(),

@@ -143,7 +143,7 @@ class Stepper:
 
     def _pixels(self, latent: Tensor, fidelity: object, batch: Batch, target: Tensor) -> Losses:
         decoded = self.model.codec.decode(latent, fidelity)
-        losses = pixel_losses(decoded.image, target, batch.degraded, batch.valid)
+        losses = pixel_losses(decoded.image, target, batch.degraded, batch.valid, batch.reference)
         if decoded.log_variance is not None:
             losses["variance"] = variance_loss(decoded.image, decoded.log_variance, target, batch.valid)
         return losses
