@@ -317,16 +317,10 @@ class Restorer:
         images, variances = [], []
         one = replace(settings.sampler, num_samples=1)
         for number in range(settings.sampler.num_samples):
-            start = latent
-            if one.start == "noise":
-                # a seed for every tile, so that the result does not depend on how tiles are batched
-                noise = [
-                    torch.randn(latent.shape[1:], generator=generator_of(settings.seed, number, *tile.key))
-                    for tile in tiles
-                ]
-                start = torch.stack(noise).to(self.device)
             shape = (latent.shape[-2], latent.shape[-1])
-            restored = model.sample(context, shape, one, start_latent=start)[0]
+            # a seed for every tile, so that the result does not depend on how tiles are batched
+            generators = [generator_of(settings.seed, number, *tile.key) for tile in tiles]
+            restored = model.sample(context, shape, one, start_latent=latent, generator=generators)[0]
             decoded = model.codec.decode(restored, fidelity)
             images.append(decoded.image)
             if decoded.log_variance is not None:
