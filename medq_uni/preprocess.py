@@ -26,6 +26,8 @@ PERCENTILE = 99.9
 LOWER_FRACTION = 0.5
 """Upper end of the window view of MR, and of PET beside SUV, as a fraction of the range."""
 PET_WINDOW_FRACTION = 0.25
+PADDED_SIDE = 128
+"""Smaller slices are padded to this side by repeating their edge, as in training."""
 MIN_SIDE = 16
 """Smallest side, in pixels, that can be assessed."""
 BLEND = 0.1
@@ -124,7 +126,7 @@ def to_tensor(
     Args:
         image: Finite voxels with a modality.
         multiple: Height and width are padded (by repeating the edge, at the bottom and right) to multiples
-            of this number of pixels.
+            of this number of pixels, and to at least :data:`PADDED_SIDE`.
         scaling: Network range; by default that of the image itself. Pass that of the degraded image to
             bring its reference into the same units.
 
@@ -139,9 +141,14 @@ def to_tensor(
     padding = np.zeros_like(outside) if image.padding is None else image.padding
     values = np.where(padding, np.float32(scaling.low), image.voxels)
     height, width = image.shape[1:]
-    pad = (0, -width % multiple, 0, -height % multiple)
+    pad = (0, padded_side(width, multiple) - width, 0, padded_side(height, multiple) - height)
     views = F.pad(scaling.to_views(torch.from_numpy(values)), pad, mode="replicate")
     return views, Inverse(image=image, scaling=scaling, passthrough=outside | padding)
+
+
+def padded_side(side: int, multiple: int) -> int:
+    """Return the smallest multiple of ``multiple`` that is at least ``side`` and :data:`PADDED_SIDE`."""
+    return -(-max(side, PADDED_SIDE) // multiple) * multiple
 
 
 def to_image(views: Float[Tensor, "Z 2 H W"], inverse: Inverse) -> MedicalImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,16 +41,14 @@ class BatchSampler:
     Args:
         pool: Where the pairs come from.
         token_pixels: Crops begin on multiples of this.
+        emphasis: Tasks that are drawn twice as often as the others.
     """
 
-    def __init__(self, pool: PairPool, *, token_pixels: int) -> None:
+    def __init__(self, pool: PairPool, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
         self.pool = pool
         self.token_pixels = token_pixels
-        self.by_task = [
-            [i for i, item in enumerate(pool.items) if item.task is task]
-            for task in Task
-            if any(item.task is task for item in pool.items)
-        ]
+        groups = ([i for i, item in enumerate(pool.items) if item.task is task] for task in (*Task, *emphasis))
+        self.by_task = [group for group in groups if group]
 
     def draw(self, size: int, *, crop: int, generator: torch.Generator, with_vision: bool = True) -> Batch:
         """Return ``size`` random crops of ``crop`` x ``crop`` pixels, flipped at random."""

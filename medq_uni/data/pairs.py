@@ -16,6 +16,7 @@ import torch
 from medq_uni import physics
 from medq_uni.data import sources
 from medq_uni.data.phantoms import draw_phantom
+from medq_uni.data.vary import vary
 from medq_uni.distribute import map_items
 from medq_uni.image import MedicalImage
 from medq_uni.preprocess import Scaling, scaling_of
@@ -57,6 +58,8 @@ class PairsConfig:
     """Sides of the phantoms in pixels, drawn with equal chance."""
     none_fraction: float = 0.15
     """Share of pairs that are not degraded at all."""
+    vary_real: bool = False
+    """Whether real slices are varied in matrix size, contrast and reference noise before they are degraded."""
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -89,6 +92,8 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     use_real = config.data is not None and float(torch.rand(1, generator=generator)) < config.real_fraction
     if use_real:
         image, anatomy, subject = _real_slice(str(config.data), config.split, task.modality, generator)
+        if config.vary_real:
+            image = vary(image, generator)
     else:
         side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
         drawn = draw_phantom(task.modality, generator, size=side)

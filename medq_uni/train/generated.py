@@ -7,6 +7,7 @@ import torch
 from medq_uni.data.pairs import PairPool
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.model.medq import MedQ
+from medq_uni.preprocess import padded_side
 from medq_uni.tokenizer import DescriptionConstraint, Tokenizer
 
 BATCH = 16
@@ -16,6 +17,8 @@ MAX_TOKENS = 160
 @torch.inference_mode()
 def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int) -> dict[int, list[int]]:
     """Return the description tokens that the model writes about the first ``count`` pairs, by index.
+
+    It is told the modality, as a file's header tells it.
 
     Args:
         model: In evaluation mode.
@@ -29,15 +32,16 @@ def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int)
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(min(count, len(pool))):
         item = pool.items[index]
-        by_size.setdefault((-(-item.height // patch), -(-item.width // patch)), []).append(index)
-    for (rows, cols), indices in by_size.items():
+        size = padded_side(item.height, patch), padded_side(item.width, patch)
+        by_size.setdefault(size, []).append(index)
+    for (height, width), indices in by_size.items():
         for first in range(0, len(indices), BATCH):
             chunk = indices[first : first + BATCH]
-            images = torch.stack([pool.views(i)[0][:, : rows * patch, : cols * patch] for i in chunk])
+            images = torch.stack([pool.views(i)[0][:, :height, :width] for i in chunk])
             context = model.start(len(chunk))
             model.append_vision(context, images)
             model.append_text(context, [question] * len(chunk))
-            constraints = [DescriptionConstraint(tokenizer) for _ in chunk]
+            constraints = [DescriptionConstraint(tokenizer, modality=pool.items[i].task.modality) for i in chunk]
             written = model.generate(context, constraint=constraints, max_tokens=MAX_TOKENS)
             texts |= dict(zip(chunk, written, strict=True))
     return texts

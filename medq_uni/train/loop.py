@@ -160,7 +160,8 @@ class _Run:
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
         optimizer = self._optimizer(stage)
         restore_optimizer(self.tensors, self.model, optimizer)
-        sampler = BatchSampler(self.pool, token_pixels=self.config.model.token_pixels)
+        token_pixels = self.config.model.token_pixels
+        sampler = BatchSampler(self.pool, token_pixels=token_pixels, emphasis=stage.emphasis)
         generated = self._generated(stage)
         stepper = Stepper(self.model, self.tokenizer, stage, sampler, generated)
         began, saved, step = time.monotonic(), time.monotonic(), self.progress.step

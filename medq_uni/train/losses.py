@@ -15,9 +15,11 @@ from torch import Tensor
 
 from medq_uni.metrics import ssim
 
-ERROR_FLOOR = 2e-2
-"""Smallest input error (network units) that a pixel loss is divided by. Clean inputs meet it: a much smaller
-floor makes their gradient outweigh all others, and the network learns to do nothing."""
+CLEAN_ERROR = 2e-2
+"""What the pixel losses of an undegraded input are divided by, in network units. With a much smaller number its
+gradient outweighs all others, and the network learns to do nothing."""
+ERROR_FLOOR = 4e-3
+"""Smallest error of a degraded input that a pixel loss is divided by: about what mild PET and motion leave."""
 FLOW_FLOOR = 1e-2
 """Smallest mean squared velocity that the flow loss of a bridge is divided by."""
 
@@ -78,8 +80,10 @@ def pixel_losses(
         return (x * valid).sum(dim=(2, 3)) / count
 
     with torch.no_grad():
-        scale = mean((degraded - truth).abs()).clamp(min=ERROR_FLOOR)
-        square = mean((degraded - truth).square()).clamp(min=ERROR_FLOOR**2)
+        scale, square = mean((degraded - truth).abs()), mean((degraded - truth).square())
+        is_clean = scale == 0
+        scale = scale.clamp(min=ERROR_FLOOR).masked_fill(is_clean, CLEAN_ERROR)
+        square = square.clamp(min=ERROR_FLOOR**2).masked_fill(is_clean, CLEAN_ERROR**2)
     error = image - target
     return {
         "l1": (mean(error.abs()) / scale).mean(),

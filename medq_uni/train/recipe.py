@@ -8,6 +8,7 @@ from typing import Literal
 
 from medq_uni.config import ConfigError, ModelConfig, from_json
 from medq_uni.data.pairs import PairsConfig
+from medq_uni.taxonomy import Task
 from medq_uni.train.losses import LossWeights
 
 Group = Literal["decoder", "ir", "iqa"]
@@ -57,6 +58,8 @@ class StageConfig:
     """Share of batches that start from noise, as in the paper; the others start from the degraded latent."""
     assess_share: float = 0.35
     """Share of joint steps that train the assessment alone, in the layout in which it is asked."""
+    emphasis: tuple[Task, ...] = ()
+    """Tasks that are drawn twice as often as the others: those that are learned slowly."""
     final_time: float = 0.6
     """Share of batches at t = 1, where the default sampler makes its single step; else t is uniform."""
 

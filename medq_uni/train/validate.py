@@ -14,7 +14,7 @@ from medq_uni.data.pairs import PairPool, PoolItem, generator_of
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
-from medq_uni.preprocess import Scaling
+from medq_uni.preprocess import Scaling, padded_side
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.generated import describe_pool, parsed
@@ -82,7 +82,7 @@ def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict
 def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
     """Return degraded and reference views at their own size, rounded up to the token grid."""
     item = pool.items[index]
-    height, width = (-(-side // GRID) * GRID for side in (item.height, item.width))
+    height, width = (padded_side(side, GRID) for side in (item.height, item.width))
     degraded, reference = (view[None, :, :height, :width] for view in pool.views(index))
     return degraded, reference
 
@@ -128,7 +128,6 @@ def assessment_scores(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict
         true = describe(item.task.modality, item.anatomy, record, generator_of(0))
         right["verdict"].append(found.verdict is true.verdict)
         right["severity"].append(found.worst is item.severity)
-        right["modality"].append(found.modality is true.modality)
         if item.task.modality is Modality.MR:
             tasks = [[d.task for d in description.degradations] for description in (found, true)]
             right["mr_type"].append(tasks[0] == tasks[1])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medq_uni.train.losses import ERROR_FLOOR, flow_loss, pixel_losses, text_loss, variance_loss
+from medq_uni.train.losses import CLEAN_ERROR, flow_loss, pixel_losses, text_loss, variance_loss
 
 VALID = torch.ones(2, 1, 16, 16, dtype=torch.bool)
 
@@ -32,9 +32,9 @@ def test_pixels_outside_the_slice_do_not_count(images: tuple[torch.Tensor, torch
     assert pixel_losses(wrong, target, degraded, valid)["l1"] == pixel_losses(degraded, target, degraded, valid)["l1"]
 
 
-def test_clean_inputs_are_divided_by_the_floor():
+def test_clean_inputs_are_divided_by_a_constant():
     target = torch.zeros(2, 2, 16, 16)
-    losses = pixel_losses(target + ERROR_FLOOR, target, target, VALID)
+    losses = pixel_losses(target + CLEAN_ERROR, target, target, VALID)
     assert float(losses["l1"]) == pytest.approx(1)
     assert float(losses["l2"]) == pytest.approx(1)
 
