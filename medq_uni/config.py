@@ -243,9 +243,9 @@ class SamplerConfig:
     num_samples: int = 1
     """Samples that are averaged (noise start only); their spread adds to the uncertainty."""
     text_guidance: float = 1.0
-    """Classifier-free guidance against the context without the last text block; 1 is off."""
+    """Classifier-free guidance against the context before its first text, images alone; 1 is off."""
     image_guidance: float = 1.0
-    """Classifier-free guidance against the context without images; 1 is off."""
+    """Classifier-free guidance against the first text alone, without images; 1 is off. Needs text_guidance above 1."""
     guidance_renorm: Literal["global", "channel", "text_channel"] = "text_channel"
     """How a guided velocity is scaled back to the length of the unguided one."""
     guidance_renorm_min: float = 0.0

@@ -20,7 +20,7 @@ from medq_uni.config import FidelityCodecConfig
 from medq_uni.model.spectrum import BlockTransform, log_magnitudes
 from medq_uni.model.vae import DecodedImage
 
-LOG_VARIANCE_RANGE = (-11.0, 2.0)
+LOG_VARIANCE_RANGE = (-14.0, 2.0)
 SPREAD_WIDTH = 16
 
 
@@ -116,6 +116,8 @@ class FidelityCodec(nn.Module):
     def decode(self, latent: Float[Tensor, "B c h w"], fidelity: Fidelity | None = None) -> DecodedImage:
         """Return the image of a latent, and where it is predicted the log-variance of its error.
 
+        That is the logarithm of the squared spread which covers 68.3 % of the absolute errors.
+
         Args:
             latent: Restored latent.
             fidelity: Features of the degraded image from :meth:`features`; None decodes the latent alone.
@@ -133,7 +135,7 @@ class FidelityCodec(nn.Module):
         image = base + self.out(x).float()
         if self.spread is None:
             return DecodedImage(image=image, log_variance=None)
-        # the variance reads the features and does not shape them: its steep gradients would drown theirs
+        # the spread reads the features and does not shape them
         log_variance = self.spread(x.detach()).float().clamp(*LOG_VARIANCE_RANGE)
         return DecodedImage(image=image, log_variance=log_variance)
 

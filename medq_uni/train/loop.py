@@ -57,7 +57,7 @@ class Trained:
 def group_of(name: str) -> Group:
     """Return which trainable group a parameter belongs to, by its name."""
     if name.startswith("codec."):
-        return "decoder"
+        return "spread" if name.startswith("codec.spread.") else "decoder"
     return "ir" if ".ir." in name or name.startswith(IR_PREFIXES) else "iqa"
 
 

@@ -1,4 +1,4 @@
-"""Losses: rectified flow, L1 and SSIM through the decoder, variance likelihood, description tokens.
+"""Losses: rectified flow, L1 and SSIM through the decoder, quantile regression of the error, description tokens.
 
 Pixel errors are divided by the error of the degraded input, sample by sample: a sample counts by how much
 of its degradation is left, whatever its modality, task and severity.
@@ -22,6 +22,10 @@ ERROR_FLOOR = 4e-3
 """Smallest error of a degraded input that a pixel loss is divided by: about what mild PET and motion leave."""
 FLOW_FLOOR = 1e-2
 """Smallest mean squared velocity that the flow loss of a bridge is divided by."""
+COVERAGE = 0.683
+"""Share of errors that one predicted spread covers: one standard deviation of a Gaussian."""
+SMALLEST_ERROR = 1e-4
+"""Added to absolute errors before their logarithm, in network units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +41,8 @@ class LossWeights:
     nothing, and what PSNR measures."""
     ssim: float = 0.0
     """1 - SSIM through the decoder (Eq. 5)."""
-    variance: float = 0.0
-    """Gaussian likelihood of the predicted log-variance; its error term carries no gradient."""
+    spread: float = 0.0
+    """Quantile regression of the absolute error; the error carries no gradient."""
     text: float = 0.0
     """Cross-entropy on the description tokens (Eq. 7)."""
     slots: float = 0.0
@@ -92,24 +96,25 @@ def pixel_losses(
     }
 
 
-def variance_loss(
+def spread_loss(
     image: Float[Tensor, "B C H W"],
     log_variance: Float[Tensor, "B C H W"],
     target: Float[Tensor, "B C H W"],
     valid: Bool[Tensor, "B 1 H W"],
 ) -> Float[Tensor, ""]:
-    """Return the Gaussian negative log-likelihood of the error under the predicted variance, tempered.
+    """Return the pinball loss of the logarithm of the absolute error against that of the predicted spread.
 
-        0.5 * (log_variance + error ** 2 / exp(log_variance)) * sigma,   sigma without gradient
+        d = log |error| - log_variance / 2,   max(q d, (q - 1) d),   q = 0.683
 
-    The factor sigma keeps pixels that are predicted too certain from drowning all others (beta-NLL with
-    beta = 0.5, Seitzer et al. 2022). The error is detached: the variance learns from the restoration and not
-    the other way round.
+    It is least where the spread is the 68.3 % quantile of the absolute error (quantile regression, Koenker and
+    Bassett 1978): one standard deviation of a Gaussian. In the logarithm every pixel counts alike, from air to
+    bone, and gradients are bounded; a Gaussian likelihood has neither property. The error is detached: the spread
+    learns from the restoration and not the other way round.
     """
-    squared_error = (image - target).square().detach()
-    likelihood = 0.5 * (log_variance + squared_error * torch.exp(-log_variance))
-    likelihood = likelihood * torch.exp(0.5 * log_variance).detach()
-    return (likelihood * valid).sum() / (valid.sum() * image.shape[1]).clamp(min=1)
+    size = (image - target).detach().float().abs() + SMALLEST_ERROR
+    difference = size.log() - 0.5 * log_variance
+    loss = torch.maximum(COVERAGE * difference, (COVERAGE - 1) * difference)
+    return (loss * valid).sum() / (valid.sum() * image.shape[1]).clamp(min=1)
 
 
 def text_loss(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -11,7 +11,7 @@ from medq_uni.data.pairs import PairsConfig
 from medq_uni.taxonomy import Task
 from medq_uni.train.losses import LossWeights
 
-Group = Literal["decoder", "ir", "iqa"]
+Group = Literal["decoder", "spread", "ir", "iqa"]
 Layout = Literal["codec", "restore", "assess", "joint"]
 
 
@@ -39,7 +39,8 @@ class StageConfig:
     """codec: the decoder alone, from the degraded latent. restore: [latent][instruction][target].
     assess: [vision][instruction][description]. joint: all blocks, both losses."""
     trainable: tuple[Group, ...]
-    """Which weights learn: the decoder of the codec, the restoration expert, the assessment expert."""
+    """Which weights learn: the decoder of the codec, its prediction of the error, the restoration expert, the
+    assessment expert."""
     steps: int
     """Optimizer steps; the learning rate falls to zero over them."""
     batch_size: int = 16
@@ -68,7 +69,7 @@ class StageConfig:
         if self.steps < 1 or self.batch_size < 1:
             raise ConfigError(f"stage {self.name!r}: steps and batch_size must be at least 1.")
         if not self.trainable:
-            raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, ir or iqa.")
+            raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, spread, ir or iqa.")
 
 
 @dataclass(frozen=True, kw_only=True)

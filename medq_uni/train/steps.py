@@ -18,7 +18,7 @@ from medq_uni.model.medq import MedQ, StreamInputs
 from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, TokenStream, pack
 from medq_uni.taxonomy import Severity
 from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.losses import flow_loss, pixel_losses, text_loss, variance_loss
+from medq_uni.train.losses import flow_loss, pixel_losses, spread_loss, text_loss
 from medq_uni.train.recipe import StageConfig
 
 Losses = dict[str, Float[Tensor, ""]]
@@ -145,7 +145,7 @@ class Stepper:
         decoded = self.model.codec.decode(latent, fidelity)
         losses = pixel_losses(decoded.image, target, batch.degraded, batch.valid, batch.reference)
         if decoded.log_variance is not None:
-            losses["variance"] = variance_loss(decoded.image, decoded.log_variance, target, batch.valid)
+            losses["spread"] = spread_loss(decoded.image, decoded.log_variance, target, batch.valid)
         return losses
 
     def _text(self, logits: Tensor, stream: TokenStream, is_reference: list[bool]) -> Tensor:

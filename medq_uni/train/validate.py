@@ -18,11 +18,11 @@ from medq_uni.preprocess import Scaling, padded_side
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.generated import describe_pool, parsed
+from medq_uni.train.losses import COVERAGE
 from medq_uni.train.recipe import Layout
 
 GRID = 16
 MAX_PAIRS = 150
-COVERAGE = 0.683
 
 
 def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:

@@ -16,7 +16,7 @@ from medq_uni.train.publish import publish
 from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
-ALL = LossWeights(flow=1.0, l1=1.0, l2=1.0, ssim=0.5, variance=0.05, text=1.0, slots=1.0)
+ALL = LossWeights(flow=1.0, l1=1.0, l2=1.0, ssim=0.5, spread=0.05, text=1.0, slots=1.0)
 
 
 def tiny_recipe(*stages: StageConfig) -> TrainConfig:
@@ -59,11 +59,11 @@ def tiny_recipe(*stages: StageConfig) -> TrainConfig:
 
 def stage(layout: str, **changes: object) -> StageConfig:
     """Return a short stage of one layout."""
-    trainable = {"codec": ("decoder",), "restore": ("decoder", "ir"), "assess": ("iqa",)}
+    trainable = {"codec": ("decoder", "spread"), "restore": ("decoder", "spread", "ir"), "assess": ("iqa",)}
     values = {
         "name": layout,
         "layout": layout,
-        "trainable": trainable.get(layout, ("decoder", "ir", "iqa")),
+        "trainable": trainable.get(layout, ("decoder", "spread", "ir", "iqa")),
         "steps": 6,
         "batch_size": 4,
         "crop_size": 64,

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from medq_uni.train.losses import CLEAN_ERROR, flow_loss, pixel_losses, text_loss, variance_loss
+from medq_uni.train.losses import CLEAN_ERROR, flow_loss, pixel_losses, spread_loss, text_loss
 
 VALID = torch.ones(2, 1, 16, 16, dtype=torch.bool)
 
@@ -39,16 +41,20 @@ def test_clean_inputs_are_divided_by_a_constant():
     assert float(losses["l2"]) == pytest.approx(1)
 
 
-def test_the_variance_loss_is_least_where_the_variance_is_the_squared_error():
-    target, image = torch.zeros(2, 2, 16, 16), torch.full((2, 2, 16, 16), 0.3, requires_grad=True)
-    log_variance = torch.full_like(target, 2 * torch.log(torch.tensor(0.3)).item(), requires_grad=True)
-    variance_loss(image, log_variance, target, VALID).backward()
-    assert image.grad is None
-    assert torch.allclose(log_variance.grad, torch.zeros_like(target), atol=1e-7)
-    for shift, sign in ((1.0, 1), (-1.0, -1)):
-        moved = (log_variance.detach() + shift).requires_grad_()
-        variance_loss(image, moved, target, VALID).backward()
-        assert (moved.grad.sign() == sign).all()
+def test_the_spread_loss_is_least_at_the_quantile_of_the_error_and_has_bounded_gradients():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.zeros(2, 2, 64, 64)
+    image = (0.3 * torch.randn(2, 2, 64, 64, generator=generator)).requires_grad_()
+    valid = torch.ones(2, 1, 64, 64, dtype=torch.bool)
+    losses = {}
+    for spread in (0.2, 0.28, 0.3, 0.32, 0.4):
+        log_variance = torch.full_like(target, 2 * math.log(spread), requires_grad=True)
+        loss = spread_loss(image, log_variance, target, valid)
+        loss.backward()
+        assert image.grad is None
+        assert float(log_variance.grad.abs().max()) <= 0.5 / target.numel()
+        losses[spread] = float(loss.detach())
+    assert min(losses, key=losses.__getitem__) == 0.3
 
 
 def test_the_flow_loss_is_relative():
