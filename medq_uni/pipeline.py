@@ -30,6 +30,7 @@ from medq_uni.image import MedicalImage
 from medq_uni.io import Derivation, read_image, sidecar_path, write_image, write_sidecar
 from medq_uni.preprocess import (
     CannotAssess,
+    Inverse,
     Scaling,
     as_channels,
     assessable,
@@ -39,7 +40,7 @@ from medq_uni.preprocess import (
     vision_view,
 )
 from medq_uni.pretrained import Pretrained, load_pretrained
-from medq_uni.taxonomy import Modality, Verdict
+from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
 from medq_uni.tokenizer import DescriptionConstraint
 
@@ -75,7 +76,8 @@ class Restoration:
         image: Input, unchanged.
         description: What guided the restoration.
         restored: Restored image, same geometry and units; the input itself where nothing was done.
-        uncertainty: Standard deviation per voxel in the image's units, None where there is no estimate.
+        uncertainty: Standard deviation per voxel in the image's units, None where there is no estimate. It is that
+            of the full correction, also where an edited description asked for less or more.
         residual: What was changed: restored - image.
         settings: Everything needed to do it again.
         seconds: Time it took.
@@ -199,7 +201,8 @@ class Restorer:
         Args:
             image: 2-D slice or volume; restored slice by slice.
             description: What guides the restoration; by default what :meth:`assess` says. An edited
-                description steers: a worse stated severity removes more.
+                description steers, by its words and by its grade: a worse stated severity removes more (see
+                :func:`medq_uni.taxonomy.restoration_strength`; the grade found is that of :meth:`assess`).
             instruction: Words of the user, instead of the standing instruction.
             settings: Sampler, seed, whether to restore what is good already.
             progress: Called with the number of tiles done and their total.
@@ -213,14 +216,17 @@ class Restorer:
         settings = settings or RestoreSettings()
         image = assessable(image)
         is_edited = description is not None
-        description = description or self.assess(image)
+        found = self.assess(image)
+        description = description or found
         if description.modality is not image.modality:
             warnings.warn(
                 f"The description speaks of {description.modality.value}, the image is "
                 f"{image.modality.value if image.modality else 'unknown'}; restoring as described.",
                 stacklevel=2,
             )
-        recorded = self._recorded(settings, instruction, is_edited)
+        stated = max(description.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda s: s.level)
+        strength = restoration_strength(found.worst, stated) if is_edited else 1.0
+        recorded = self._recorded(settings, instruction, is_edited, found, strength)
         zero = image.with_voxels(np.zeros_like(image.voxels))
         if description.verdict is Verdict.GOOD and not description.degradations and not settings.force:
             seconds = time.perf_counter() - began
@@ -228,7 +234,7 @@ class Restorer:
         words = instruction or (FOLLOW_REPORT if is_edited else DEFAULT_RESTORE)
         views, inverse = to_tensor(image, multiple=self._multiple())
         mean, spread = self._restore_views(views, words, description, settings, progress, use_fidelity)
-        restored = to_image(mean, inverse)
+        restored = _with_strength(image, to_image(mean, inverse), strength, inverse)
         uncertainty = None
         if spread is not None:
             uncertainty = self._uncertainty(spread, mean, inverse.scaling, image, inverse.passthrough)
@@ -344,7 +350,14 @@ class Restorer:
         sigma = scale * scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
         return image.with_voxels(np.where(passthrough, 0, sigma))
 
-    def _recorded(self, settings: RestoreSettings, instruction: str | None, is_edited: bool) -> dict[str, Any]:
+    def _recorded(
+        self,
+        settings: RestoreSettings,
+        instruction: str | None,
+        is_edited: bool,
+        found: QualityDescription,
+        strength: float,
+    ) -> dict[str, Any]:
         return {
             "model": self.pretrained.config.name,
             "weights_sha256": self.pretrained.sha256,
@@ -353,8 +366,19 @@ class Restorer:
             "force": settings.force,
             "instruction": instruction,
             "description_from": "user" if is_edited else "model",
+            "assessment": found.to_text(),
+            "strength": strength,
             "version": __version__,
         }
+
+
+def _with_strength(image: MedicalImage, restored: MedicalImage, strength: float, inverse: Inverse) -> MedicalImage:
+    """Return the image with this share of the correction, inside the range of the network."""
+    if strength == 1:
+        return restored
+    values = image.voxels + np.float32(strength) * (restored.voxels - image.voxels)
+    values = np.clip(values, inverse.scaling.low, inverse.scaling.high)
+    return image.with_voxels(np.where(inverse.passthrough, image.voxels, values))
 
 
 def _key_slices(image: MedicalImage) -> list[int]:

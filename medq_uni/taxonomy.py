@@ -84,3 +84,15 @@ def verdict_of(severities: Iterable[Severity]) -> Verdict:
     """
     worst = max((severity.level for severity in severities), default=0)
     return (Verdict.GOOD, Verdict.USABLE, Verdict.USABLE, Verdict.REJECT)[worst]
+
+
+def restoration_strength(found: Severity, stated: Severity) -> float:
+    """Return which share of a full restoration a report asks for that states another grade than was found.
+
+    Stated none asks for nothing, the found grade for the whole correction, grades between for their share of it,
+    and worse grades for a quarter more per grade. Where nothing was found, mild asks for the whole correction.
+    """
+    level = max(found.level, 1)
+    if stated.level <= level:
+        return stated.level / level
+    return 1 + 0.25 * (stated.level - level)

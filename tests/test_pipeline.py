@@ -63,13 +63,28 @@ def test_an_image_said_to_be_good_comes_back_bit_identical_unless_forced(restore
     assert not restorer.restore(image, description=good, settings=FORCE).is_unchanged
 
 
-def test_a_stated_severe_degradation_removes_more_than_a_stated_none(restorer: Restorer):
-    images = [noisy(128, seed) for seed in range(4)]
-    energy = []
-    for severity in (Severity.NONE, Severity.SEVERE):
-        results = [restorer.restore(i, description=said(severity), settings=FORCE) for i in images]
-        energy.append(sum(float(np.square(r.residual.voxels / r.image.voxels.max()).mean()) for r in results))
-    assert energy[1] > 1.02 * energy[0]
+@pytest.mark.parametrize("task", list(Task))
+def test_raising_the_stated_severity_raises_the_removed_energy(restorer: Restorer, task: Task):
+    generator = torch.Generator().manual_seed(3)
+    truth = phantom(task.modality, generator, size=128)
+    image = physics.apply(truth, physics.draw(task, Severity.MODERATE, generator))
+    words = QualityDescription(
+        task.modality, Anatomy.BRAIN, (Degradation(task, Severity.MILD),), "as edited", "as edited", Verdict.USABLE
+    )
+    results = [restorer.restore(image, description=words.with_severity(severity)) for severity in Severity]
+    energy = [float(np.square(result.residual.voxels).sum()) for result in results]
+    assert energy[0] == 0
+    assert energy == sorted(set(energy))
+    assert energy[3] > 1.1 * energy[2] > 1.2 * energy[1]
+    strengths = [result.settings["strength"] for result in results]
+    assert strengths == sorted(set(strengths))
+
+
+def test_a_description_that_says_what_was_found_restores_in_full(restorer: Restorer):
+    image = noisy()
+    result = restorer.restore(image, description=restorer.assess(image))
+    assert result.settings["strength"] == 1
+    assert result.settings["assessment"] == result.description.to_text()
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_batch(restorer: Restorer):

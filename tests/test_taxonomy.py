@@ -1,6 +1,6 @@
 import pytest
 
-from medq_uni.taxonomy import Modality, Severity, Task, Verdict, tasks_of, verdict_of
+from medq_uni.taxonomy import Modality, Severity, Task, Verdict, restoration_strength, tasks_of, verdict_of
 
 
 def test_every_task_belongs_to_one_modality():
@@ -26,3 +26,11 @@ def test_grades_are_ordered_and_levels_are_clamped():
 )
 def test_the_worst_grade_decides_the_verdict(grades: tuple[Severity, ...], verdict: Verdict):
     assert verdict_of(grades) is verdict
+
+
+@pytest.mark.parametrize("found", list(Severity))
+def test_a_worse_stated_grade_asks_for_more_and_the_found_one_for_all(found: Severity):
+    asked = [restoration_strength(found, stated) for stated in Severity]
+    assert asked == sorted(set(asked))
+    assert asked[0] == 0
+    assert asked[max(found.level, 1)] == 1

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medq_uni.data.pairs import POOL_SIZE, PairPool, randint
-from medq_uni.taxonomy import Severity, Task
+from medq_uni.taxonomy import Severity, Task, restoration_strength
 
 VISION_SIZES = (128, 160, 192)
 """Sides of the square that the assessor sees in training, drawn per batch."""
@@ -101,16 +101,9 @@ def edited_target(
 ) -> Float[Tensor, "2 H W"]:
     """Return what an image should become when its report states another severity than the true one.
 
-    Stated none leaves it as it is, the true grade restores it fully, grades between restore that share of
-    the difference, and worse grades remove a quarter more of it per grade.
+    See :func:`medq_uni.taxonomy.restoration_strength`.
     """
-    if true is Severity.NONE:
-        return reference
-    if stated.level <= true.level:
-        strength = stated.level / true.level
-    else:
-        strength = 1 + 0.25 * (stated.level - true.level)
-    return degraded + strength * (reference - degraded)
+    return degraded + restoration_strength(true, stated) * (reference - degraded)
 
 
 def pad_tokens(sequences: list[list[int]], *, fill: int) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
