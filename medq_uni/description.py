@@ -197,11 +197,15 @@ class QualityDescription:
         here, there = self._aspects(), other._aspects()
         return [(name, here[name], there[name]) for name in here if here[name] != there[name]]
 
-    def with_severity(self, severity: Severity) -> QualityDescription:
+    def with_severity(self, severity: Severity | str) -> QualityDescription:
         """Return the description with every degradation at this grade, and the verdict that follows.
 
         The grade none removes them all.
+
+        Raises:
+            ValueError: If there is no such grade.
         """
+        severity = Severity(severity)
         if severity is Severity.NONE:
             degradations: tuple[Degradation, ...] = ()
         else:

@@ -111,7 +111,10 @@ def test_validate_finds_contradictions():
 
 
 def test_diff_names_what_differs():
-    worse = EXAMPLE.with_severity(Severity.SEVERE)
+    worse = EXAMPLE.with_severity("severe")
+    assert worse == EXAMPLE.with_severity(Severity.SEVERE)
+    with pytest.raises(ValueError, match="awful"):
+        EXAMPLE.with_severity("awful")
     assert EXAMPLE.diff(EXAMPLE) == []
     assert [name for name, *_ in EXAMPLE.diff(worse)] == ["degradations", "verdict"]
 
