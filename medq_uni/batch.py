@@ -39,8 +39,8 @@ def restore_folder(
 ) -> Iterator[ItemResult]:
     """Restore every image below ``source`` into the same place below ``target``; yield each result.
 
-    An image whose result is there already, made with the same weights and settings, is skipped, so an
-    interrupted run goes on where it stopped.
+    An image whose result is there already, made with the same weights and settings, is skipped, so an interrupted
+    run goes on where it stopped; what was left of a result without its image is replaced.
 
     Args:
         restorer: Loaded model.
@@ -63,10 +63,11 @@ def restore_folder(
         on_start(len(found))
     for item in found:
         place = target / item.relative
-        if not overwrite and _is_done(place, restorer):
+        if not overwrite and _is_done(place, restorer, options):
             yield ItemResult(item.relative, "skipped", "done already")
             continue
-        yield _restore_item(restorer, item, place, modality, overwrite, maps, options)
+        is_leftover = sidecar_path(place).exists() and not place.exists()
+        yield _restore_item(restorer, item, place, modality, overwrite or is_leftover, maps, options)
 
 
 def _restore_item(
@@ -88,9 +89,11 @@ def _restore_item(
     return ItemResult(item.relative, status, result.description.to_text(), result)
 
 
-def _is_done(place: Path, restorer: Restorer) -> bool:
+def _is_done(place: Path, restorer: Restorer, options: dict[str, Any]) -> bool:
+    if not place.exists():
+        return False
     try:
-        record = json.loads(sidecar_path(place).read_text(encoding="utf-8"))
-        return bool(place.exists() and record["settings"]["weights_sha256"] == restorer.pretrained.sha256)
-    except (OSError, ValueError, KeyError):
+        made = json.loads(sidecar_path(place).read_text(encoding="utf-8"))["settings"]
+        return bool(made == made | restorer.recorded(options.get("settings"), options.get("instruction")))
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -5,6 +5,7 @@ Only this module knows the order: image -> tensor -> description -> latent -> im
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -27,7 +28,7 @@ from medq_uni.description import (
     QualityDescription,
 )
 from medq_uni.image import MedicalImage
-from medq_uni.io import Derivation, read_image, sidecar_path, write_image, write_sidecar
+from medq_uni.io import read_image
 from medq_uni.preprocess import (
     CannotAssess,
     Inverse,
@@ -40,13 +41,13 @@ from medq_uni.preprocess import (
     vision_view,
 )
 from medq_uni.pretrained import Pretrained, load_pretrained
+from medq_uni.restoration import RESEARCH_USE, Restoration
 from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
 from medq_uni.tokenizer import DescriptionConstraint
 
 log = logging.getLogger(__name__)
 
-RESEARCH_USE = "Research use only. Not for diagnostic use. Always view the original."
 KEY_SLICES = 3
 """Slices of a volume that are assessed; their middle grade speaks for the volume."""
 Progress = Callable[[int, int], None]
@@ -66,74 +67,6 @@ class RestoreSettings:
     """Restore even what is judged Good."""
     batch_size: int = 4
     """Tiles that are restored at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Restoration:
-    """An image, what is wrong with it, and the image restored.
-
-    Attributes:
-        image: Input, unchanged.
-        description: What guided the restoration.
-        restored: Restored image, same geometry and units; the input itself where nothing was done.
-        uncertainty: Standard deviation per voxel in the image's units, None where there is no estimate. It is that
-            of the full correction, also where an edited description asked for less or more.
-        residual: What was changed: restored - image.
-        settings: Everything needed to do it again.
-        seconds: Time it took.
-        is_unchanged: Whether the image was judged Good and handed back bit-identical.
-    """
-
-    image: MedicalImage
-    description: QualityDescription
-    restored: MedicalImage
-    uncertainty: MedicalImage | None
-    residual: MedicalImage
-    settings: dict[str, Any]
-    seconds: float
-    is_unchanged: bool
-
-    def save(self, path: str | Path, *, maps: bool = True, overwrite: bool = False) -> list[Path]:
-        """Write the restored image and ``*.medq.json`` beside it, and return every path written.
-
-        Args:
-            path: Where to; the suffix is the format.
-            maps: Also write residual and uncertainty as NIfTI beside it.
-            overwrite: Whether files that exist may be replaced. The source never is.
-        """
-        path = Path(path)
-        derivation = Derivation(
-            method=f"MedQ-UNI {self.settings['model']}: assess, then restore",
-            software_version=__version__,
-            weights_sha256=self.settings["weights_sha256"],
-            settings=self.settings,
-            seed=self.settings["seed"],
-            description=self.description.to_text(),
-            tasks=tuple(degradation.task.value for degradation in self.description.degradations),
-        )
-        write_image(self.restored, path, derivation=derivation, overwrite=overwrite)
-        written = [path]
-        if maps:
-            for name, image in (("residual", self.residual), ("uncertainty", self.uncertainty)):
-                if image is not None:
-                    map_path = path.with_name(f"{path.name.split('.')[0]}.{name}.nii.gz")
-                    write_image(image, map_path, overwrite=overwrite)
-                    written.append(map_path)
-        sidecar = sidecar_path(path)
-        write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
-        return [*written, sidecar]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record of the restoration: description, settings, what was done."""
-        return {
-            "software": f"medq-uni {__version__}",
-            "notice": RESEARCH_USE,
-            "description": self.description.to_dict(),
-            "text": self.description.to_text(),
-            "unchanged": self.is_unchanged,
-            "settings": self.settings,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 class Restorer:
@@ -226,7 +159,11 @@ class Restorer:
             )
         stated = max(description.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda s: s.level)
         strength = restoration_strength(found.worst, stated) if is_edited else 1.0
-        recorded = self._recorded(settings, instruction, is_edited, found, strength)
+        recorded = self.recorded(settings, instruction) | {
+            "description_from": "user" if is_edited else "model",
+            "assessment": found.to_text(),
+            "strength": strength,
+        }
         zero = image.with_voxels(np.zeros_like(image.voxels))
         if description.verdict is Verdict.GOOD and not description.degradations and not settings.force:
             seconds = time.perf_counter() - began
@@ -350,24 +287,16 @@ class Restorer:
         sigma = scale * scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
         return image.with_voxels(np.where(passthrough, 0, sigma))
 
-    def _recorded(
-        self,
-        settings: RestoreSettings,
-        instruction: str | None,
-        is_edited: bool,
-        found: QualityDescription,
-        strength: float,
-    ) -> dict[str, Any]:
+    def recorded(self, settings: RestoreSettings | None = None, instruction: str | None = None) -> dict[str, Any]:
+        """Return what the record of every restoration with these settings says, whatever the image."""
+        settings = settings or RestoreSettings()
         return {
             "model": self.pretrained.config.name,
             "weights_sha256": self.pretrained.sha256,
-            "sampler": asdict(settings.sampler),
+            "sampler": json.loads(json.dumps(asdict(settings.sampler))),
             "seed": settings.seed,
             "force": settings.force,
             "instruction": instruction,
-            "description_from": "user" if is_edited else "model",
-            "assessment": found.to_text(),
-            "strength": strength,
             "version": __version__,
         }
 

@@ -18,8 +18,8 @@ from medq_uni.description import degradation_words
 from medq_uni.image import MedicalImage
 from medq_uni.io.atomic import atomic_file
 from medq_uni.metrics import psnr, ssim
-from medq_uni.pipeline import RESEARCH_USE, Restoration
 from medq_uni.preprocess import CT_WINDOW_HU
+from medq_uni.restoration import RESEARCH_USE, Restoration
 from medq_uni.taxonomy import Modality
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

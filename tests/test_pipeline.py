@@ -142,8 +142,12 @@ def test_a_real_dicom_becomes_a_derived_series_and_stays_untouched(restorer: Res
     assert sidecar_path(target).is_file()
     assert (tmp_path / "restored.residual.nii.gz").is_file()
     assert (tmp_path / "restored.uncertainty.nii.gz").is_file()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="exists"):
         result.save(target)
+    with pytest.raises(ValueError, match="exists"):
+        result.save(tmp_path / "restored.nii.gz")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items(restorer: Restorer, tmp_path: Path):
@@ -158,5 +162,11 @@ def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items
     assert not (target / "bad.nii.gz").exists()
     again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
     assert again["a/one.nii.gz"] == "skipped"
+    other = {"modality": Modality.MR, "settings": replace(FORCE, seed=1)}
+    changed = {str(r.relative): r for r in restore_folder(restorer, source, target, **other)}
+    assert "exists already" in changed["a/one.nii.gz"].message
+    (target / "a" / "one.nii.gz").unlink()  # as after a kill between the record and its image
+    again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
+    assert again["a/one.nii.gz"] == "restored"
     with pytest.raises(ValueError, match="inside the source"):
         list(restore_folder(restorer, source, source / "out", **options))

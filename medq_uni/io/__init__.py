@@ -9,9 +9,10 @@ from __future__ import annotations
 from medq_uni.io.door import read_image, read_series, write_image
 from medq_uni.io.find import FoundImages, ImageItem, find_images
 from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage
-from medq_uni.io.provenance import Derivation, sidecar_path, write_sidecar
+from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
 
 __all__ = [
+    "SIDECAR_SUFFIX",
     "Derivation",
     "FoundImages",
     "ImageItem",

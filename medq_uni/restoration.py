@@ -1,0 +1,100 @@
+"""What a restoration is: the image, what was wrong with it, the restored image, and how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medq_uni import __version__
+from medq_uni.description import QualityDescription
+from medq_uni.image import MedicalImage
+from medq_uni.io import (
+    SIDECAR_SUFFIX,
+    Derivation,
+    UnwritableImage,
+    sidecar_path,
+    write_image,
+    write_sidecar,
+)
+
+RESEARCH_USE = "Research use only. Not for diagnostic use. Always view the original."
+
+
+@dataclass(frozen=True, eq=False)
+class Restoration:
+    """An image, what is wrong with it, and the image restored.
+
+    Attributes:
+        image: Input, unchanged.
+        description: What guided the restoration.
+        restored: Restored image, same geometry and units; the input itself where nothing was done.
+        uncertainty: Standard deviation per voxel in the image's units, None where there is no estimate. It is that
+            of the full correction, also where an edited description asked for less or more.
+        residual: What was changed: restored - image.
+        settings: Everything needed to do it again.
+        seconds: Time it took.
+        is_unchanged: Whether the image was judged Good and handed back bit-identical.
+    """
+
+    image: MedicalImage
+    description: QualityDescription
+    restored: MedicalImage
+    uncertainty: MedicalImage | None
+    residual: MedicalImage
+    settings: dict[str, Any]
+    seconds: float
+    is_unchanged: bool
+
+    def save(self, path: str | Path, *, maps: bool = True, overwrite: bool = False) -> list[Path]:
+        """Write the restored image and ``*.medq.json`` beside it, and return every path written, the image first.
+
+        The image is written last: where it is, everything that belongs to it is. A failure leaves nothing behind.
+
+        Args:
+            path: Where to; the suffix is the format.
+            maps: Also write residual and uncertainty as NIfTI beside it.
+            overwrite: Whether files that exist may be replaced. The source never is.
+
+        Raises:
+            UnwritableImage: If a file exists, or the format cannot hold the image.
+        """
+        path, sidecar = Path(path), sidecar_path(path)
+        derivation = Derivation(
+            method=f"MedQ-UNI {self.settings['model']}: assess, then restore",
+            software_version=__version__,
+            weights_sha256=self.settings["weights_sha256"],
+            settings=self.settings,
+            seed=self.settings["seed"],
+            description=self.description.to_text(),
+            tasks=tuple(degradation.task.value for degradation in self.description.degradations),
+        )
+        stem = sidecar.name.removesuffix(SIDECAR_SUFFIX)
+        images = {"residual": self.residual, "uncertainty": self.uncertainty} if maps else {}
+        beside = {path.with_name(f"{stem}.{name}.nii.gz"): image for name, image in images.items() if image is not None}
+        taken = [target.name for target in (path, sidecar, *beside) if target.exists()]
+        if taken and not overwrite:
+            raise UnwritableImage(f"{taken[0]}: exists already. Choose another name, or pass overwrite=True.")
+        try:
+            write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
+            for map_path, image in beside.items():
+                write_image(image, map_path, overwrite=overwrite)
+            write_image(self.restored, path, derivation=derivation, overwrite=overwrite)
+        except BaseException:
+            if not taken:
+                for target in (sidecar, *beside):
+                    target.unlink(missing_ok=True)
+            raise
+        return [path, *beside, sidecar]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of the restoration: description, settings, what was done."""
+        return {
+            "software": f"medq-uni {__version__}",
+            "notice": RESEARCH_USE,
+            "description": self.description.to_dict(),
+            "text": self.description.to_text(),
+            "unchanged": self.is_unchanged,
+            "settings": self.settings,
+            "seconds": round(self.seconds, 3),
+        }
