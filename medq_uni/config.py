@@ -218,6 +218,9 @@ class ModelConfig:
     """Side of the square of latent positions that makes one token."""
     max_latent_size: int = 64
     """Side of the latent position table, in tokens."""
+    shrinkage: bool = False
+    """Whether the velocity also holds a predicted share of every coefficient of x_t: v = A(h) x_t + b(h). The base
+    model has b alone, which cannot pass more coefficients than the hidden width."""
 
     @property
     def token_pixels(self) -> int:

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medq_uni.config import FidelityCodecConfig
+from medq_uni.config import CodecConfig, FidelityCodecConfig, FluxCodecConfig
 from medq_uni.model.spectrum import BlockTransform, log_magnitudes
-from medq_uni.model.vae import DecodedImage
+from medq_uni.model.vae import Codec, DecodedImage, FluxCodec
 
 LOG_VARIANCE_RANGE = (-14.0, 2.0)
 SPREAD_WIDTH = 16
@@ -148,3 +148,8 @@ class FidelityCodec(nn.Module):
         mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
         self.latent_mean.copy_(mean)
         self.latent_scale.copy_(std.clamp(min=1e-3))
+
+
+def build_codec(config: CodecConfig) -> Codec:
+    """Return the codec that ``config`` describes."""
+    return FluxCodec(config) if isinstance(config, FluxCodecConfig) else FidelityCodec(config)

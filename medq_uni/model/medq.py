@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medq_uni.config import CodecConfig, FluxCodecConfig, ModelConfig, SamplerConfig
+from medq_uni.config import ModelConfig, SamplerConfig
+from medq_uni.model.codec import build_codec
 from medq_uni.model.flow import (
     Generators,
     TimeEmbedder,
@@ -30,20 +31,10 @@ from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify, sincos_ta
 from medq_uni.model.inference import Constraint, Context, GuidanceContexts, write_text
 from medq_uni.model.inputs import StreamInputs, StreamOutputs
 from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert
-from medq_uni.model.vae import Codec, FluxCodec
 from medq_uni.model.vision import Connector, VisionEncoder
 from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
 
 __all__ = ["MedQ", "StreamInputs", "StreamOutputs", "build_codec", "codec_module"]
-
-
-def build_codec(config: CodecConfig) -> Codec:
-    """Return the codec that ``config`` describes."""
-    if isinstance(config, FluxCodecConfig):
-        return FluxCodec(config)
-    from medq_uni.model.codec import FidelityCodec
-
-    return FidelityCodec(config)
 
 
 class MedQ(nn.Module):
@@ -65,6 +56,7 @@ class MedQ(nn.Module):
         self.time_embedder = TimeEmbedder(width)
         self.vae2llm = nn.Linear(config.token_channels, width)
         self.llm2vae = nn.Linear(width, config.token_channels)
+        self.shrinkage = nn.Linear(width, config.token_channels) if config.shrinkage else None
         self.reset_tables()
         self.initialize()
 
@@ -92,8 +84,10 @@ class MedQ(nn.Module):
         for module in self.modules():
             if isinstance(module, PerExpert) and module.ir is not None:
                 module.ir.load_state_dict(module.iqa.state_dict())
-        self.llm2vae.weight.zero_()
-        self.llm2vae.bias.zero_()
+        for head in (self.llm2vae, self.shrinkage):
+            if head is not None:
+                head.weight.zero_()
+                head.bias.zero_()
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +174,8 @@ class MedQ(nn.Module):
     def forward(self, stream: TokenStream, inputs: StreamInputs) -> StreamOutputs:
         """Return velocities of the noised images and logits of the labels, from one pass."""
         hidden = self.hidden(stream, inputs)
-        velocity = self.llm2vae(hidden.ir[:, stream.target_places])
+        x_t = [self.latent_tokens(latent) for latent in inputs.noised]
+        velocity = self._head(hidden.ir[:, stream.target_places], torch.cat(x_t, 1) if x_t else None)
         return StreamOutputs(velocity, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions]))
 
     # Block by block
@@ -303,7 +298,13 @@ class MedQ(nn.Module):
         at = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
         inputs = StreamInputs(noised=(x_t,), t=at, latent_offset=context.latent_offset)
         hidden = self.transformer(self.embed(stream, inputs), stream, context.cache, update=False)
-        return self.latent_image(self.llm2vae(hidden.ir).float(), *x_t.shape[-2:])
+        tokens = self._head(hidden.ir, self.latent_tokens(x_t))
+        return self.latent_image(tokens.float(), *x_t.shape[-2:])
+
+    def _head(self, hidden: Float[Tensor, "B L E"], x_t: Float[Tensor, "B L N"] | None) -> Float[Tensor, "B L N"]:
+        """Return the velocity tokens: b(h), and where the model has it the share A(h) of x_t."""
+        velocity = self.llm2vae(hidden)
+        return velocity if self.shrinkage is None or x_t is None else velocity + self.shrinkage(hidden) * x_t
 
     def sample(
         self,

@@ -38,7 +38,7 @@ from medq_uni.train.validate import validate
 log = logging.getLogger(__name__)
 Report = Callable[[dict[str, Any]], None]
 CALIBRATION_PAIRS = 256
-IR_PREFIXES = ("vae2llm.", "llm2vae.", "time_embedder.")
+IR_PREFIXES = ("vae2llm.", "llm2vae.", "shrinkage.", "time_embedder.")
 
 
 class DivergenceError(RuntimeError):

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -276,3 +277,21 @@ def test_gradients_reach_both_experts_in_low_precision_too(model: MedQ) -> None:
                 assert parameter.grad is not None
                 assert torch.isfinite(parameter.grad).all(), name
     model.zero_grad()
+
+
+def test_shrinkage_starts_at_nothing_and_then_passes_a_share_of_every_coefficient(
+    tiny_config: Callable[..., ModelConfig],
+) -> None:
+    torch.manual_seed(0)
+    model, batch = MedQ(replace(tiny_config(), shrinkage=True)).eval(), Batch()
+    assert not batch.run(model).velocity.any()
+    head = model.shrinkage
+    assert head is not None
+    with torch.no_grad():
+        head.bias.fill_(0.25)
+    close(batch.run(model).velocity, 0.25 * model.latent_tokens(batch.x_t))
+    with torch.no_grad():
+        head.weight.normal_(0, 0.1)
+    context = batch.context(model)
+    model.append_text(context, DESCRIPTION)
+    close(model.latent_tokens(model.velocity(context, batch.x_t, batch.t)), batch.run(model).velocity)
