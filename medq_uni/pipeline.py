@@ -29,6 +29,7 @@ from medq_uni.description import (
 )
 from medq_uni.image import MedicalImage
 from medq_uni.io import read_image
+from medq_uni.model.inference import Context
 from medq_uni.preprocess import (
     CannotAssess,
     Inverse,
@@ -107,16 +108,29 @@ class Restorer:
 
     def _describe(self, views: Tensor, modality: Modality | None, instruction: str | None) -> list[QualityDescription]:
         model, tokens = self.model, self.tokenizer.encode(instruction or DEFAULT_ASSESS)
-        seen = self._vision(views)
-        found = []
-        for one in seen.split(1):
+        found, looks = [], set()
+        for one in self._vision(views).split(1):
             context = model.start(1)
             model.append_vision(context, one)
             model.append_text(context, [tokens])
+            looks.add(self._look(context))
             constraint = DescriptionConstraint(self.tokenizer, modality=modality)
             ids = model.generate(context, constraint=constraint, max_tokens=160)[0]
             found.append(QualityDescription.from_text(self.tokenizer.decode(ids)))
+        if modality is not None and modality not in looks:
+            seen = " or ".join(sorted(str(look).upper() for look in looks))
+            warnings.warn(
+                f"The image is read as {modality.value.upper()} and looks like {seen} to the assessor. "
+                "Check the modality (--modality on the command line).",
+                stacklevel=4,
+            )
         return found
+
+    def _look(self, context: Context) -> Modality | None:
+        """Return the modality that the network itself would write."""
+        constraint = DescriptionConstraint(self.tokenizer)
+        ids = self.model.generate(context.fork(), constraint=constraint, max_tokens=len(constraint.literals[0]) + 4)[0]
+        return constraint.chosen_modality(ids)
 
     @torch.inference_mode()
     def restore(

@@ -193,6 +193,10 @@ class DescriptionConstraint:
             following_ids.add(end)
         return sorted(following_ids)
 
+    def chosen_modality(self, prefix: list[int]) -> Modality | None:
+        """Return the modality that was written, None as long as it is open."""
+        return self._advance(prefix).modality
+
     def finished(self, prefix: list[int]) -> bool:
         """Return whether the description is complete."""
         return self._advance(prefix).is_done

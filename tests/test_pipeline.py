@@ -1,3 +1,4 @@
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,15 @@ def test_large_slices_are_tiled_and_keep_their_matrix(restorer: Restorer):
 def test_an_unknown_modality_is_guessed_aloud(restorer: Restorer):
     with pytest.warns(UserWarning, match="guessed 'mr'"):
         restorer.assess(replace(noisy(64), modality=None))
+
+
+def test_an_image_that_looks_like_another_modality_is_reported(restorer: Restorer):
+    image = noisy(128, modality=Modality.PET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer.assess(image)
+    with pytest.warns(UserWarning, match="read as MR and looks like PET"):
+        restorer.assess(replace(image, modality=Modality.MR))
 
 
 def test_a_description_of_another_modality_is_followed_with_a_warning(restorer: Restorer):
