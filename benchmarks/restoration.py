@@ -1,6 +1,6 @@
 """Print the results tables: phantoms, which anyone can draw again, and real volumes where a folder is given.
 
-Run: python -m benchmarks.restoration [--data DIR] [--per-grade N] [-o DIR]      (2 CPU cores, about 10 minutes)
+Run: python -m benchmarks.restoration [--data DIR] [--per-grade N] [-o DIR]      (2 CPU cores, about 3 minutes)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     """Score every system and print markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of real volumes with MANIFEST.csv; split test is used")
-    parser.add_argument("--per-grade", type=int, default=6, help="phantoms per task and grade")
+    parser.add_argument("--per-grade", type=int, default=3, help="phantoms per task and grade")
     parser.add_argument("--model", default="nano")
     parser.add_argument("-o", "--output", type=Path, help="folder for results.json")
     options = parser.parse_args()
