@@ -1,6 +1,6 @@
 """Print the results tables: phantoms, which anyone can draw again, and real volumes where a folder is given.
 
-Run: python -m benchmarks.restoration [--data DIR] [--per-grade N] [-o DIR]      (2 CPU cores, about 3 minutes)
+Run: python -m benchmarks.restoration [--data DIR] [--per-grade N] [-o DIR]      (2 CPU cores, about 4 minutes)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from medq_uni.evaluate.assessment import Judged, assessment_table
-from medq_uni.evaluate.restoration import Harm, Row, harm_on_good_images, restoration_table
+from medq_uni.evaluate.restoration import Coverage, Harm, Row, coverage, harm_on_good_images, restoration_table
 from medq_uni.evaluate.sets import TUNING_SEED, Case, phantom_cases, real_cases, set_hash
 from medq_uni.evaluate.systems import ModelSystems, degraded_input, nlm, tune_nlm
 from medq_uni.pipeline import Restorer
@@ -47,20 +47,24 @@ def main() -> None:
     for title, cases in sets.items():
         rows = restoration_table(cases, systems, progress=_progress(title))
         harm = harm_on_good_images(cases, model.default)
+        honest = coverage(cases, lambda case: restorer.restore(case.degraded))
         judged = assessment_table(cases, lambda case: restorer.assess(case.degraded), progress=_progress(title))
-        _print_tables(title, cases, rows, harm, judged)
+        _print_tables(title, cases, rows, harm, judged, honest)
         results[title] = {
             "sha256": set_hash(cases),
             "restoration": [asdict(row) for row in rows],
             "harm": [asdict(row) for row in harm],
             "assessment": [asdict(row) for row in judged],
+            "coverage": [asdict(row) for row in honest],
         }
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
 
 
-def _print_tables(title: str, cases: list[Case], rows: list[Row], harm: list[Harm], judged: list[Judged]) -> None:
+def _print_tables(
+    title: str, cases: list[Case], rows: list[Row], harm: list[Harm], judged: list[Judged], honest: list[Coverage]
+) -> None:
     print(f"\n### {title}\n\nSet sha256 {set_hash(cases)[:12]}, {len(cases)} slices.\n")
     print("| set | task | system | PSNR (dB) | SSIM | gain (dB) | 95 % low | worse | slices / subjects |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -76,6 +80,10 @@ def _print_tables(title: str, cases: list[Case], rows: list[Row], harm: list[Har
     print("\n| set | assessment | slices | nano | majority guess |\n|---|---|---|---|---|")
     for score in judged:
         print(f"| {score.group} | {score.name} | {score.count} | {score.value:.3f} | {score.majority:.3f} |")
+    print("\n| set | uncertainty | within 1 sd (68 % is honest) | within 2 sd |\n|---|---|---|---|")
+    for row in honest:
+        shares = f"{100 * row.within_one:.0f} % | {100 * row.within_two:.0f} %"
+        print(f"| {row.group} | {row.modality}, {row.count} | {shares} |")
 
 
 def _progress(title: str) -> Callable[[int, int], None]:

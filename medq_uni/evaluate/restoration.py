@@ -11,6 +11,7 @@ import numpy as np
 from medq_uni.evaluate.sets import Case
 from medq_uni.evaluate.systems import System
 from medq_uni.report import scores
+from medq_uni.restoration import Restoration
 from medq_uni.taxonomy import Severity, Task
 
 RESAMPLES = 2000
@@ -115,5 +116,42 @@ def harm_on_good_images(cases: Sequence[Case], system: System) -> list[Harm]:
             found[case.group, case.task.modality.value].append(decibels)
     return [
         Harm(group, modality, len(v), float(np.mean(np.isinf(v))), float(np.min(v)))
+        for (group, modality), v in found.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How honest the uncertainty map is."""
+
+    group: str
+    modality: str
+    count: int
+    """Slices that were altered."""
+    within_one: float
+    """Share of pixels whose error is at most one predicted standard deviation; 0.683 is honest."""
+    within_two: float
+    """The same for two; 0.954 would be Gaussian."""
+
+
+def coverage(cases: Sequence[Case], restore: Callable[[Case], Restoration]) -> list[Coverage]:
+    """Return, by group and modality, how often the error lies within the predicted spread, degraded cases only.
+
+    Args:
+        cases: Those of grade none, and those that come back without an uncertainty, are left out.
+        restore: Restores a degraded slice.
+    """
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for case in cases:
+        if case.severity is Severity.NONE:
+            continue
+        result = restore(case)
+        if result.uncertainty is None:
+            continue
+        error = np.abs(result.restored.voxels - case.reference.voxels)
+        within = [float((error <= k * result.uncertainty.voxels).mean()) for k in (1, 2)]
+        found[case.group, case.task.modality.value].append((within[0], within[1]))
+    return [
+        Coverage(group, modality, len(v), *(float(np.mean([pair[i] for pair in v])) for i in (0, 1)))
         for (group, modality), v in found.items()
     ]
