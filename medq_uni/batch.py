@@ -49,7 +49,7 @@ def restore_folder(
         modality: Overrides what the headers say.
         overwrite: Make results again that exist.
         maps: Also write residual and uncertainty.
-        on_start: Called with the number of images that were found.
+        on_start: Called with the number of images that were found, broken ones included.
         **options: See :meth:`medq_uni.pipeline.Restorer.restore`.
 
     Raises:
@@ -60,7 +60,7 @@ def restore_folder(
         raise ValueError(f"{target.name}: the results must not lie inside the source folder. Choose another folder.")
     found = find_images(source)
     if on_start is not None:
-        on_start(len(found))
+        on_start(len(found) + len(found.broken))
     for item in found:
         place = target / item.relative
         if not overwrite and _is_done(place, restorer, options):
@@ -68,6 +68,8 @@ def restore_folder(
             continue
         is_leftover = sidecar_path(place).exists() and not place.exists()
         yield _restore_item(restorer, item, place, modality, overwrite or is_leftover, maps, options)
+    for path, reason in found.broken:
+        yield ItemResult(path.relative_to(source), "failed", reason)
 
 
 def _restore_item(

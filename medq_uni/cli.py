@@ -150,7 +150,7 @@ def restore(
         }
         restorer = Restorer.from_pretrained(model)
         if path.is_dir() and not _is_one_series(path):
-            results = _restore_tree(restorer, path, output, modality, overwrite, maps, options)
+            results, code = _restore_tree(restorer, path, output, modality, overwrite, maps, options)
         else:
             with _progress("tiles") as progress:
                 result = restorer.run(
@@ -165,10 +165,12 @@ def restore(
             typer.echo(result.description.to_text())
             note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
             typer.echo(f"{output}: {note}", err=True)
-            results = [(path.name, result)]
-        if report is not None:
+            results, code = [(path.name, result)], 0
+        if report is not None and results:
             _write_report(results, report)
     typer.echo(NOTICE, err=True)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -312,7 +314,8 @@ def _restore_tree(
     overwrite: bool,
     maps: bool,
     options: dict[str, Any],
-) -> list[tuple[str, Restoration]]:
+) -> tuple[list[tuple[str, Restoration]], int]:
+    """Return the restorations with their names, and the exit code."""
     from medq_uni.batch import restore_folder
 
     totals: list[int] = []
@@ -339,9 +342,9 @@ def _restore_tree(
     total = sum(counts.values())
     if total == 0:
         raise ValueError(f"{source.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
-    if counts["failed"]:
-        raise typer.Exit(BAD_INPUT if counts["failed"] == total else SOME_FAILED)
-    return kept
+    if not counts["failed"]:
+        return kept, 0
+    return kept, BAD_INPUT if counts["failed"] == total else SOME_FAILED
 
 
 def _write_report(results: list[tuple[str, Restoration]], path: Path) -> None:

@@ -42,7 +42,7 @@ from medq_uni.preprocess import (
     vision_view,
 )
 from medq_uni.pretrained import Pretrained, load_pretrained
-from medq_uni.restoration import RESEARCH_USE, Restoration
+from medq_uni.restoration import RESEARCH_USE, Restoration, refuse_taken, targets_of
 from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
 from medq_uni.tokenizer import DescriptionConstraint
@@ -213,6 +213,8 @@ class Restorer:
             maps: Also write residual and uncertainty beside it.
             **options: See :meth:`restore`.
         """
+        if not overwrite:
+            refuse_taken(targets_of(Path(target), maps=maps))
         result = self.restore(read_image(source, modality=modality), **options)
         result.save(target, maps=maps, overwrite=overwrite)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,11 @@ class Restoration:
             description=self.description.to_text(),
             tasks=tuple(degradation.task.value for degradation in self.description.degradations),
         )
-        stem = sidecar.name.removesuffix(SIDECAR_SUFFIX)
         images = {"residual": self.residual, "uncertainty": self.uncertainty} if maps else {}
-        beside = {path.with_name(f"{stem}.{name}.nii.gz"): image for name, image in images.items() if image is not None}
-        taken = [target.name for target in (path, sidecar, *beside) if target.exists()]
-        if taken and not overwrite:
-            raise UnwritableImage(f"{taken[0]}: exists already. Choose another name, or pass overwrite=True.")
+        beside = {_map_path(path, name): image for name, image in images.items() if image is not None}
+        taken = [target for target in (path, sidecar, *beside) if target.exists()]
+        if not overwrite:
+            refuse_taken(taken)
         try:
             write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
             for map_path, image in beside.items():
@@ -98,3 +98,26 @@ class Restoration:
             "settings": self.settings,
             "seconds": round(self.seconds, 3),
         }
+
+
+def targets_of(path: Path, *, maps: bool = True) -> list[Path]:
+    """Return every path that :meth:`Restoration.save` may write to."""
+    return [path, sidecar_path(path), *(_map_path(path, name) for name in ("residual", "uncertainty") if maps)]
+
+
+def refuse_taken(paths: Iterable[Path]) -> None:
+    """Raise an error that names the first path that exists.
+
+    Raises:
+        UnwritableImage: With what to do.
+    """
+    for path in paths:
+        if path.exists():
+            raise UnwritableImage(
+                f"{path.name}: exists already. Choose another name, or pass overwrite=True "
+                "(--overwrite on the command line)."
+            )
+
+
+def _map_path(path: Path, name: str) -> Path:
+    return path.with_name(f"{sidecar_path(path).name.removesuffix(SIDECAR_SUFFIX)}.{name}.nii.gz")

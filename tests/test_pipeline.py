@@ -157,6 +157,8 @@ def test_a_real_dicom_becomes_a_derived_series_and_stays_untouched(restorer: Res
         result.save(target)
     with pytest.raises(ValueError, match="exists"):
         result.save(tmp_path / "restored.nii.gz")
+    with pytest.raises(ValueError, match="--overwrite"):
+        restorer.run(tmp_path / "not-even-read.dcm", target)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -165,9 +167,11 @@ def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items
     (source / "a").mkdir(parents=True)
     write_image(noisy(48), source / "a" / "one.nii.gz")
     (source / "bad.nii.gz").write_bytes(b"no image")
+    (source / "bad.dcm").write_bytes(b"no image")
+    (source / "notes.txt").write_text("no image, and not called one")
     options = {"modality": Modality.MR, "settings": FORCE}
     found = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
-    assert found == {"a/one.nii.gz": "restored", "bad.nii.gz": "failed"}
+    assert found == {"a/one.nii.gz": "restored", "bad.nii.gz": "failed", "bad.dcm": "failed"}
     assert (target / "a" / "one.nii.gz").is_file()
     assert not (target / "bad.nii.gz").exists()
     again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}

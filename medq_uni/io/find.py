@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from medq_uni.io.limits import UnreadableImage
-from medq_uni.io.provenance import SIDECAR_SUFFIX
+from medq_uni.io.provenance import IMAGE_SUFFIXES, SIDECAR_SUFFIX
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
 SUFFIX_FORMATS: dict[str, Format] = {
@@ -48,16 +48,27 @@ class ImageItem:
     relative: Path
 
 
+class NoImage(UnreadableImage):
+    """A sound DICOM object of another kind."""
+
+
 class FoundImages(list[ImageItem]):
     """The images of a folder, with what was passed over.
 
     Attributes:
         skipped: (path, reason) of every other file.
+        broken: Those of them that are named like an image and cannot be read as one. A DICOM object that holds no
+            image, such as a report, is none of them.
     """
 
-    def __init__(self, items: Iterable[ImageItem] = (), skipped: Iterable[tuple[Path, str]] = ()) -> None:
+    def __init__(
+        self,
+        items: Iterable[ImageItem] = (),
+        skipped: Iterable[tuple[Path, str]] = (),
+        broken: Iterable[tuple[Path, str]] = (),
+    ) -> None:
         super().__init__(items)
-        self.skipped = list(skipped)
+        self.skipped, self.broken = list(skipped), list(broken)
 
 
 def format_of(path: Path) -> Format | None:
@@ -94,6 +105,7 @@ def find_images(folder: str | Path) -> FoundImages:
         raise UnreadableImage(f"{root.name}: no such folder. Check the path.")
     items: list[ImageItem] = []
     skipped: list[tuple[Path, str]] = []
+    no_image: set[Path] = set()
     series: dict[str, list[Path]] = {}
     for path in _files(root):
         try:
@@ -106,10 +118,13 @@ def find_images(folder: str | Path) -> FoundImages:
                 items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
         except UnreadableImage as reason:
             skipped.append((path, str(reason)))
+            if isinstance(reason, NoImage):
+                no_image.add(path)
         except OSError as error:
             skipped.append((path, f"{path.name}: cannot be opened ({type(error).__name__})."))
     items += _series_items(root, series)
-    return FoundImages(sorted(items, key=lambda item: item.relative), skipped)
+    broken = [(p, why) for p, why in skipped if p.name.lower().endswith(IMAGE_SUFFIXES) and p not in no_image]
+    return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
 
 
 def _files(root: Path) -> list[Path]:
@@ -133,7 +148,7 @@ def _series_of(path: Path) -> str:
         if not header.get("Rows") or not header.get("Columns"):
             media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
             kind = uid_name(header.get("SOPClassUID") or media)
-            raise UnreadableImage(f"{path.name}: DICOM without an image ({kind}).")
+            raise NoImage(f"{path.name}: DICOM without an image ({kind}).")
         uid = str(header.get("SeriesInstanceUID") or path)
         return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
 
