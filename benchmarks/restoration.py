@@ -47,8 +47,8 @@ def main() -> None:
     for title, cases in sets.items():
         rows = restoration_table(cases, systems, progress=_progress(title))
         harm = harm_on_good_images(cases, model.default)
-        honest = coverage(cases, lambda case: restorer.restore(case.degraded))
-        judged = assessment_table(cases, lambda case: restorer.assess(case.degraded), progress=_progress(title))
+        honest = coverage(cases, model.restoration)
+        judged = assessment_table(cases, lambda case: model.restoration(case).description, progress=_progress(title))
         _print_tables(title, cases, rows, harm, judged, honest)
         results[title] = {
             "sha256": set_hash(cases),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.io import ImageItem, find_images, read_image, sidecar_path
+from medq_uni.io import ImageItem, find_images, sidecar_path
 from medq_uni.pipeline import Restoration, Restorer
 from medq_uni.taxonomy import Modality
 
@@ -82,9 +82,7 @@ def _restore_item(
     options: dict[str, Any],
 ) -> ItemResult:
     try:
-        result = restorer.restore(read_image(item, modality=modality), **options)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        result.save(place, maps=maps, overwrite=overwrite)
+        result = restorer.run(item, place, modality=modality, overwrite=overwrite, maps=maps, **options)
     except (ValueError, OSError) as error:
         return ItemResult(item.relative, "failed", str(error))
     status: Status = "unchanged" if result.is_unchanged else "restored"
@@ -96,6 +94,7 @@ def _is_done(place: Path, restorer: Restorer, options: dict[str, Any]) -> bool:
         return False
     try:
         made = json.loads(sidecar_path(place).read_text(encoding="utf-8"))["settings"]
-        return bool(made == made | restorer.recorded(options.get("settings"), options.get("instruction")))
+        wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
+        return bool(made == made | json.loads(json.dumps(restorer.recorded(**wanted))))
     except (OSError, ValueError, KeyError, TypeError):
         return False

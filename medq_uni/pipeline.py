@@ -5,7 +5,6 @@ Only this module knows the order: image -> tensor -> description -> latent -> im
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -28,7 +27,7 @@ from medq_uni.description import (
     QualityDescription,
 )
 from medq_uni.image import MedicalImage
-from medq_uni.io import read_image
+from medq_uni.io import ImageItem, check_target, read_image
 from medq_uni.model.inference import Context
 from medq_uni.preprocess import (
     CannotAssess,
@@ -42,7 +41,7 @@ from medq_uni.preprocess import (
     vision_view,
 )
 from medq_uni.pretrained import Pretrained, load_pretrained
-from medq_uni.restoration import RESEARCH_USE, Restoration, refuse_taken, targets_of
+from medq_uni.restoration import RESEARCH_USE, Restoration, targets_of
 from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
 from medq_uni.tokenizer import DescriptionConstraint
@@ -164,6 +163,7 @@ class Restorer:
         image = assessable(image)
         is_edited = description is not None
         found = self.assess(image)
+        recorded = self.recorded(settings, instruction, description)
         description = description or found
         if description.modality is not image.modality:
             warnings.warn(
@@ -173,13 +173,9 @@ class Restorer:
             )
         stated = max(description.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda s: s.level)
         strength = restoration_strength(found.worst, stated) if is_edited else 1.0
-        recorded = self.recorded(settings, instruction) | {
-            "description_from": "user" if is_edited else "model",
-            "assessment": found.to_text(),
-            "strength": strength,
-        }
-        zero = image.with_voxels(np.zeros_like(image.voxels))
+        recorded |= {"assessment": found.to_text(), "strength": strength}
         if description.verdict is Verdict.GOOD and not description.degradations and not settings.force:
+            zero = image.with_voxels(np.zeros_like(image.voxels))
             seconds = time.perf_counter() - began
             return Restoration(image, description, image, None, zero, recorded, seconds, True)
         words = instruction or (FOLLOW_REPORT if is_edited else DEFAULT_RESTORE)
@@ -195,7 +191,7 @@ class Restorer:
 
     def run(
         self,
-        source: str | Path,
+        source: str | Path | ImageItem,
         target: str | Path,
         *,
         modality: Modality | None = None,
@@ -206,15 +202,21 @@ class Restorer:
         """Read a file or DICOM series, restore it, write the result, and return it.
 
         Args:
-            source: Image file or folder with one series; never written to.
-            target: Where the restored image goes, format by suffix.
+            source: Image file, folder with one series, or an item of :func:`medq_uni.io.find_images`; never written to.
+            target: Where the restored image goes, format by suffix; refused before the work where it is taken.
             modality: Overrides what the header says.
             overwrite: Whether an existing target may be replaced.
             maps: Also write residual and uncertainty beside it.
             **options: See :meth:`restore`.
+
+        Raises:
+            UnreadableImage: If the source is not one readable image.
+            UnwritableImage: If the target is the source, exists, or cannot hold the image.
+            CannotAssess: See :meth:`assess`.
         """
-        if not overwrite:
-            refuse_taken(targets_of(Path(target), maps=maps))
+        origins = source.files if isinstance(source, ImageItem) else (Path(source),)
+        for path in targets_of(Path(target), maps=maps):
+            check_target(path, sources=origins, overwrite=overwrite)
         result = self.restore(read_image(source, modality=modality), **options)
         result.save(target, maps=maps, overwrite=overwrite)
         return result
@@ -303,16 +305,29 @@ class Restorer:
         sigma = scale * scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
         return image.with_voxels(np.where(passthrough, 0, sigma))
 
-    def recorded(self, settings: RestoreSettings | None = None, instruction: str | None = None) -> dict[str, Any]:
-        """Return what the record of every restoration with these settings says, whatever the image."""
+    def recorded(
+        self,
+        settings: RestoreSettings | None = None,
+        instruction: str | None = None,
+        description: QualityDescription | None = None,
+    ) -> dict[str, Any]:
+        """Return what the record of every restoration with these options says, whatever the image.
+
+        Args:
+            settings: As for :meth:`restore`.
+            instruction: As for :meth:`restore`.
+            description: That of the user, None where the model's own guides.
+        """
         settings = settings or RestoreSettings()
         return {
             "model": self.pretrained.config.name,
             "weights_sha256": self.pretrained.sha256,
-            "sampler": json.loads(json.dumps(asdict(settings.sampler))),
+            "sampler": asdict(settings.sampler),
             "seed": settings.seed,
             "force": settings.force,
             "instruction": instruction,
+            "description_from": "model" if description is None else "user",
+            "stated": None if description is None else description.to_text(),
             "version": __version__,
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,15 @@ from medq_uni.image import MedicalImage
 from medq_uni.io import (
     SIDECAR_SUFFIX,
     Derivation,
-    UnwritableImage,
+    check_target,
     sidecar_path,
     write_image,
     write_sidecar,
 )
 
 RESEARCH_USE = "Research use only. Not for diagnostic use. Always view the original."
+MAPS = ("residual", "uncertainty")
+"""Images that are written beside the restored one, if there are any."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +71,18 @@ class Restoration:
             description=self.description.to_text(),
             tasks=tuple(degradation.task.value for degradation in self.description.degradations),
         )
-        images = {"residual": self.residual, "uncertainty": self.uncertainty} if maps else {}
-        beside = {_map_path(path, name): image for name, image in images.items() if image is not None}
-        taken = [target for target in (path, sidecar, *beside) if target.exists()]
-        if not overwrite:
-            refuse_taken(taken)
+        maps_of = {_map_path(path, name): getattr(self, name) for name in MAPS} if maps else {}
+        beside = {place: image for place, image in maps_of.items() if image is not None}
+        is_new = not any(target.exists() for target in (path, sidecar, *beside))
+        for target in (path, sidecar, *beside):
+            check_target(target, overwrite=overwrite)
         try:
             write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
             for map_path, image in beside.items():
                 write_image(image, map_path, overwrite=overwrite)
             write_image(self.restored, path, derivation=derivation, overwrite=overwrite)
         except BaseException:
-            if not taken:
+            if is_new:
                 for target in (sidecar, *beside):
                     target.unlink(missing_ok=True)
             raise
@@ -102,21 +103,7 @@ class Restoration:
 
 def targets_of(path: Path, *, maps: bool = True) -> list[Path]:
     """Return every path that :meth:`Restoration.save` may write to."""
-    return [path, sidecar_path(path), *(_map_path(path, name) for name in ("residual", "uncertainty") if maps)]
-
-
-def refuse_taken(paths: Iterable[Path]) -> None:
-    """Raise an error that names the first path that exists.
-
-    Raises:
-        UnwritableImage: With what to do.
-    """
-    for path in paths:
-        if path.exists():
-            raise UnwritableImage(
-                f"{path.name}: exists already. Choose another name, or pass overwrite=True "
-                "(--overwrite on the command line)."
-            )
+    return [path, sidecar_path(path), *(_map_path(path, name) for name in MAPS if maps)]
 
 
 def _map_path(path: Path, name: str) -> Path:

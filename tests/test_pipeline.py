@@ -33,7 +33,7 @@ def noisy(size: int = 96, seed: int = 1, modality: Modality = Modality.MR) -> Me
     return physics.apply(image, physics.draw(task, Severity.SEVERE, generator))
 
 
-def said(severity: Severity, modality: Modality = Modality.MR) -> QualityDescription:
+def said(severity: Severity | str, modality: Modality = Modality.MR) -> QualityDescription:
     task = Task.MR_NOISE if modality is Modality.MR else Task.CT_LOW_DOSE
     found = (Degradation(task, Severity.MILD),)
     description = QualityDescription(modality, Anatomy.BRAIN, found, "thermal noise", "grain", Verdict.USABLE)
@@ -179,6 +179,8 @@ def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items
     other = {"modality": Modality.MR, "settings": replace(FORCE, seed=1)}
     changed = {str(r.relative): r for r in restore_folder(restorer, source, target, **other)}
     assert "exists already" in changed["a/one.nii.gz"].message
+    told = {str(r.relative): r for r in restore_folder(restorer, source, target, **options, description=said("mild"))}
+    assert "exists already" in told["a/one.nii.gz"].message
     (target / "a" / "one.nii.gz").unlink()  # as after a kill between the record and its image
     again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
     assert again["a/one.nii.gz"] == "restored"

@@ -41,7 +41,7 @@ class BatchSampler:
     Args:
         pool: Where the pairs come from.
         token_pixels: Crops begin on multiples of this.
-        emphasis: Tasks that are drawn twice as often as the others.
+        emphasis: Tasks that are drawn once more per round for every mention.
     """
 
     def __init__(self, pool: PairPool, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:

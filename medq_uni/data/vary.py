@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from medq_uni.image import MedicalImage
+from medq_uni.image import MedicalImage, axial_affine
+from medq_uni.physics import mri
+from medq_uni.physics.record import Parameter
 from medq_uni.taxonomy import Modality
 
 ZOOM = {Modality.MR: (0.6, 2.2), Modality.PET: (1.0, 2.5)}
@@ -33,8 +35,11 @@ def vary(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
     """Return a variation of a real slice: other matrix size, MR contrast, orientation and reference noise.
 
     Args:
-        image: One slice, values not negative for MR and PET.
+        image: One slice (1, Y, X) in its units, values not negative for MR and PET.
         generator: Source of every choice.
+
+    Returns:
+        A slice (1, Y', X') in the same units and field of view; where it lay in space is forgotten.
     """
     draws = torch.rand(7, generator=generator).tolist()
     voxels = torch.from_numpy(np.array(image.voxels))
@@ -46,12 +51,17 @@ def vary(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
         if draws[2] < GAMMA_CHANCE:
             voxels = scale * (voxels / scale) ** _between(*GAMMA, draws[3])
         if draws[4] < NOISE_CHANCE:
-            sigma = scale * _between(*NOISE, draws[5])
-            real, imaginary = sigma * torch.randn(2, *voxels.shape, generator=generator)
-            voxels = torch.hypot(voxels + real, imaginary)
+            params: dict[str, Parameter] = {"sigma_fraction": _between(*NOISE, draws[5])}
+            voxels = mri.noise(voxels, params=params, generator=generator)
     if image.modality is not Modality.CT and draws[6] < 0.5:
         voxels, spacing = voxels.transpose(1, 2), (spacing[0], spacing[2], spacing[1])
-    return replace(image, voxels=np.ascontiguousarray(voxels.numpy()), spacing_mm=spacing, padding=None)
+    return replace(
+        image,
+        voxels=np.ascontiguousarray(voxels.numpy()),
+        spacing_mm=spacing,
+        affine=axial_affine(spacing),
+        padding=None,
+    )
 
 
 def _zoom(

@@ -12,6 +12,7 @@ from medq_uni.image import MedicalImage
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import to_image, to_tensor
 from medq_uni.report import scores
+from medq_uni.restoration import Restoration
 from medq_uni.taxonomy import Task
 
 System = Callable[[Case], MedicalImage]
@@ -63,10 +64,17 @@ class ModelSystems:
 
     def __init__(self, restorer: Restorer) -> None:
         self.restorer = restorer
+        self._kept: dict[Case, Restoration] = {}
+
+    def restoration(self, case: Case) -> Restoration:
+        """Return what the main job makes of a case; it is done once per case and kept."""
+        if case not in self._kept:
+            self._kept[case] = self.restorer.restore(case.degraded)
+        return self._kept[case]
 
     def default(self, case: Case) -> MedicalImage:
         """Return what the main job returns: Good images come back as they are."""
-        return self.restorer.restore(case.degraded).restored
+        return self.restoration(case).restored
 
     @torch.inference_mode()
     def expert_bypassed(self, case: Case) -> MedicalImage:

@@ -6,6 +6,7 @@ The format libraries are imported when a file of their format is met, not before
 
 from __future__ import annotations
 
+from medq_uni.io.atomic import check_target
 from medq_uni.io.door import read_image, read_series, write_image
 from medq_uni.io.find import FoundImages, ImageItem, find_images
 from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage
@@ -19,6 +20,7 @@ __all__ = [
     "ImageWarning",
     "UnreadableImage",
     "UnwritableImage",
+    "check_target",
     "find_images",
     "read_image",
     "read_series",

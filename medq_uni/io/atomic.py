@@ -31,7 +31,10 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
     if not path.exists():
         return
     if not overwrite:
-        raise UnwritableImage(f"{path.name}: exists already. Choose another name, or pass overwrite=True.")
+        raise UnwritableImage(
+            f"{path.name}: exists already. Choose another name, or pass "
+            "overwrite=True (--overwrite on the command line)."
+        )
     if path.is_dir() and any(not SLICE_NAME.fullmatch(child.name) for child in path.iterdir()):
         raise UnwritableImage(
             f"{path.name}: the folder holds other files than a written series (0001.dcm, ...), "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from medq_uni.io.limits import UnreadableImage
-from medq_uni.io.provenance import IMAGE_SUFFIXES, SIDECAR_SUFFIX
+from medq_uni.io.provenance import SIDECAR_SUFFIX
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
 SUFFIX_FORMATS: dict[str, Format] = {
@@ -105,7 +105,7 @@ def find_images(folder: str | Path) -> FoundImages:
         raise UnreadableImage(f"{root.name}: no such folder. Check the path.")
     items: list[ImageItem] = []
     skipped: list[tuple[Path, str]] = []
-    no_image: set[Path] = set()
+    broken: list[tuple[Path, str]] = []
     series: dict[str, list[Path]] = {}
     for path in _files(root):
         try:
@@ -116,14 +116,13 @@ def find_images(folder: str | Path) -> FoundImages:
                 series.setdefault(_series_of(path), []).append(path)
             else:
                 items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
-        except UnreadableImage as reason:
-            skipped.append((path, str(reason)))
-            if isinstance(reason, NoImage):
-                no_image.add(path)
-        except OSError as error:
-            skipped.append((path, f"{path.name}: cannot be opened ({type(error).__name__})."))
+        except (UnreadableImage, OSError) as error:
+            is_foreign = isinstance(error, OSError)
+            reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
+            skipped.append((path, reason))
+            if path.name.lower().endswith(tuple(SUFFIX_FORMATS)) and not isinstance(error, NoImage):
+                broken.append((path, reason))
     items += _series_items(root, series)
-    broken = [(p, why) for p, why in skipped if p.name.lower().endswith(IMAGE_SUFFIXES) and p not in no_image]
     return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
 
 
@@ -147,8 +146,9 @@ def _series_of(path: Path) -> str:
         header = read_dataset(path, header_only=True)
         if not header.get("Rows") or not header.get("Columns"):
             media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-            kind = uid_name(header.get("SOPClassUID") or media)
-            raise NoImage(f"{path.name}: DICOM without an image ({kind}).")
+            kind = header.get("SOPClassUID") or media
+            refusal = NoImage if kind else UnreadableImage
+            raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
         uid = str(header.get("SeriesInstanceUID") or path)
         return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
 

@@ -34,7 +34,7 @@ from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, Per
 from medq_uni.model.vision import Connector, VisionEncoder
 from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
 
-__all__ = ["MedQ", "StreamInputs", "StreamOutputs", "build_codec", "codec_module"]
+__all__ = ["MedQ", "StreamInputs", "StreamOutputs", "codec_module"]
 
 
 class MedQ(nn.Module):
@@ -174,8 +174,7 @@ class MedQ(nn.Module):
     def forward(self, stream: TokenStream, inputs: StreamInputs) -> StreamOutputs:
         """Return velocities of the noised images and logits of the labels, from one pass."""
         hidden = self.hidden(stream, inputs)
-        x_t = [self.latent_tokens(latent) for latent in inputs.noised]
-        velocity = self._head(hidden.ir[:, stream.target_places], torch.cat(x_t, 1) if x_t else None)
+        velocity = self._head(hidden.ir[:, stream.target_places], inputs.noised)
         return StreamOutputs(velocity, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions]))
 
     # Block by block
@@ -298,13 +297,14 @@ class MedQ(nn.Module):
         at = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
         inputs = StreamInputs(noised=(x_t,), t=at, latent_offset=context.latent_offset)
         hidden = self.transformer(self.embed(stream, inputs), stream, context.cache, update=False)
-        tokens = self._head(hidden.ir, self.latent_tokens(x_t))
-        return self.latent_image(tokens.float(), *x_t.shape[-2:])
+        return self.latent_image(self._head(hidden.ir, (x_t,)).float(), *x_t.shape[-2:])
 
-    def _head(self, hidden: Float[Tensor, "B L E"], x_t: Float[Tensor, "B L N"] | None) -> Float[Tensor, "B L N"]:
-        """Return the velocity tokens: b(h), and where the model has it the share A(h) of x_t."""
+    def _head(self, hidden: Float[Tensor, "B L E"], noised: Sequence[Tensor]) -> Float[Tensor, "B L N"]:
+        """Return the velocity tokens: b(h), and where the model has it the share A(h) of the latents x_t."""
         velocity = self.llm2vae(hidden)
-        return velocity if self.shrinkage is None or x_t is None else velocity + self.shrinkage(hidden) * x_t
+        if self.shrinkage is None or not noised:
+            return velocity
+        return velocity + self.shrinkage(hidden) * torch.cat([self.latent_tokens(x_t) for x_t in noised], 1)
 
     def sample(
         self,

@@ -60,7 +60,7 @@ class StageConfig:
     assess_share: float = 0.35
     """Share of joint steps that train the assessment alone, in the layout in which it is asked."""
     emphasis: tuple[Task, ...] = ()
-    """Tasks that are drawn twice as often as the others: those that are learned slowly."""
+    """Tasks that are drawn once more per round for every mention: those that are learned slowly."""
     final_time: float = 0.6
     """Share of batches at t = 1, where the default sampler makes its single step; else t is uniform."""
 

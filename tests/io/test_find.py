@@ -38,6 +38,7 @@ def test_every_image_is_found_once_and_every_other_file_has_a_reason(tree, phant
     assert by_format == [("dicom", 1), ("dicom", 1), ("dicom", 1), ("dicom", 4), ("dicom", 4), ("png", 1)]
     reasons = {path.name: reason for path, reason in found.skipped}
     assert sorted(reasons) == ["broken.dcm", "notes.txt", "report.dcm"]
+    assert [path.name for path, _ in found.broken] == ["broken.dcm"]
     assert "not an image" in reasons["notes.txt"]
     assert "Basic Text SR" in reasons["report.dcm"]
     assert not any(phantom.canary in reason for reason in reasons.values())
