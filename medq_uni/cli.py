@@ -225,7 +225,7 @@ def train(
 
         config = read_recipe(recipe)
         if data is not None:
-            pairs, val_pairs = (replace(p, data=str(data)) for p in (config.pairs, config.val_pairs))
+            pairs, val_pairs = (replace(p, data=(str(data),)) for p in (config.pairs, config.val_pairs))
             config = replace(config, pairs=pairs, val_pairs=val_pairs)
         with _progress("train") as progress:
             trained = run(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from medq_uni.data.pairs import degrade, generator_of
+from medq_uni import physics
+from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.io import read_image
@@ -62,9 +63,9 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
     if is_single:
         result.save(folder / f"{Path(name).stem}.restored.dcm", overwrite=True)
     if result.description.verdict is Verdict.GOOD:
-        degraded, record = degrade(image, task, Severity.MODERATE, generator_of(SEED))
-        result = restorer.restore(degraded)
-        words = f"after our own {record.severity.value} {task.value}"
+        degraded = physics.degrade(image, [(task, Severity.MODERATE)], generator_of(SEED))
+        result = restorer.restore(degraded.image)
+        words = f"after our own {degraded.records[0].severity.value} {task.value}"
         _tell(say, f"{name}, {words}", result, image)
         items.append(ReportItem(f"{name}, {words}", result, reference=image))
     return items
@@ -73,9 +74,9 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
 def _phantom(restorer: Restorer, task: Task, say: Say) -> ReportItem:
     generator = generator_of(SEED, list(Task).index(task))
     truth = draw_phantom(task.modality, generator, size=256).image
-    degraded, record = degrade(truth, task, Severity.MODERATE, generator)
-    result = restorer.restore(degraded)
-    title = f"Phantom, {record.severity.value} {task.value}"
+    degraded = physics.degrade(truth, [(task, Severity.MODERATE)], generator)
+    result = restorer.restore(degraded.image)
+    title = f"Phantom, {degraded.records[0].severity.value} {task.value}"
     _tell(say, title, result, truth)
     return ReportItem(title, result, reference=truth)
 

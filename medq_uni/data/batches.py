@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from medq_uni.data.pairs import POOL_SIZE, PairPool, randint
+from medq_uni.data.pairs import randint
+from medq_uni.data.pool import POOL_SIZE, PairPool
 from medq_uni.taxonomy import Severity, Task, restoration_strength
 
 VISION_SIZES = (128, 160, 192)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
@@ -15,7 +16,7 @@ from medq_uni.description import (
     QualityDescription,
 )
 from medq_uni.physics import DegradationRecord, draw
-from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, verdict_of
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
 
 _CAUSES: dict[Task | None, tuple[str, ...]] = {
     None: (
@@ -159,23 +160,97 @@ _INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 
 def describe(
-    modality: Modality, anatomy: Anatomy, record: DegradationRecord | None, generator: torch.Generator
+    modality: Modality,
+    anatomy: Anatomy,
+    records: DegradationRecord | Sequence[DegradationRecord] | None,
+    generator: torch.Generator,
 ) -> QualityDescription:
-    """Return the description that follows from a degradation record.
+    """Return the description that follows from degradation records.
 
     Args:
         modality: Of the image.
         anatomy: Of the image.
-        record: What was done to it; None, or a record of severity none, means nothing.
+        records: What was done to it, with the grades that were measured; None, or nothing but ``none``, means good.
+            At most two are worse than that.
         generator: Chooses among the phrasings.
     """
-    if record is None or record.severity is Severity.NONE:
+    listed = (records,) if isinstance(records, DegradationRecord) else tuple(records or ())
+    found = [record for record in sorted(listed, key=_task_order) if record.severity is not Severity.NONE]
+    if not found:
         cause, impact = _pick(_CAUSES[None], generator), _pick(_IMPACTS[None][0], generator)
         return QualityDescription(modality, anatomy, (), cause, impact, verdict_of(()))
-    cause = _pick(_CAUSES[record.task], generator).format(**_numbers(record))
-    impact = _pick(_IMPACTS[record.task][record.severity.level - 1], generator)
-    degradation = Degradation(record.task, record.severity)
-    return QualityDescription(modality, anatomy, (degradation,), cause, impact, verdict_of((record.severity,)))
+    cause = " and ".join(_cause(record, generator) for record in found)
+    worst = max(found, key=lambda record: record.severity.level)
+    impact = _pick(_IMPACTS[worst.task][worst.severity.level - 1], generator)
+    degradations = tuple(Degradation(record.task, record.severity) for record in found)
+    verdict = verdict_of(record.severity for record in found)
+    return QualityDescription(modality, anatomy, degradations, cause, impact, verdict)
+
+
+@dataclass(frozen=True)
+class NoisyLabel:
+    """A description some of whose slots were made wrong on purpose."""
+
+    description: QualityDescription
+    wrong: tuple[str, ...]
+    """Names of the slots that are wrong: anatomy, task, severity, cause, impact, verdict."""
+
+
+def noisy_label(description: QualityDescription, probability: float, generator: torch.Generator) -> NoisyLabel:
+    """Return a description as a careless labeler would write it, to measure what wrong words cost.
+
+    Every slot but the modality is made wrong with the same probability, on its own, so that the text may contradict
+    itself: a wrong severity keeps the verdict, a wrong task keeps the cause.
+
+    Args:
+        description: The right one.
+        probability: Of a wrong slot, 0 to 1.
+        generator: Source of every choice.
+
+    Raises:
+        ValueError: If the probability is not between 0 and 1.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability must lie between 0 and 1, got {probability}.")
+    is_wrong = [bool(draw < probability) for draw in torch.rand(6, generator=generator)]
+    changes: dict[str, Any] = {}
+    wrong = []
+    for name, chosen in zip(("anatomy", "task", "severity", "cause", "impact", "verdict"), is_wrong, strict=True):
+        if not chosen:
+            continue
+        found = changes.get("degradations", description.degradations)
+        change = _wrong_slot(name, description, found, generator)
+        if change is not None:
+            changes |= change
+            wrong.append(name)
+    return NoisyLabel(replace(description, **changes), tuple(wrong))
+
+
+def _wrong_slot(
+    name: str, description: QualityDescription, found: tuple[Degradation, ...], generator: torch.Generator
+) -> dict[str, Any] | None:
+    """Return the changed fields, or None where the slot has no other value."""
+    tasks = tasks_of(description.modality)
+    if name == "anatomy":
+        return {"anatomy": _other(tuple(Anatomy), description.anatomy, generator)}
+    if name == "verdict":
+        return {"verdict": _other(tuple(Verdict), description.verdict, generator)}
+    if name == "task":
+        others = [task for task in tasks if task not in [degradation.task for degradation in found]]
+        if not found or not others:
+            return None
+        return {"degradations": (replace(found[0], task=_pick(tuple(others), generator)), *found[1:])}
+    if name == "severity":
+        if not found:
+            return {"degradations": (Degradation(_pick(tasks, generator), Severity.MILD),)}
+        other = _other(tuple(Severity)[1:], found[0].severity, generator)
+        return {"degradations": (replace(found[0], severity=other), *found[1:])}
+    kinds: tuple[Task | None, ...] = (None, *Task)
+    true = description.degradations[0].task if description.degradations else None
+    kind = _other(kinds, true, generator)
+    if name == "cause":
+        return {"cause": _pick(_plain(_CAUSES[kind]), generator)}
+    return {"impact": _pick(_pick(_IMPACTS[kind], generator), generator)}
 
 
 def instruction(kind: Literal["assess", "restore"], generator: torch.Generator) -> str:
@@ -196,15 +271,32 @@ def corpus(generator: torch.Generator, count: int) -> Iterator[str]:
         yield instruction("restore", generator)
 
 
-def _numbers(record: DegradationRecord) -> dict[str, int]:
+def _cause(record: DegradationRecord, generator: torch.Generator) -> str:
+    """Return a phrasing of the cause; one with a number only where the record knows it."""
     params = record.params
-    return {
+    numbers = {
         "dose": round(100 * float(params.get("dose_fraction", 0))),
         "acceleration": int(params.get("acceleration", 0)),
-        "poses": int(params.get("num_poses", 0)),
+        "poses": int(params.get("num_poses", 0)) if "ghosting" not in record.method else 0,
         "reduction": round(float(params.get("dose_reduction", 0))),
     }
+    phrasings = _CAUSES[record.task]
+    if not any(numbers.values()):
+        phrasings = _plain(phrasings)
+    return str(_pick(phrasings, generator)).format(**numbers)
 
 
-def _pick(choices: tuple, generator: torch.Generator):  # type: ignore[type-arg, no-untyped-def]
+def _plain(phrasings: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(phrasing for phrasing in phrasings if "{" not in phrasing)
+
+
+def _task_order(record: DegradationRecord) -> int:
+    return list(Task).index(record.task)
+
+
+def _other(choices: tuple[Any, ...], true: Any, generator: torch.Generator) -> Any:
+    return _pick(tuple(choice for choice in choices if choice != true), generator)
+
+
+def _pick(choices: tuple[Any, ...], generator: torch.Generator) -> Any:
     return choices[int(torch.randint(len(choices), (1,), generator=generator))]

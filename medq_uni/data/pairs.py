@@ -1,30 +1,23 @@
-"""Degraded and reference slices with their record: drawn one by one, kept as a pool for training."""
+"""Degraded and reference slices with their records, drawn one by one."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from medq_uni import physics
-from medq_uni.data import sources
+from medq_uni.data import layouts, sources
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.data.vary import vary
-from medq_uni.distribute import map_items
 from medq_uni.image import MedicalImage
-from medq_uni.preprocess import Scaling, scaling_of
-from medq_uni.taxonomy import Anatomy, Modality, Severity, Task
+from medq_uni.taxonomy import NOISE_LIMITS, Anatomy, Modality, Severity, Task, grade_of, tasks_of
 
-POOL_SIZE = 256
-"""Side of the square that a pool keeps of every slice, in pixels."""
-_ARRAYS, _INDEX = "pairs.npy", "pairs.jsonl"
+REFERENCE_DRAWS = 8
+"""How many slices are tried for a usable image before a phantom takes its place."""
+PHANTOM_VOLUME = "phantom"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,23 +26,39 @@ class Pair:
 
     degraded: MedicalImage
     reference: MedicalImage
-    record: physics.DegradationRecord
+    task: Task
+    """The task that it was made for; a mixed degradation has another one beside it."""
+    records: tuple[physics.DegradationRecord, ...]
+    """What was done, with the grades that were measured."""
+    effects: tuple[float, ...]
+    """What was measured, one number per record."""
+    own_noise: float
+    """Noise of the reference itself, as ``physics.own_noise`` estimates it; 0 for phantoms, whose truth is known."""
     anatomy: Anatomy
     subject: str
     source: str
     """``phantom`` or ``real``."""
+    volume: str
+    """Name of the volume in its source; ``phantom``."""
+    z: int
+    """Number of the slice in its volume."""
+
+    @property
+    def severity(self) -> Severity:
+        """The worst grade."""
+        return max((record.severity for record in self.records), key=lambda severity: severity.level)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
-    """What a pool of pairs holds."""
+    """Which pairs are drawn."""
 
     count: int
     """Number of pairs."""
     seed: int
     """Seed of everything that is drawn."""
-    data: str | None = None
-    """Folder of real volumes with a manifest; None uses phantoms alone."""
+    data: tuple[str, ...] = ()
+    """Sources of real volumes, each a folder or KIND:FOLDER; none uses phantoms alone."""
     split: str = "train"
     """Split of the real volumes."""
     real_fraction: float = 0.45
@@ -58,8 +67,28 @@ class PairsConfig:
     """Sides of the phantoms in pixels, drawn with equal chance."""
     none_fraction: float = 0.15
     """Share of pairs that are not degraded at all."""
+    grades: tuple[Severity, ...] = ()
+    """Grades that take turns, every task through all of them; none draws them at random."""
+    mixed_fraction: float = 0.0
+    """Share of degraded MR pairs that have a second degradation."""
+    second_way: bool = False
+    """Whether degradations are simulated in their independent second way, for a test of shift."""
     vary_real: bool = False
     """Whether real slices are varied in matrix size, contrast and reference noise before they are degraded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A slice that a pair is made from."""
+
+    image: MedicalImage
+    own_noise: float
+    anatomy: Anatomy
+    subject: str
+    volume: str
+    z: int
+    lower: tuple[tuple[float, MedicalImage], ...] = ()
+    """(Dose reduction, slice) of the same slice measured at lower doses."""
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -73,176 +102,123 @@ def randint(high: int, generator: torch.Generator) -> int:
     return int(torch.randint(high, (1,), generator=generator))
 
 
-def degrade(
-    image: MedicalImage, task: Task, severity: Severity, generator: torch.Generator
-) -> tuple[MedicalImage, physics.DegradationRecord]:
-    """Return the image degraded by a freshly drawn record, and the record."""
-    record = physics.draw(task, severity, generator)
-    return physics.apply(image, record), record
-
-
 def draw_pair(config: PairsConfig, index: int) -> Pair:
-    """Return pair number ``index`` of a pool: the same for any number of workers and any order."""
+    """Return pair number ``index``: the same for any number of workers and any order.
+
+    A pair measured at two doses is taken where the source has one; elsewhere the degradation is simulated.
+    """
     generator = generator_of(config.seed, index)
     task = list(Task)[index % len(Task)]
-    if float(torch.rand(1, generator=generator)) < config.none_fraction:
-        severity = Severity.NONE
+    severity = _severity(config, index, generator)
+    use_real = bool(config.data) and _chance(config.real_fraction, generator)
+    reference = _real_reference(config, task.modality, severity is Severity.NONE, generator) if use_real else None
+    source = "phantom" if reference is None else "real"
+    reference = reference or _phantom_reference(config, task.modality, index, generator)
+    if reference.lower and severity is not Severity.NONE:
+        degraded, records, effects = _measured(reference, task, generator)
     else:
-        severity = Severity.from_level(1 + randint(3, generator))
-    use_real = config.data is not None and float(torch.rand(1, generator=generator)) < config.real_fraction
-    if use_real:
-        image, anatomy, subject = _real_slice(str(config.data), config.split, task.modality, generator)
-        if config.vary_real:
+        wanted = [(task, severity)]
+        others = [other for other in tasks_of(task.modality) if other is not task]
+        if others and severity is not Severity.NONE and _chance(config.mixed_fraction, generator):
+            wanted.append((others[randint(len(others), generator)], Severity.from_level(1 + randint(3, generator))))
+        ways = physics.methods_of(task)
+        way = ways[1 + randint(len(ways) - 1, generator)] if config.second_way and len(wanted) == 1 else ways[0]
+        made = physics.degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
+        degraded, records, effects = made.image, made.records, made.effects
+    return Pair(
+        degraded=degraded,
+        reference=reference.image,
+        task=task,
+        records=records,
+        effects=effects,
+        own_noise=reference.own_noise,
+        anatomy=reference.anatomy,
+        subject=reference.subject,
+        source=source,
+        volume=reference.volume,
+        z=reference.z,
+    )
+
+
+def volume_of(config: PairsConfig, index: int) -> str:
+    """Return the name of the volume that pair ``index`` is drawn from first, without reading it.
+
+    Work that is sorted by it reads every volume once.
+    """
+    generator = generator_of(config.seed, index)
+    _severity(config, index, generator)
+    if not config.data or not _chance(config.real_fraction, generator):
+        return PHANTOM_VOLUME
+    return _draw_volume(config, list(Task)[index % len(Task)].modality, generator).name
+
+
+def _severity(config: PairsConfig, index: int, generator: torch.Generator) -> Severity:
+    if config.grades:
+        return config.grades[(index // len(Task)) % len(config.grades)]
+    if _chance(config.none_fraction, generator):
+        return Severity.NONE
+    return Severity.from_level(1 + randint(3, generator))
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return float(torch.rand(1, generator=generator)) < probability
+
+
+def _phantom_reference(config: PairsConfig, modality: Modality, index: int, generator: torch.Generator) -> Reference:
+    side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
+    drawn = draw_phantom(modality, generator, size=side)
+    return Reference(drawn.image, 0.0, drawn.anatomy, f"phantom-{config.seed}-{index}", PHANTOM_VOLUME, 0)
+
+
+def _real_reference(
+    config: PairsConfig, modality: Modality, must_be_good: bool, generator: torch.Generator
+) -> Reference | None:
+    """Return a slice that holds enough of the body and is good where it must be; None where none was found."""
+    for _ in range(REFERENCE_DRAWS):
+        volume = _draw_volume(config, modality, generator)
+        candidates = _slices(volume)
+        if not candidates:
+            continue
+        z = candidates[randint(len(candidates), generator)]
+        image = sources.load_reference(volume).slice_at(z)
+        lower = tuple((one.reduction, sources.load_lower(volume, one).slice_at(z)) for one in volume.lower)
+        if config.vary_real and not lower:
             image = vary(image, generator)
-    else:
-        side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
-        drawn = draw_phantom(task.modality, generator, size=side)
-        image, anatomy, subject = drawn.image, drawn.anatomy, f"phantom-{config.seed}-{index}"
-    degraded, record = degrade(image, task, severity, generator)
-    return Pair(degraded, image, record, anatomy, subject, "real" if use_real else "phantom")
+        own = physics.own_noise(image)
+        if not must_be_good or own <= NOISE_LIMITS[modality]:
+            return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower)
+    return None
 
 
-def _real_slice(
-    folder: str, split: str, modality: Modality, generator: torch.Generator
-) -> tuple[MedicalImage, Anatomy, str]:
-    groups = _groups(folder, split, modality)
+def _measured(
+    reference: Reference, task: Task, generator: torch.Generator
+) -> tuple[MedicalImage, tuple[physics.DegradationRecord, ...], tuple[float, ...]]:
+    reduction, image = reference.lower[randint(len(reference.lower), generator)]
+    measured = physics.total_effect(physics.effect(image, reference.image, task), reference.own_noise, task)
+    is_ct = task.modality is Modality.CT
+    params: dict[str, float | int] = {"dose_fraction": 1 / reduction} if is_ct else {"dose_reduction": reduction}
+    record = physics.DegradationRecord(task, grade_of(task, measured), params, method=physics.MEASURED)
+    return image, (record,), (measured,)
+
+
+def _draw_volume(config: PairsConfig, modality: Modality, generator: torch.Generator) -> sources.Volume:
+    groups = _groups(config.data, config.split, modality)
     if not groups:
-        raise sources.ManifestError(f"{folder}: no {modality.value} volume in split {split!r}.")
+        raise sources.ManifestError(f"{', '.join(config.data)}: no {modality.value} volume in split {config.split!r}.")
     group = groups[randint(len(groups), generator)]
-    volume = group[randint(len(group), generator)]
-    candidates = _slices(volume)
-    z = candidates[randint(len(candidates), generator)]
-    return sources.load(volume).slice_at(z), volume.anatomy, volume.subject
+    return group[randint(len(group), generator)]
 
 
 @functools.lru_cache(maxsize=16)
-def _groups(folder: str, split: str, modality: Modality) -> list[list[sources.Volume]]:
-    # volumes of one collection (folder) count as one group, so that many small crops do not outweigh
-    # a few whole scans
-    groups: dict[Path, list[sources.Volume]] = {}
-    for volume in sources.read_manifest(Path(folder), split=split):
-        if volume.modality is modality and _slices(volume):
-            groups.setdefault(volume.path.parent, []).append(volume)
-    return list(groups.values())
+def _groups(data: tuple[str, ...], split: str, modality: Modality) -> tuple[tuple[sources.Volume, ...], ...]:
+    # volumes of one collection count as one group, so that many small crops do not outweigh a few whole scans
+    groups: dict[str, list[sources.Volume]] = {}
+    for volume in (volume for source in data for volume in layouts.read_source(source).volumes):
+        if volume.modality is modality and volume.split == split:
+            groups.setdefault(volume.group, []).append(volume)
+    return tuple(tuple(group) for group in groups.values())
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=4096)
 def _slices(volume: sources.Volume) -> tuple[int, ...]:
     return tuple(sources.usable_slices(volume))
-
-
-@dataclass(frozen=True)
-class PoolItem:
-    """What the index of a pool says about one pair."""
-
-    task: Task
-    severity: Severity
-    anatomy: Anatomy
-    subject: str
-    source: str
-    record: str
-    """JSON of the degradation record."""
-    height: int
-    width: int
-    scaling: tuple[float, float, float, float]
-
-
-class PairPool:
-    """Pairs kept on disk as memory-mapped arrays, cropped to at most 256 x 256 pixels.
-
-    Attributes:
-        items: One entry per pair.
-        arrays: float32 (N, 2, 256, 256), degraded then reference, in physical units; beyond height and
-            width the edge is repeated.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Open a pool that :func:`build_pool` wrote."""
-        lines = (Path(folder) / _INDEX).read_text().splitlines()
-        self.items = [_item_from_json(line) for line in lines]
-        self.arrays = np.load(Path(folder) / _ARRAYS, mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]."""
-        values = torch.from_numpy(np.array(self.arrays[index]))
-        views = Scaling(*self.items[index].scaling).to_views(values)
-        return views[0], views[1]
-
-
-def build_pool(
-    config: PairsConfig,
-    folder: Path,
-    *,
-    workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
-) -> PairPool:
-    """Draw all pairs of ``config`` into ``folder`` and open them; reuse what is there for the same config.
-
-    Args:
-        config: What to draw.
-        folder: Where the arrays and their index go.
-        workers: Processes; the pool does not depend on their number.
-        progress: Called with the number of pairs done and the total.
-    """
-    folder = Path(folder)
-    stamp = json.dumps(asdict(config), sort_keys=True)
-    stamp_path = folder / "config.json"
-    if stamp_path.is_file() and stamp_path.read_text() == stamp:
-        return PairPool(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp_path.unlink(missing_ok=True)
-    shape = (config.count, 2, POOL_SIZE, POOL_SIZE)
-    arrays = np.lib.format.open_memmap(folder / _ARRAYS, mode="w+", dtype=np.float32, shape=shape)
-    draw = functools.partial(_draw_item, config)
-    with (folder / _INDEX).open("w") as index_file:
-        for index, (values, item) in enumerate(map_items(draw, range(config.count), workers=workers)):
-            arrays[index] = values
-            index_file.write(json.dumps(asdict(item)) + "\n")
-            if progress is not None:
-                progress(index + 1, config.count)
-    arrays.flush()
-    del arrays
-    partial = stamp_path.with_suffix(".part")
-    partial.write_text(stamp)
-    os.replace(partial, stamp_path)
-    return PairPool(folder)
-
-
-def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PoolItem]:
-    pair = draw_pair(config, index)
-    generator = generator_of(config.seed, index, 1)
-    height, width = (min(side, POOL_SIZE) for side in pair.reference.shape[1:])
-    top = randint(pair.reference.shape[1] - height + 1, generator)
-    left = randint(pair.reference.shape[2] - width + 1, generator)
-    window = (0, slice(top, top + height), slice(left, left + width))
-    both = np.stack([pair.degraded.voxels[window], pair.reference.voxels[window]])
-    pad = ((0, 0), (0, POOL_SIZE - height), (0, POOL_SIZE - width))
-    scaling = scaling_of(pair.degraded)
-    item = PoolItem(
-        task=pair.record.task,
-        severity=pair.record.severity,
-        anatomy=pair.anatomy,
-        subject=pair.subject,
-        source=pair.source,
-        record=pair.record.to_json(),
-        height=height,
-        width=width,
-        scaling=(scaling.low, scaling.high, scaling.window_low, scaling.window_high),
-    )
-    return np.pad(both, pad, mode="edge"), item
-
-
-def _item_from_json(line: str) -> PoolItem:
-    values = json.loads(line)
-    return PoolItem(
-        **{
-            **values,
-            "task": Task(values["task"]),
-            "severity": Severity(values["severity"]),
-            "anatomy": Anatomy(values["anatomy"]),
-            "scaling": tuple(values["scaling"]),
-        }
-    )

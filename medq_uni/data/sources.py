@@ -1,4 +1,4 @@
-"""Real reference slices: volumes that a manifest lists, with modality, anatomy, subject and split.
+"""Real reference slices: volumes with modality, anatomy, subject and split, and the manifest that lists them.
 
 A manifest is ``MANIFEST.csv`` in the data folder with at least the columns ``path`` (relative to the folder),
 ``modality`` (ct, mr, pet), ``anatomy`` (free text), ``subject``, ``split`` (train, val, test) and ``units``.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io import read_image
+from medq_uni.io import ImageItem, read_image
+from medq_uni.physics import foreground
 from medq_uni.taxonomy import Anatomy, Modality
 
 MANIFEST_NAME = "MANIFEST.csv"
 COLUMNS = ("path", "modality", "anatomy", "subject", "split", "units")
+SPLIT_ENDS = {"train": 0.8, "val": 0.9, "test": 1.0}
 MIN_FOREGROUND = 0.08
 """Slices with a smaller share of foreground are not used as references."""
 _UNITS = {"hu": Units.HU, "suv": Units.SUV, "bq/ml": Units.BQML}
@@ -41,15 +44,36 @@ class ManifestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Volume:
-    """One row of a manifest."""
+class LowerDose:
+    """The same scan at a lower dose, measured, not simulated."""
 
-    path: Path
+    path: Path | ImageItem
+    reduction: float
+    """Full dose over this dose."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume that can serve as reference."""
+
+    path: Path | ImageItem
     modality: Modality
     anatomy: Anatomy
     subject: str
     split: str
-    units: Units
+    units: Units | None = None
+    """What the values are; None believes the header."""
+    group: str = ""
+    """Volumes of one group are drawn with equal chance, and so are the groups."""
+    name: str = ""
+    """What an index calls the volume; no path, for that may name a patient."""
+    lower: tuple[LowerDose, ...] = ()
+
+
+def split_of(subject: str) -> str:
+    """Return train, val or test for a subject: the same on every machine, 80, 10 and 10 % of many subjects."""
+    place = int(hashlib.sha256(f"split/{subject}".encode()).hexdigest()[:8], 16) / 16**8
+    return next(name for name, end in SPLIT_ENDS.items() if place < end)
 
 
 def anatomy_of(words: str) -> Anatomy:
@@ -91,33 +115,53 @@ def read_manifest(folder: Path, *, split: str | None = None) -> list[Volume]:
                     subject=row["subject"],
                     split=row["split"],
                     units=_UNITS.get(row["units"].lower(), Units.ARBITRARY),
+                    group=str(file_path.parent),
+                    name=row["path"],
                 )
             )
     return volumes
 
 
-@functools.lru_cache(maxsize=6)
-def load(volume: Volume) -> MedicalImage:
-    """Return the voxels of a volume with the modality and units that its manifest states."""
+@functools.lru_cache(maxsize=4)
+def load(path: Path | ImageItem, modality: Modality, units: Units | None) -> MedicalImage:
+    """Return the voxels of an image with the modality and units that are stated, within their physical range."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the manifest, not the header, says what the values are
-        image = read_image(volume.path, modality=volume.modality)
+        warnings.simplefilter("ignore")  # the source, not the header, says what the values are
+        image = read_image(path, modality=modality)
     voxels = image.voxels
-    if volume.modality is Modality.CT:
+    if modality is Modality.CT:
         voxels = np.clip(voxels, -1024, 3071)
     else:
         voxels = np.maximum(voxels, 0)
-    return replace(image.with_voxels(voxels), units=volume.units)
+    return replace(image.with_voxels(voxels), units=units or image.units)
+
+
+def load_reference(volume: Volume) -> MedicalImage:
+    """Return the voxels of a reference volume."""
+    return load(volume.path, volume.modality, volume.units)
+
+
+def load_lower(volume: Volume, lower: LowerDose) -> MedicalImage:
+    """Return the voxels of a volume at a lower dose.
+
+    Raises:
+        ManifestError: If it is not the same scan: other shape, other place, or the very same voxels.
+    """
+    reference, image = load_reference(volume), load(lower.path, volume.modality, volume.units)
+    what = f"{volume.subject}: the scan at 1/{lower.reduction:g} of the dose"
+    if image.shape != reference.shape or not np.allclose(image.affine, reference.affine, atol=0.1):
+        raise ManifestError(f"{what} has shape {image.shape} or another place than the full dose {reference.shape}.")
+    if np.array_equal(image.voxels, reference.voxels):
+        raise ManifestError(f"{what} equals the full dose voxel by voxel; the wrong files are paired.")
+    return image
 
 
 def foreground_fraction(image: MedicalImage) -> float:
-    """Return the share of voxels inside the body: above -500 HU, or above 5 % of the 99.9th percentile."""
-    if image.modality is Modality.CT:
-        return float((image.voxels > -500).mean())
-    return float((image.voxels > 0.05 * np.percentile(image.voxels, 99.9)).mean())
+    """Return the share of voxels inside the body."""
+    return float(foreground(image).mean())
 
 
 def usable_slices(volume: Volume) -> list[int]:
     """Return the indices of the slices that hold enough of the body to serve as references."""
-    image = load(volume)
+    image = load_reference(volume)
     return [z for z in range(image.shape[0]) if foreground_fraction(image.slice_at(z)) >= MIN_FOREGROUND]

@@ -52,7 +52,7 @@ def vary(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
             voxels = scale * (voxels / scale) ** _between(*GAMMA, draws[3])
         if draws[4] < NOISE_CHANCE:
             params: dict[str, Parameter] = {"sigma_fraction": _between(*NOISE, draws[5])}
-            voxels = mri.noise(voxels, params=params, generator=generator)
+            voxels = mri.noise(voxels, params=params, generator=generator).abs()
     if image.modality is not Modality.CT and draws[6] < 0.5:
         voxels, spacing = voxels.transpose(1, 2), (spacing[0], spacing[2], spacing[1])
     return replace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from medq_uni.io.atomic import check_target
 from medq_uni.io.door import read_image, read_series, write_image
-from medq_uni.io.find import FoundImages, ImageItem, find_images
+from medq_uni.io.find import FoundImages, ImageItem, find_images, identify
 from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
 
@@ -22,6 +22,7 @@ __all__ = [
     "UnwritableImage",
     "check_target",
     "find_images",
+    "identify",
     "read_image",
     "read_series",
     "sidecar_path",

@@ -11,6 +11,7 @@ from typing import Literal
 
 from medq_uni.io.limits import UnreadableImage
 from medq_uni.io.provenance import SIDECAR_SUFFIX
+from medq_uni.taxonomy import Modality
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
 SUFFIX_FORMATS: dict[str, Format] = {
@@ -124,6 +125,26 @@ def find_images(folder: str | Path) -> FoundImages:
                 broken.append((path, reason))
     items += _series_items(root, series)
     return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
+
+
+def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
+    """Return the modality that an image's header states, and a key that is equal for images of one patient.
+
+    The key is a hash of the DICOM patient number, or of the study where there is none; other formats have neither.
+
+    Raises:
+        UnreadableImage: If the header cannot be read.
+    """
+    if item.format != "dicom":
+        return None, None
+    from medq_uni.io.dicom import MODALITIES
+    from medq_uni.io.dicom_pixels import parsing, read_dataset
+
+    with parsing(item.path.name):
+        header = read_dataset(item.files[0], header_only=True)
+        number = str(header.get("PatientID") or "") or str(header.get("StudyInstanceUID") or item.path)
+        modality = MODALITIES.get(str(header.get("Modality") or ""))
+    return modality, hashlib.sha256(number.encode()).hexdigest()[:12]
 
 
 def _files(root: Path) -> list[Path]:

@@ -10,26 +10,34 @@ from torch import Tensor
 
 from medq_uni.physics.operators import Radon
 from medq_uni.physics.record import Parameter
-from medq_uni.taxonomy import Severity
+from medq_uni.taxonomy import EFFECT_BOUNDS, Severity, Task
 
 MU_WATER_PER_MM = 0.0195
 """Linear attenuation of water at about 70 keV."""
 HU_RANGE = (-1024.0, 3071.0)
 DOSE = {Severity.MILD: (0.4, 0.6), Severity.MODERATE: (0.2, 0.3), Severity.SEVERE: (0.05, 0.1)}
 """Dose fraction by grade."""
-NOISE_HU = {Severity.MILD: (12.0, 25.0), Severity.MODERATE: (25.0, 50.0), Severity.SEVERE: (50.0, 120.0)}
-"""Standard deviation of the added noise inside the body, by grade."""
+NOISIEST_HU = 120.0
+"""Largest standard deviation that is drawn; the grades begin at ``taxonomy.EFFECT_BOUNDS``."""
+BOWTIE_CHANCE = 0.5
 COARSE = 96
 """Side of the image from which line integrals are taken; they are smooth."""
 VIEWS = 240
 
 
 def draw_low_dose(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
-    """Return dose fraction, added noise in HU, and electronic noise in counts."""
+    """Return dose fraction, added noise in HU, electronic noise in counts, and the strength of the bow-tie filter."""
     dose = _log_uniform(*DOSE[severity], generator)
-    noise = _log_uniform(*NOISE_HU[severity], generator)
+    bounds = (*EFFECT_BOUNDS[Task.CT_LOW_DOSE], NOISIEST_HU)
+    noise = _log_uniform(bounds[severity.level - 1], bounds[severity.level], generator)
     electronic = 5 + 10 * float(torch.rand(1, generator=generator))
-    return {"dose_fraction": dose, "noise_sd_hu": noise, "electronic_counts": electronic}
+    bowtie = torch.rand(2, generator=generator).tolist()
+    return {
+        "dose_fraction": dose,
+        "noise_sd_hu": noise,
+        "electronic_counts": electronic,
+        "bowtie": bowtie[1] if bowtie[0] < BOWTIE_CHANCE else 0.0,
+    }
 
 
 def low_dose(
@@ -46,12 +54,14 @@ def low_dose(
 
         (1 / d - 1) exp(p) / I0  +  (1 / d^2 - 1) s_e^2 exp(2 p) / I0^2
 
-    (quantum and electronic noise). Noise of that variance is drawn in the sinogram, reconstructed by filtered
-    backprojection and added, so that the anatomy keeps the sharpness of its own reconstruction. I0 is chosen so
-    that the noise has the recorded standard deviation inside the body, whatever its size.
+    (quantum and electronic noise). A bow-tie filter takes photons away from the rays that cross less of the body, in
+    proportion to its strength: 1 makes the detector's exposure even. Noise of that variance is drawn in the sinogram,
+    reconstructed by filtered backprojection and added, so that the anatomy keeps the sharpness of its own
+    reconstruction. I0 is chosen so that the noise has the recorded standard deviation inside the body, whatever its
+    size.
 
     Args:
-        image: (H, W) in HU.
+        image: (H, W) in HU; values outside the physical range pass through.
         params: As :func:`draw_low_dose` returns them.
         spacing_mm: Pixel spacing (row, column); their mean is used for path lengths.
         generator: Source of the noise.
@@ -60,41 +70,58 @@ def low_dose(
     body = image > -500
     if not bool(body.any()):
         body = torch.ones_like(body)
+    inside = (image >= HU_RANGE[0]) & (image <= HU_RANGE[1])
     target_hu = float(params["noise_sd_hu"])
-    path = _line_integrals(image, sum(spacing_mm) / 2)
-    quantum, electronic = _variances(path, params)
+    path = _line_integrals(image.clamp(*HU_RANGE), sum(spacing_mm) / 2)
+    quantum, electronic = noise_variances(path, params)
     radon = Radon(height, width, VIEWS)
     white = torch.randn(2, VIEWS, radon.num_detectors, generator=generator)
     noise = radon.filtered_backprojection(white * torch.stack([quantum, electronic]).sqrt())
     noise = noise * (1000 / MU_WATER_PER_MM / (sum(spacing_mm) / 2))
-    photons = _photons(float(noise[0][body].var()), float(noise[1][body].var()), target_hu)
+    photons = photons_for(float(noise[0][body].var()), float(noise[1][body].var()), target_hu)
     added = noise[0] / math.sqrt(photons) + noise[1] / photons
-    return (image + added).clamp(*HU_RANGE)
+    return torch.where(inside, (image + added).clamp(*HU_RANGE), image)
+
+
+def coarse_attenuation(image: Tensor) -> tuple[Tensor, float]:
+    """Return the attenuation per mm (1, h, w) of an image in HU, at most :data:`COARSE` pixels wide, and the scale."""
+    scale = min(1.0, COARSE / max(image.shape))
+    coarse = F.interpolate(image[None, None], scale_factor=scale, mode="area")[0]
+    return MU_WATER_PER_MM * (1 + coarse.clamp(-1000, 2000) / 1000), scale
+
+
+def resample_detectors(sinogram: Tensor, place: Tensor) -> Tensor:
+    """Return a sinogram (V, D) at fractional detector positions (E,), linearly interpolated: (V, E)."""
+    views, detectors = sinogram.shape
+    center = (detectors - 1) / 2
+    rows = torch.linspace(-1, 1, views)[:, None].expand(-1, len(place))
+    grid = torch.stack([(place / center - 1).expand(views, -1), rows], -1)
+    return F.grid_sample(sinogram[None, None], grid[None], align_corners=True)[0, 0]
 
 
 def _line_integrals(image: Tensor, spacing_mm: float) -> Tensor:
     """Return the attenuation along every ray, (V, D) of the full-size sinogram, from a coarse image."""
-    height, width = image.shape
-    scale = min(1.0, COARSE / max(height, width))
-    coarse = F.interpolate(image[None, None], scale_factor=scale, mode="area")[0]
-    attenuation = MU_WATER_PER_MM * (1 + coarse.clamp(-1000, 2000) / 1000)
-    sinogram = Radon(coarse.shape[-2], coarse.shape[-1], VIEWS).forward(attenuation)[0] * (spacing_mm / scale)
-    detectors = Radon(height, width, VIEWS).num_detectors
-    center = (sinogram.shape[-1] - 1) / 2
-    place = ((torch.arange(detectors) - (detectors - 1) / 2) * scale + center) / center - 1
-    grid = torch.stack([place.expand(VIEWS, -1), torch.linspace(-1, 1, VIEWS)[:, None].expand(-1, detectors)], -1)
-    return F.grid_sample(sinogram[None, None], grid[None], align_corners=True)[0, 0].clamp(0, 12)
+    attenuation, scale = coarse_attenuation(image)
+    sinogram = Radon(attenuation.shape[-2], attenuation.shape[-1], VIEWS).forward(attenuation)[0] * (spacing_mm / scale)
+    detectors = Radon(image.shape[0], image.shape[1], VIEWS).num_detectors
+    place = (torch.arange(detectors) - (detectors - 1) / 2) * scale + (sinogram.shape[-1] - 1) / 2
+    return resample_detectors(sinogram, place).clamp(0, 12)
 
 
-def _variances(path: Tensor, params: dict[str, Parameter]) -> tuple[Tensor, Tensor]:
+def noise_variances(path: Tensor, params: dict[str, Parameter]) -> tuple[Tensor, Tensor]:
+    """Return the variances of quantum noise for I0 = 1 and of electronic noise for I0^2 = 1, each (V, D)."""
     dose, counts = float(params["dose_fraction"]), float(params["electronic_counts"])
-    quantum = (1 / dose - 1) * torch.exp(path)
-    electronic = (1 / dose**2 - 1) * counts**2 * torch.exp(2 * path)
+    # the filter passes the whole beam where the body is thickest; its profile is the same in every view
+    profile = path.mean(0)
+    missing = float(params.get("bowtie", 0.0)) * (profile.max() - profile)
+    arriving = path + missing
+    quantum = (1 / dose - 1) * torch.exp(arriving)
+    electronic = (1 / dose**2 - 1) * counts**2 * torch.exp(2 * arriving)
     return quantum, electronic
 
 
-def _photons(quantum: float, electronic: float, target_hu: float) -> float:
-    """Return I0 for which quantum / I0 + electronic / I0^2 = target^2."""
+def photons_for(quantum: float, electronic: float, target_hu: float) -> float:
+    """Return the I0 for which quantum / I0 + electronic / I0^2 = target^2."""
     inverse = (-quantum + math.sqrt(quantum**2 + 4 * electronic * target_hu**2)) / (2 * electronic)
     return 1 / max(inverse, 1e-12)
 

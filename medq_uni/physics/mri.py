@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medq_uni.physics.operators import from_k_space, to_k_space
+from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
 from medq_uni.physics.record import Parameter
 from medq_uni.taxonomy import Severity
 
-ACCELERATION = {Severity.MILD: (2, 3), Severity.MODERATE: (4, 5), Severity.SEVERE: (6, 10)}
+ACCELERATION = {Severity.MILD: (2, 4), Severity.MODERATE: (3, 7), Severity.SEVERE: (5, 10)}
 """Acceleration factor by grade, both ends included."""
 MOTION = {
     Severity.MILD: (2, 4, 0.5, 1.0),
-    Severity.MODERATE: (6, 8, 1.5, 3.0),
-    Severity.SEVERE: (12, 16, 4.0, 7.0),
+    Severity.MODERATE: (4, 8, 1.0, 3.0),
+    Severity.SEVERE: (10, 16, 3.0, 7.0),
 }
 """Fewest and most poses, and the range of their standard deviation in degrees and pixels, by grade."""
-NOISE = {Severity.MILD: (0.02, 0.04), Severity.MODERATE: (0.05, 0.08), Severity.SEVERE: (0.10, 0.20)}
+NOISE = {Severity.MILD: (0.018, 0.04), Severity.MODERATE: (0.04, 0.085), Severity.SEVERE: (0.08, 0.20)}
 """Noise standard deviation as a fraction of the 99.5th percentile of the image, by grade."""
 PHASE_TERMS = 5
 
@@ -38,16 +38,19 @@ def draw_undersampling(severity: Severity, generator: torch.Generator) -> dict[s
 
 
 def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
-    """Return the zero-filled magnitude image of a randomly undersampled Cartesian acquisition.
+    """Return the zero-filled image of a randomly undersampled Cartesian acquisition.
 
     Whole lines are kept: all of the center, and others without replacement with the density
     exp(-0.5 ((k - W/2) / (W/10))^2) + 1 / (2 R), N / R lines in all (Gaussian 1-D mask). The object gets a smooth
     phase, so that its k-space is not Hermitian.
 
     Args:
-        image: (H, W) magnitude.
+        image: (H, W) magnitude, or complex.
         params: As :func:`draw_undersampling` returns them.
         generator: Source of mask and phase.
+
+    Returns:
+        (H, W) complex; the image a scanner shows is its magnitude.
     """
     axis = int(params["phase_axis"])
     turned = image if axis == 1 else image.T
@@ -58,8 +61,8 @@ def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: tor
         float(params["center_fraction"]),
         generator,
     )
-    phase = _smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
-    restored = from_k_space(to_k_space(turned * torch.exp(1j * phase)) * mask).abs()
+    phase = smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
+    restored = from_k_space(Cartesian(mask, phase).forward(turned))
     return restored if axis == 1 else restored.T
 
 
@@ -77,46 +80,59 @@ def line_mask(lines: int, acceleration: int, center_fraction: float, generator: 
 
 
 def draw_motion(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
-    """Return the number of poses, their size in degrees and pixels, and the phase-encoding axis."""
+    """Return the number of poses, their size in degrees and pixels, the drift, and the phase-encoding axis."""
     fewest, most, low, high = MOTION[severity]
     size = low + (high - low) * torch.rand(2, generator=generator)
+    drift = torch.rand(2, generator=generator) * size * float(torch.rand(1, generator=generator) < 0.5)
     return {
         "num_poses": int(torch.randint(fewest, most + 1, (1,), generator=generator)),
         "rotation_deg": float(size[0]),
         "translation_px": float(size[1]),
+        "drift_deg": float(drift[0]),
+        "drift_px": float(drift[1]),
         "phase_axis": int(torch.randint(2, (1,), generator=generator)),
     }
 
 
-def motion(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
-    """Return the magnitude image of an acquisition during which the object moved rigidly.
+def motion(image: Tensor, *, params: dict[str, Parameter], aspect: float = 1.0, generator: torch.Generator) -> Tensor:
+    """Return the image of an acquisition during which the object moved rigidly.
 
-    The lines of k-space are acquired in order, in contiguous blocks, one pose each. The pose of the block with the
-    center of k-space is the reference pose, so the result is registered to the input. Rotation is resampling,
-    translation a phase ramp.
+    The lines of k-space are acquired in order. The pose jumps between contiguous blocks of lines and drifts slowly
+    over the whole scan; every line has its own translation, every block its own rotation. The pose at the center of
+    k-space is the reference pose, so the result is registered to the input. Rotation is resampling, translation a
+    phase ramp.
 
     Args:
         image: (H, W) magnitude.
         params: As :func:`draw_motion` returns them.
+        aspect: Row spacing over column spacing; rotation is rigid in millimeters.
         generator: Source of the poses and of the moments at which they change.
+
+    Returns:
+        (H, W) complex; the image a scanner shows is its magnitude.
     """
     axis, count = int(params["phase_axis"]), int(params["num_poses"])
     turned = image if axis == 1 else image.T
     height, width = turned.shape
+    count = min(count, width - 1)
     cuts = torch.sort(torch.randperm(width - 1, generator=generator)[: count - 1] + 1).values.tolist()
     bounds = [0, *cuts, width]
     degrees = torch.randn(count, generator=generator) * float(params["rotation_deg"])
     shifts = torch.randn(count, 2, generator=generator) * float(params["translation_px"])
     reference = next(i for i in range(count) if bounds[i] <= width // 2 < bounds[i + 1])
     degrees, shifts = degrees - degrees[reference], shifts - shifts[reference]
+    drift = (torch.arange(width) - width // 2) * (2 / width)  # -1 to 1 over the scan, 0 at the center of k-space
     frequency = [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in (height, width)]
+    ratio = (height / width) * (aspect if axis == 1 else 1 / aspect)
     k_space = torch.zeros(height, width, dtype=torch.complex64)
     for pose in range(count):
         lines = slice(bounds[pose], bounds[pose + 1])
-        moved = to_k_space(_rotate(turned, float(degrees[pose])))[:, lines]
-        ramp = frequency[0][:, None] * shifts[pose, 0] + frequency[1][None, lines] * shifts[pose, 1]
+        block_drift = 0.0 if pose == reference else float(drift[lines].mean()) * float(params.get("drift_deg", 0))
+        moved = to_k_space(_rotate(turned, float(degrees[pose]) + block_drift, ratio))[:, lines]
+        along = shifts[pose] + drift[lines, None] * float(params.get("drift_px", 0))
+        ramp = frequency[0][:, None] * along[:, 0] + frequency[1][None, lines] * along[:, 1]
         k_space[:, lines] = moved * torch.exp(-2j * math.pi * ramp)
-    restored = from_k_space(k_space).abs()
+    restored = from_k_space(k_space)
     return restored if axis == 1 else restored.T
 
 
@@ -127,31 +143,33 @@ def draw_noise(severity: Severity, generator: torch.Generator) -> dict[str, Para
 
 
 def noise(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
-    """Return the magnitude of the image with complex Gaussian noise: |x + n1 + i n2| (Rician).
+    """Return the image with complex Gaussian noise, x + n1 + i n2; its magnitude has the Rician distribution.
 
     Args:
-        image: (H, W) magnitude.
+        image: (..., H, W) magnitude, or complex.
         params: As :func:`draw_noise` returns them.
         generator: Source of the noise.
+
+    Returns:
+        (..., H, W) complex; the image a scanner shows is its magnitude.
     """
-    sigma = float(params["sigma_fraction"]) * float(torch.quantile(image, 0.995))
+    sigma = float(params["sigma_fraction"]) * float(torch.quantile(image.abs(), 0.995))
     real, imaginary = sigma * torch.randn(2, *image.shape, generator=generator)
-    return torch.hypot(image + real, imaginary)
+    return image + torch.complex(real, imaginary)
 
 
-def _smooth_phase(height: int, width: int, strength: float, generator: torch.Generator) -> Tensor:
-    """Return a polynomial of second degree in the coordinates, in radians."""
+def smooth_phase(height: int, width: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Return a polynomial of second degree in the coordinates, (H, W) in radians: a slowly varying object phase."""
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     a, b, c, d, e = (strength * torch.randn(PHASE_TERMS, generator=generator)).tolist()
     return a * x + b * y + c * x * y + d * x**2 + e * y**2
 
 
-def _rotate(image: Tensor, degrees: float) -> Tensor:
-    """Return the image turned about its center, in square pixels, zero beyond its edges."""
+def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:
+    """Return the image turned about its center, zero beyond its edges; ``ratio`` is its height over its width in mm."""
     if degrees == 0:
         return image
-    height, width = image.shape
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    matrix = torch.tensor([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
-    grid = F.affine_grid(matrix[None], [1, 1, height, width], align_corners=False)
+    matrix = torch.tensor([[c, -s * ratio, 0.0], [s / ratio, c, 0.0]])
+    grid = F.affine_grid(matrix[None], [1, 1, *image.shape], align_corners=False)
     return F.grid_sample(image[None, None], grid, mode="bicubic", align_corners=False)[0, 0]

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medq_uni.physics.operators import Radon, gaussian_blur
+from medq_uni.physics.operators import ALL_VIEWS, Radon, gaussian_blur
 from medq_uni.physics.record import Parameter
 from medq_uni.taxonomy import Severity
 
-REDUCTION = {Severity.MILD: (2.0, 4.0), Severity.MODERATE: (10.0, 20.0), Severity.SEVERE: (50.0, 100.0)}
+REDUCTION = {Severity.MILD: (2.0, 6.0), Severity.MODERATE: (6.0, 25.0), Severity.SEVERE: (25.0, 100.0)}
 """Dose-reduction factor by grade."""
 MU_WATER_PER_MM = 0.0096
 """Linear attenuation of water at 511 keV."""
@@ -56,67 +56,78 @@ def low_count(
         spacing_mm: Pixel spacing (row, column).
         generator: Source of counts and thinning.
     """
-    height, width = image.shape
-    scale = min(1.0, GRID / max(height, width))
-    size = (max(round(height * scale), 8), max(round(width * scale), 8))
-    coarse = F.interpolate(image[None, None], size=size, mode="area")[0]
-    pixel_mm = sum(spacing_mm) / 2 / scale
-    scanner = _Scanner(coarse, pixel_mm)
-    expected = scanner.project(coarse)
-    body_pixels = float((coarse > 0.02 * coarse.max()).sum())
-    gain = float(params["counts_per_pixel"]) * body_pixels / float(expected.sum().clamp(min=1e-6))
-    randoms = gain * float(expected.mean()) * RANDOMS_FRACTION / (1 - RANDOMS_FRACTION)
+    coarse, pixel_mm = on_grid(image, spacing_mm)
+    scanner = Scanner(coarse, pixel_mm)
+    expected, gain, randoms = scanner.exposure(coarse, float(params["counts_per_pixel"]))
     full = torch.poisson(gain * expected + randoms, generator=generator)
     keep = 1 / float(params["dose_reduction"])
     thinned = torch.binomial(full, torch.full_like(full, keep), generator=generator)
     counts = torch.cat([full, thinned])
     factor = torch.tensor([1.0, keep]).view(2, 1, 1)
     images = scanner.osem(counts / (gain * factor), randoms / gain)
-    images = gaussian_blur(images, _sigma(POST_FILTER_MM, pixel_mm))
-    difference = F.interpolate((images[1:] - images[:1])[None], size=(height, width), mode="bicubic")[0, 0]
+    images = gaussian_blur(images, sigma_px(POST_FILTER_MM, pixel_mm))
+    difference = F.interpolate((images[1:] - images[:1])[None], size=tuple(image.shape), mode="bicubic")[0, 0]
     return (image + difference).clamp(min=0)
 
 
-class _Scanner:
-    """System model: resolution, then line integrals, then attenuation by the body outline."""
+def on_grid(image: Tensor, spacing_mm: tuple[float, float]) -> tuple[Tensor, float]:
+    """Return the image (1, h, w) on a grid of at most :data:`GRID` pixels, and the side of its pixels in mm."""
+    height, width = image.shape
+    scale = min(1.0, GRID / max(height, width))
+    size = (max(round(height * scale), 8), max(round(width * scale), 8))
+    return F.interpolate(image[None, None], size=size, mode="area")[0], sum(spacing_mm) / 2 / scale
+
+
+class Scanner:
+    """System model of a two-dimensional scanner: resolution, then line integrals, then attenuation.
+
+    Args:
+        image: (1, H, W), from which the outline of the attenuating body is taken.
+        pixel_mm: Side of a pixel.
+    """
 
     def __init__(self, image: Tensor, pixel_mm: float) -> None:
         self.radon = Radon(image.shape[-2], image.shape[-1], VIEWS)
-        self.sigma = _sigma(RESOLUTION_MM, pixel_mm)
-        outline = gaussian_blur((image > 0.02 * image.max()).float(), 2.0) > 0.5
-        self.attenuation = torch.exp(-MU_WATER_PER_MM * pixel_mm * self.radon.forward(outline.float()))
+        self.sigma = sigma_px(RESOLUTION_MM, pixel_mm)
+        outline = gaussian_blur((image > 0.02 * image.max()).to(image), 2.0) > 0.5
+        self.attenuation = torch.exp(-MU_WATER_PER_MM * pixel_mm * self.radon.forward(outline.to(image)))
 
-    def project(self, image: Tensor) -> Tensor:
-        return self.attenuation * self.radon.forward(gaussian_blur(image, self.sigma))
+    def forward(self, image: Tensor, views: slice = ALL_VIEWS) -> Tensor:
+        """Return the expected true coincidences (B, V, D) of an activity (B, H, W), in some or all views."""
+        return self.attenuation[:, views] * self.radon.forward(gaussian_blur(image, self.sigma), views)
+
+    def adjoint(self, sinogram: Tensor, views: slice = ALL_VIEWS) -> Tensor:
+        """Return the exact transpose of :meth:`forward`."""
+        return gaussian_blur(self.radon.adjoint(self.attenuation[:, views] * sinogram, views), self.sigma)
+
+    def exposure(self, image: Tensor, counts_per_pixel: float) -> tuple[Tensor, float, float]:
+        """Return the expected trues, the counts per unit of them, and the randoms and scatter in every bin.
+
+        Args:
+            image: Activity, (1, H, W).
+            counts_per_pixel: Full-dose trues for each pixel of the body.
+        """
+        expected = self.forward(image)
+        body_pixels = float((image > 0.02 * image.max()).sum())
+        gain = counts_per_pixel * body_pixels / float(expected.sum().clamp(min=1e-6))
+        return expected, gain, gain * float(expected.mean()) * RANDOMS_FRACTION / (1 - RANDOMS_FRACTION)
 
     def osem(self, sinogram: Tensor, background: float) -> Tensor:
-        """Return the ordered-subsets EM reconstruction (Hudson and Larkin 1994) of (B, V, D)."""
-        height, width = self.radon.height, self.radon.width
-        subsets = [SubsetRadon(self.radon, start, SUBSETS) for start in _bit_reversed(SUBSETS)]
-        image = sinogram.new_ones(len(sinogram), height, width)
-        for subset in subsets * ITERATIONS:
-            attenuation = self.attenuation[:, subset.views]
-            expected = attenuation * subset.forward(gaussian_blur(image, self.sigma)) + background
-            ratio = sinogram[:, subset.views] / expected.clamp(min=1e-6)
-            sensitivity = subset.adjoint(attenuation)
-            update = gaussian_blur(subset.adjoint(attenuation * ratio), self.sigma)
-            image = image * update / gaussian_blur(sensitivity, self.sigma).clamp(min=1e-6)
+        """Return the ordered-subsets EM reconstruction (Hudson and Larkin 1994) of counts (B, V, D).
+
+        Args:
+            sinogram: Measured coincidences, scaled like :meth:`forward`.
+            background: Expected randoms and scatter in every bin, likewise scaled.
+        """
+        image = sinogram.new_ones(len(sinogram), self.radon.height, self.radon.width)
+        for start in _bit_reversed(SUBSETS) * ITERATIONS:
+            views = slice(start, None, SUBSETS)
+            measured = sinogram[:, views]
+            expected = self.forward(image, views) + background
+            update = self.adjoint(measured / expected.clamp(min=1e-6), views)
+            sensitivity = self.adjoint(torch.ones_like(measured[:1]), views)
+            image = image * update / sensitivity.clamp(min=1e-6)
         return image
-
-
-class SubsetRadon:
-    """Every ``step``-th view of a Radon transform, from view ``start``."""
-
-    def __init__(self, radon: Radon, start: int, step: int) -> None:
-        self.radon, self.views = radon, slice(start, None, step)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the sinogram of these views."""
-        return self.radon.forward(image, self.views)
-
-    def adjoint(self, sinogram: Tensor) -> Tensor:
-        """Return the backprojection of these views."""
-        return self.radon.adjoint(sinogram, self.views)
 
 
 def _bit_reversed(count: int) -> list[int]:
@@ -125,5 +136,6 @@ def _bit_reversed(count: int) -> list[int]:
     return [int(f"{i:0{bits}b}"[::-1], 2) for i in range(count)]
 
 
-def _sigma(fwhm_mm: float, pixel_mm: float) -> float:
+def sigma_px(fwhm_mm: float, pixel_mm: float) -> float:
+    """Return the standard deviation in pixels of a Gaussian of a full width at half maximum in mm."""
     return fwhm_mm / pixel_mm / (2 * math.sqrt(2 * math.log(2)))

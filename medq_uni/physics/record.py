@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medq_uni.taxonomy import Severity, Task
 
-RECORD_VERSION = 1
-"""Raised when ``apply`` changes what an old record would give."""
+RECORD_VERSION = 2
+"""Raised when records get a field, or when ``apply`` changes what a record gives."""
+REPLAYED_VERSIONS = (1, 2)
+"""Version 1 has no ``method``: it is the default one, unchanged since."""
+DEFAULT_METHOD = "default"
+MEASURED = "measured"
+"""Method of a pair that a scanner measured at two doses: there is nothing to replay."""
 
 Parameter = float | int
 
@@ -24,9 +30,10 @@ class DegradationRecord:
 
     Attributes:
         task: Kind of degradation.
-        severity: Grade that it was drawn for.
-        params: Physical parameters, by the field's names and units.
+        severity: Grade that its parameters were drawn for, or that its effect on an image was measured to have.
+        params: Physical parameters, by the field's names and units; without any, nothing is changed.
         seed: Seed of every random number that applying it needs.
+        method: ``default``, an independent second way of simulating it, or ``measured``.
         version: Version of the physics that it was drawn for.
     """
 
@@ -34,6 +41,7 @@ class DegradationRecord:
     severity: Severity
     params: dict[str, Parameter] = field(default_factory=dict)
     seed: int = 0
+    method: str = DEFAULT_METHOD
     version: int = RECORD_VERSION
 
     def to_json(self) -> str:
@@ -48,22 +56,56 @@ class DegradationRecord:
             RecordError: If it is no record, or of a version that this software cannot replay.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
+            return cls.from_fields(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RecordError(f"not a degradation record (not JSON: {error}).") from error
+
+    @classmethod
+    def from_fields(cls, values: Any) -> DegradationRecord:
+        """Return the record of parsed JSON; see :meth:`from_json`."""
+        try:
             record = cls(
                 task=Task(values["task"]),
                 severity=Severity(values["severity"]),
-                params=dict(values["params"]),
+                params=_numbers(values["params"]),
                 seed=int(values["seed"]),
+                method=str(values.get("method", DEFAULT_METHOD)),
                 version=int(values["version"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(
                 f"not a degradation record ({type(error).__name__}: {error}). It needs task, severity, "
                 "params, seed and version, as written by `medq degrade`."
             ) from error
-        if record.version != RECORD_VERSION:
+        if record.version not in REPLAYED_VERSIONS:
+            replayed = " and ".join(str(version) for version in REPLAYED_VERSIONS)
             raise RecordError(
-                f"the record has version {record.version}, this software replays version {RECORD_VERSION}. "
+                f"the record has version {record.version}, this software replays versions {replayed}. "
                 "Use the release that wrote it."
             )
         return record
+
+
+def read_records(text: str) -> tuple[DegradationRecord, ...]:
+    """Return the records of a JSON text: one record, a list of them, or a sidecar file of ``medq degrade``.
+
+    Raises:
+        RecordError: As :meth:`DegradationRecord.from_json`.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"not a degradation record (not JSON: {error}).") from error
+    if isinstance(values, dict) and "degradation" in values:
+        values = values["degradation"]
+    listed: Sequence[Any] = values if isinstance(values, list) else [values]
+    if not listed:
+        raise RecordError("the list of degradation records is empty.")
+    return tuple(DegradationRecord.from_fields(one) for one in listed)
+
+
+def _numbers(values: Any) -> dict[str, Parameter]:
+    for name, value in dict(values).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"parameter {name} must be a number, got {value!r}")
+    return dict(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medq_uni.data.pairs import PairPool
+from medq_uni.data.pool import PairPool
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.model.medq import MedQ
 from medq_uni.preprocess import padded_side

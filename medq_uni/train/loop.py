@@ -17,7 +17,8 @@ from torch import nn
 
 from medq_uni.config import to_json
 from medq_uni.data.batches import BatchSampler
-from medq_uni.data.pairs import build_pool, generator_of
+from medq_uni.data.pairs import generator_of
+from medq_uni.data.pool import build_pool
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.tokenizer import Tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medq_uni import __version__
-from medq_uni.data.pairs import PairPool
+from medq_uni.data.pool import PairPool
 from medq_uni.pretrained import save_pretrained
 from medq_uni.train.loop import Trained
 from medq_uni.train.recipe import TrainConfig

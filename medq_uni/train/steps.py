@@ -11,7 +11,8 @@ from torch import Tensor
 from medq_uni import physics
 from medq_uni.data.batches import Batch, BatchSampler, edited_target
 from medq_uni.data.describe import describe, instruction
-from medq_uni.data.pairs import PoolItem, randint
+from medq_uni.data.pairs import randint
+from medq_uni.data.pool import PoolItem
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
 from medq_uni.model.flow import interpolate, predicted_data, target_velocity
 from medq_uni.model.medq import MedQ, StreamInputs
@@ -184,8 +185,7 @@ class Stepper:
 
     def _reference(self, index: int, generator: torch.Generator) -> QualityDescription:
         item = self.sampler.pool.items[index]
-        record = physics.DegradationRecord.from_json(item.record)
-        return describe(item.task.modality, item.anatomy, record, generator)
+        return describe(item.task.modality, item.anatomy, physics.read_records(item.records), generator)
 
     def _encoded(self, index: int, generator: torch.Generator) -> list[int]:
         return self.tokenizer.encode_description(self._reference(index, generator))

@@ -10,7 +10,8 @@ from torch import Tensor
 from medq_uni import physics
 from medq_uni.config import SamplerConfig
 from medq_uni.data.describe import describe
-from medq_uni.data.pairs import PairPool, PoolItem, generator_of
+from medq_uni.data.pairs import generator_of
+from medq_uni.data.pool import PairPool, PoolItem
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
@@ -97,8 +98,8 @@ def decode_one(model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tens
             model.append_vision(context, degraded)
         model.append_text(context, [tokenizer.encode(DEFAULT_RESTORE)])
         if layout == "joint":
-            record = physics.DegradationRecord.from_json(item.record)
-            text = describe(item.task.modality, item.anatomy, record, generator_of(record.seed))
+            records = physics.read_records(item.records)
+            text = describe(item.task.modality, item.anatomy, records, generator_of(records[0].seed))
             model.append_text(context, [tokenizer.encode_description(text)])
         shape = (latent.shape[-2], latent.shape[-1])
         latent = model.sample(context, shape, SamplerConfig(), start_latent=latent)[0]
@@ -124,8 +125,7 @@ def assessment_scores(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict
     right: dict[str, list[bool]] = defaultdict(list)
     for index, ids in texts.items():
         item, found = pool.items[index], parsed(tokenizer, ids)
-        record = physics.DegradationRecord.from_json(item.record)
-        true = describe(item.task.modality, item.anatomy, record, generator_of(0))
+        true = describe(item.task.modality, item.anatomy, physics.read_records(item.records), generator_of(0))
         right["verdict"].append(found.verdict is true.verdict)
         right["severity"].append(found.worst is item.severity)
         if item.task.modality is Modality.MR:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from medq_uni.data.batches import BatchSampler, edited_target
-from medq_uni.data.pairs import POOL_SIZE, PairsConfig, build_pool, generator_of
+from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pool import POOL_SIZE, build_pool
 from medq_uni.taxonomy import Severity, Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))

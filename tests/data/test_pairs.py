@@ -3,7 +3,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medq_uni.data.pairs import PairsConfig, build_pool, draw_pair
+from medq_uni.data.pairs import PairsConfig, draw_pair
+from medq_uni.data.pool import build_pool
 from medq_uni.taxonomy import Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))

@@ -1,0 +1,141 @@
+"""Pairs kept on disk as memory-mapped arrays, cropped to one size, for training."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medq_uni.data.pairs import PairsConfig, draw_pair, generator_of, randint
+from medq_uni.distribute import map_items
+from medq_uni.preprocess import Scaling, scaling_of
+from medq_uni.taxonomy import Anatomy, Severity, Task
+
+POOL_SIZE = 256
+"""Side of the square that a pool keeps of every slice, in pixels."""
+_ARRAYS, _INDEX = "pairs.npy", "pairs.jsonl"
+
+
+@dataclass(frozen=True)
+class PoolItem:
+    """What the index of a pool says about one pair."""
+
+    task: Task
+    """The task that the pair was made for; a mixed degradation has another one beside it."""
+    severity: Severity
+    """The worst grade that was measured."""
+    anatomy: Anatomy
+    subject: str
+    source: str
+    records: str
+    """JSON of the degradation records."""
+    height: int
+    width: int
+    scaling: tuple[float, float, float, float]
+
+
+class PairPool:
+    """Pairs kept on disk as memory-mapped arrays, cropped to at most 256 x 256 pixels.
+
+    Attributes:
+        items: One entry per pair.
+        arrays: float32 (N, 2, 256, 256), degraded then reference, in physical units; beyond height and
+            width the edge is repeated.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a pool that :func:`build_pool` wrote."""
+        lines = (Path(folder) / _INDEX).read_text().splitlines()
+        self.items = [_item_from_json(line) for line in lines]
+        self.arrays = np.load(Path(folder) / _ARRAYS, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]."""
+        values = torch.from_numpy(np.array(self.arrays[index]))
+        views = Scaling(*self.items[index].scaling).to_views(values)
+        return views[0], views[1]
+
+
+def build_pool(
+    config: PairsConfig,
+    folder: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> PairPool:
+    """Draw all pairs of ``config`` into ``folder`` and open them; reuse what is there for the same config.
+
+    Args:
+        config: What to draw.
+        folder: Where the arrays and their index go.
+        workers: Processes; the pool does not depend on their number.
+        progress: Called with the number of pairs done and the total.
+    """
+    folder = Path(folder)
+    stamp = json.dumps(asdict(config), sort_keys=True)
+    stamp_path = folder / "config.json"
+    if stamp_path.is_file() and stamp_path.read_text() == stamp:
+        return PairPool(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp_path.unlink(missing_ok=True)
+    shape = (config.count, 2, POOL_SIZE, POOL_SIZE)
+    arrays = np.lib.format.open_memmap(folder / _ARRAYS, mode="w+", dtype=np.float32, shape=shape)
+    draw = functools.partial(_draw_item, config)
+    with (folder / _INDEX).open("w") as index_file:
+        for index, (values, item) in enumerate(map_items(draw, range(config.count), workers=workers)):
+            arrays[index] = values
+            index_file.write(json.dumps(asdict(item)) + "\n")
+            if progress is not None:
+                progress(index + 1, config.count)
+    arrays.flush()
+    del arrays
+    partial = stamp_path.with_suffix(".part")
+    partial.write_text(stamp)
+    os.replace(partial, stamp_path)
+    return PairPool(folder)
+
+
+def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PoolItem]:
+    pair = draw_pair(config, index)
+    generator = generator_of(config.seed, index, 1)
+    height, width = (min(side, POOL_SIZE) for side in pair.reference.shape[1:])
+    top = randint(pair.reference.shape[1] - height + 1, generator)
+    left = randint(pair.reference.shape[2] - width + 1, generator)
+    window = (0, slice(top, top + height), slice(left, left + width))
+    both = np.stack([pair.degraded.voxels[window], pair.reference.voxels[window]])
+    pad = ((0, 0), (0, POOL_SIZE - height), (0, POOL_SIZE - width))
+    scaling = scaling_of(pair.degraded)
+    item = PoolItem(
+        task=pair.task,
+        severity=pair.severity,
+        anatomy=pair.anatomy,
+        subject=pair.subject,
+        source=pair.source,
+        records=json.dumps([asdict(record) for record in pair.records]),
+        height=height,
+        width=width,
+        scaling=(scaling.low, scaling.high, scaling.window_low, scaling.window_high),
+    )
+    return np.pad(both, pad, mode="edge"), item
+
+
+def _item_from_json(line: str) -> PoolItem:
+    values = json.loads(line)
+    return PoolItem(
+        **{
+            **values,
+            "task": Task(values["task"]),
+            "severity": Severity(values["severity"]),
+            "anatomy": Anatomy(values["anatomy"]),
+            "scaling": tuple(values["scaling"]),
+        }
+    )
