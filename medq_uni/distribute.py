@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,8 +16,10 @@ class WorkerError(RuntimeError):
     """A worker failed; the message names the item, the cause is chained."""
 
 
-def map_items(function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1) -> Iterator[Result]:
-    """Yield ``function(item)`` for every item, in order, from ``workers`` processes.
+def map_items(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, address: str | None = None
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for every item, in order, from ``workers`` processes or a Ray cluster.
 
     With one worker everything runs in this process. The results do not depend on the number of workers
     as long as ``function`` depends on its item alone.
@@ -24,13 +27,18 @@ def map_items(function: Callable[[Item], Result], items: Iterable[Item], *, work
     Args:
         function: Picklable, that is defined at the top of a module.
         items: What to map over.
-        workers: Number of processes, at least 1.
+        workers: Number of processes, at least 1; on Ray, of tasks at a time.
+        address: Ray cluster, ``auto`` for the one on this machine or ``ray://host:port``; None uses processes.
 
     Raises:
+        ValueError: If Ray is asked for and not installed.
         WorkerError: If an item failed, with the item in the message and the original error chained.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}.")
+    if address is not None:
+        yield from _on_ray(function, items, workers, address)
+        return
     if workers == 1:
         for item in items:
             yield _call(function, item)
@@ -44,6 +52,43 @@ def map_items(function: Callable[[Item], Result], items: Iterable[Item], *, work
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: int, address: str) -> Iterator[Result]:
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError('a Ray address needs Ray. Install it: pip install "medq-uni[ray]"') from error
+    try:
+        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"no Ray cluster answers at {address!r}. Start one: ray start --head") from error
+    task: Any = ray.remote(num_cpus=1, max_retries=2)(_call)
+    kept = ray.put(function)
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            waiting.append(task.remote(kept, item))
+            if len(waiting) >= workers:
+                yield _ray_result(waiting.popleft())
+        while waiting:
+            yield _ray_result(waiting.popleft())
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)
+        ray.shutdown()
+
+
+def _ray_result(reference: Any) -> Any:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, WorkerError) else error
+        raise WorkerError(str(cause)) from error
+    except ray.exceptions.RayError as error:
+        raise WorkerError(f"a Ray worker was lost ({type(error).__name__}); see the cluster's logs.") from error
 
 
 def _one_thread() -> None:

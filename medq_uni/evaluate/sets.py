@@ -1,4 +1,4 @@
-"""Fixed evaluation sets: phantoms that anyone can draw again, and slices of real volumes."""
+"""Evaluation sets: pairs drawn again from a recipe, or read from a dataset that was built with it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medq_uni.data import sources
-from medq_uni.data.pairs import degrade, generator_of
-from medq_uni.data.phantoms import draw_phantom
+from medq_uni.data.dataset import Dataset
+from medq_uni.data.pairs import PairsConfig, draw_pair
+from medq_uni.data.shards import records_of
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Severity, Task
 
-PHANTOM_SEED = 20260
-TUNING_SEED = 20261
-"""Seed of the phantoms on which peers are tuned; none of them is scored."""
 PATCH_SIDE = 64
-"""Slices with a smaller side are patches, reported apart."""
+"""Real slices with a smaller side are patches, reported apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,53 +25,35 @@ class Case:
     severity: Severity
     subject: str
     group: str
-    """``phantoms``, ``real`` or ``real patches``."""
+    """``phantoms``, ``real``, ``real patches``, each also with ``, mixed``."""
     degraded: MedicalImage
     reference: MedicalImage
 
 
-def phantom_cases(per_grade: int, *, seed: int = PHANTOM_SEED, size: int = 192) -> Iterator[Case]:
-    """Yield ``per_grade`` phantoms of every task and grade, none included; every phantom is its own subject.
+def drawn_cases(config: PairsConfig) -> Iterator[Case]:
+    """Yield the pairs of a configuration; where it wants real slices only, phantoms that stand in are left out.
 
-    Args:
-        per_grade: Phantoms for each task and grade.
-        seed: Of everything that is drawn.
-        size: Side in pixels.
+    A good real slice cannot always be found: a noisy reference never stands for one.
     """
-    for task_number, task in enumerate(Task):
-        for severity in Severity:
-            for number in range(per_grade):
-                generator = generator_of(seed, task_number, severity.level, number)
-                reference = draw_phantom(task.modality, generator, size=size).image
-                degraded, _ = degrade(reference, task, severity, generator)
-                subject = f"phantom-{task.value}-{severity.value}-{number}"
-                yield Case(task, severity, subject, "phantoms", degraded, reference)
+    wants_real = bool(config.data) and config.real_fraction >= 1
+    for index in range(config.count):
+        pair = draw_pair(config, index)
+        if not (wants_real and pair.source == "phantom"):
+            group = _group(pair.source, min(pair.reference.shape[1:]), len(pair.records))
+            yield Case(pair.task, pair.severity, pair.subject, group, pair.degraded, pair.reference)
 
 
-def real_cases(folder: Path, *, split: str = "test", slices: int = 4) -> Iterator[Case]:
-    """Yield slices spread over every real volume of a split, under every task of its modality.
+def dataset_cases(folder: Path, split: str) -> Iterator[Case]:
+    """Yield the pairs of one split of a built dataset."""
+    for pair in Dataset(folder).pairs(split):
+        group = _group(pair.meta["source"], min(pair.reference.shape), len(records_of(pair.meta)))
+        images = pair.image(pair.degraded), pair.image(pair.reference)
+        yield Case(pair.task, pair.severity, pair.meta["subject"], group, *images)
 
-    The grades mild, moderate and severe take turns. Every slice also appears once undegraded.
 
-    Args:
-        folder: Data folder with a manifest.
-        split: ``test`` to report, ``val`` to choose.
-        slices: Most slices of one volume.
-    """
-    for volume_number, volume in enumerate(sources.read_manifest(folder, split=split)):
-        usable = sources.usable_slices(volume)
-        chosen = sorted({usable[i * (len(usable) - 1) // max(slices - 1, 1)] for i in range(slices)} if usable else ())
-        for number, z in enumerate(chosen):
-            reference = sources.load(volume).slice_at(z)
-            group = "real patches" if min(reference.shape[1:]) < PATCH_SIDE else "real"
-            for task_number, task in enumerate(t for t in Task if t.modality is volume.modality):
-                grades = [Severity.from_level(1 + (number + task_number) % 3)]
-                if task_number == 0:
-                    grades.append(Severity.NONE)
-                for severity in grades:
-                    generator = generator_of(PHANTOM_SEED, volume_number, z, task_number, severity.level)
-                    degraded, _ = degrade(reference, task, severity, generator)
-                    yield Case(task, severity, volume.subject, group, degraded, reference)
+def _group(source: str, side: int, degradations: int) -> str:
+    name = "phantoms" if source == "phantom" else "real patches" if side < PATCH_SIDE else "real"
+    return name if degradations == 1 else f"{name}, mixed"
 
 
 def set_hash(cases: list[Case]) -> str:

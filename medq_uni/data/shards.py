@@ -1,0 +1,186 @@
+"""Pairs in WebDataset shards: tar files whose bytes depend on the recipe alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from medq_uni import physics
+from medq_uni.data.describe import NoisyLabel, describe, noisy_label
+from medq_uni.data.pairs import Pair, generator_of
+from medq_uni.image import MedicalImage, Units, axial_affine
+from medq_uni.io.atomic import atomic_file
+from medq_uni.taxonomy import Modality, Severity, Task
+
+THUMBNAIL = 16
+"""Side of the small picture by which near-duplicates are found."""
+DIGITS = 6
+"""Significant digits of measured numbers in an index."""
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be built, read or trusted; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredPair:
+    """A pair as a shard holds it.
+
+    Attributes:
+        meta: What the index says: key, split, task, severity, records, effects, description, subject, hashes, ...
+        degraded: (H, W) float32 in physical units.
+        reference: (H, W) float32 in physical units.
+    """
+
+    meta: dict[str, Any]
+    degraded: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def task(self) -> Task:
+        """The task that the pair was made for."""
+        return Task(self.meta["task"])
+
+    @property
+    def severity(self) -> Severity:
+        """The worst grade."""
+        return Severity(self.meta["severity"])
+
+    def image(self, voxels: np.ndarray) -> MedicalImage:
+        """Return one of the two slices with the modality, units and spacing of the pair."""
+        row, column = self.meta["spacing_mm"]
+        spacing = (1.0, row, column)
+        modality, units = Modality(self.meta["modality"]), Units(self.meta["units"])
+        return MedicalImage(voxels[None], spacing, axial_affine(spacing), modality, units)
+
+
+def store(pair: Pair, *, split: str, index: int, seed: int, wrong_labels: float = 0.0) -> StoredPair:
+    """Return a pair with everything that is known about it, ready for a shard.
+
+    Args:
+        pair: The pair.
+        split: Side of the dataset that it goes to.
+        index: Number of the pair in its split.
+        seed: Of the phrasing of its description.
+        wrong_labels: Probability with which every slot of the description is made wrong; recorded.
+    """
+    generator = generator_of(seed, index, 2)
+    modality = pair.task.modality
+    right = describe(modality, pair.anatomy, pair.records, generator)
+    label = noisy_label(right, wrong_labels, generator) if wrong_labels else NoisyLabel(right, ())
+    degraded, reference = (np.ascontiguousarray(image.voxels[0]) for image in (pair.degraded, pair.reference))
+    meta = {
+        "key": f"{split}-{index:08d}",
+        "split": split,
+        "task": pair.task.value,
+        "severity": pair.severity.value,
+        "modality": modality.value,
+        "units": pair.reference.units.value,
+        "anatomy": pair.anatomy.value,
+        "subject": pair.subject,
+        "source": pair.source,
+        "volume": pair.volume,
+        "slice": pair.z,
+        "shape": list(reference.shape),
+        "spacing_mm": [_rounded(value) for value in pair.reference.spacing_mm[1:]],
+        "records": [asdict(record) for record in pair.records],
+        "effects": [_rounded(value) for value in pair.effects],
+        "own_noise": _rounded(pair.own_noise),
+        "description": label.description.to_text(),
+        "wrong_slots": list(label.wrong),
+        "sha256": {"degraded": digest_of(degraded), "reference": digest_of(reference)},
+        "thumbnail": _thumbnail(reference),
+    }
+    return StoredPair(meta, degraded, reference)
+
+
+def write_shard(path: Path, pairs: Iterable[StoredPair]) -> None:
+    """Write pairs to a tar file that appears whole or not at all; the same pairs give the same bytes."""
+    from webdataset import TarWriter
+
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("wb") as file,
+        TarWriter(file, encoder=False, mtime=0.0, compress=False, format=tarfile.USTAR_FORMAT) as writer,
+    ):
+        for pair in pairs:
+            files = {
+                "degraded.npy": _npy(pair.degraded),
+                "json": json.dumps(pair.meta, sort_keys=True).encode(),
+                "reference.npy": _npy(pair.reference),
+            }
+            writer.write({"__key__": pair.meta["key"], **files})
+
+
+def read_shard(path: Path) -> Iterator[StoredPair]:
+    """Yield the pairs of a shard in order.
+
+    Raises:
+        DatasetError: If it is not a whole shard.
+    """
+    try:
+        with tarfile.open(path) as tar:
+            files: dict[str, bytes] = {}
+            for member in tar:
+                content = tar.extractfile(member)
+                if content is None:
+                    raise DatasetError(f"{path.name}: {member.name} is not a file.")
+                files[member.name.partition(".")[2]] = content.read()
+                if len(files) == 3:
+                    meta = json.loads(files["json"])
+                    yield StoredPair(meta, _array(files["degraded.npy"]), _array(files["reference.npy"]))
+                    files = {}
+    except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path.name}: not a whole shard ({type(error).__name__}). Build it again.") from error
+    if files:
+        raise DatasetError(f"{path.name}: the last pair is not whole. Build it again.")
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(array: np.ndarray) -> str:
+    """Return the sha256 of the shape and bytes of an array."""
+    return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
+
+
+def records_of(meta: dict[str, Any]) -> tuple[physics.DegradationRecord, ...]:
+    """Return the degradation records of a line of the index."""
+    return tuple(physics.DegradationRecord.from_fields(fields) for fields in meta["records"])
+
+
+def _thumbnail(reference: np.ndarray) -> str:
+    """Return a small picture of the slice, 8 bits of its own range, as hexadecimal text."""
+    small = F.interpolate(torch.from_numpy(reference)[None, None], (THUMBNAIL, THUMBNAIL), mode="area")[0, 0]
+    low, high = float(small.min()), float(small.max())
+    scaled = ((small - low) * (255 / max(high - low, 1e-6))).round().clamp(0, 255)
+    return scaled.to(torch.uint8).numpy().tobytes().hex()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _array(content: bytes) -> np.ndarray:
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
