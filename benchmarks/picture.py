@@ -13,7 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from medq_uni.data.pairs import degrade, generator_of
+from medq_uni import physics
+from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.pipeline import Restorer
 from medq_uni.report import scores
@@ -30,7 +31,7 @@ def main() -> None:
     for row, task in zip(axes, SHOWN, strict=True):
         generator = generator_of(7, list(Task).index(task))
         truth = draw_phantom(task.modality, generator, size=256).image
-        degraded, _ = degrade(truth, task, Severity.MODERATE, generator)
+        degraded = physics.degrade(truth, [(task, Severity.MODERATE)], generator).image
         result = restorer.restore(degraded)
         high = 240.0 if task.modality is Modality.CT else float(np.percentile(truth.voxels, 99.5))
         low = -160.0 if task.modality is Modality.CT else 0.0

@@ -1,6 +1,7 @@
-"""Print the results tables: phantoms, which anyone can draw again, and real volumes where a folder is given.
+"""Print the results tables of the small benchmark: phantoms, a shift of the simulation, and real volumes if given.
 
-Run: python -m benchmarks.restoration [--data DIR] [--per-grade N] [-o DIR]      (2 CPU cores, about 4 minutes)
+The sets are those of ``benchmark/*.json``, drawn again here; ``--dataset DIR`` scores a dataset that was built.
+Run: python -m benchmarks.restoration [--data SOURCE] [--dataset DIR] [-o DIR]      (2 CPU cores, about 5 minutes)
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ import datetime
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from medq_uni.data.dataset import read_dataset_recipe
+from medq_uni.data.pairs import PairsConfig
 from medq_uni.evaluate.assessment import Judged, assessment_table
 from medq_uni.evaluate.restoration import Coverage, Harm, Row, coverage, harm_on_good_images, restoration_table
-from medq_uni.evaluate.sets import TUNING_SEED, Case, phantom_cases, real_cases, set_hash
+from medq_uni.evaluate.sets import Case, dataset_cases, drawn_cases, set_hash
 from medq_uni.evaluate.systems import ModelSystems, degraded_input, nlm, tune_nlm
 from medq_uni.pipeline import Restorer
+
+BENCHMARK = Path(__file__).parents[1] / "benchmark"
 
 
 def main() -> None:
     """Score every system and print markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of real volumes with MANIFEST.csv; split test is used")
-    parser.add_argument("--per-grade", type=int, default=3, help="phantoms per task and grade")
+    parser.add_argument("--data", help="source of real volumes, FOLDER or KIND:FOLDER; split test is used")
+    parser.add_argument("--dataset", type=Path, help="score the split test of this dataset instead")
     parser.add_argument("--model", default="nano")
     parser.add_argument("-o", "--output", type=Path, help="folder for results.json")
     options = parser.parse_args()
     restorer = Restorer.from_pretrained(options.model)
-    strengths = tune_nlm(list(phantom_cases(2, seed=TUNING_SEED)))
+    strengths = tune_nlm(list(drawn_cases(_pairs("phantoms", "val"))))
     model = ModelSystems(restorer)
     systems = {
         "degraded input": degraded_input,
@@ -41,9 +46,7 @@ def main() -> None:
     }
     print(f"Date {datetime.date.today()}, weights sha256 {restorer.pretrained.sha256[:12]}.")
     results = {}
-    sets = {"Phantoms": list(phantom_cases(options.per_grade))}
-    if options.data is not None:
-        sets["Real volumes (split test)"] = list(real_cases(options.data))
+    sets = _sets(options.data, options.dataset)
     for title, cases in sets.items():
         rows = restoration_table(cases, systems, progress=_progress(title))
         harm = harm_on_good_images(cases, model.default)
@@ -60,6 +63,23 @@ def main() -> None:
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
+
+
+def _sets(data: str | None, dataset: Path | None) -> dict[str, list[Case]]:
+    if dataset is not None:
+        return {dataset.name: list(dataset_cases(dataset, "test"))}
+    sets = {
+        "Phantoms": list(drawn_cases(_pairs("phantoms", "test"))),
+        "Phantoms, simulated in the second way": list(drawn_cases(_pairs("shift", "test"))),
+    }
+    if data is not None:
+        pairs = replace(_pairs("real", "test"), data=(data,))
+        sets["Real volumes (split test)"] = list(drawn_cases(pairs))
+    return sets
+
+
+def _pairs(recipe: str, split: str) -> PairsConfig:
+    return read_dataset_recipe(BENCHMARK / f"{recipe}.json").splits[split]
 
 
 def _print_tables(

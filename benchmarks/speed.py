@@ -47,7 +47,8 @@ def main() -> None:
 
 
 def _measure(side: int) -> tuple[float, float, float]:
-    from medq_uni.data.pairs import degrade, generator_of
+    from medq_uni import physics
+    from medq_uni.data.pairs import generator_of
     from medq_uni.data.phantoms import phantom
     from medq_uni.evaluate.sets import Case
     from medq_uni.evaluate.systems import nlm
@@ -57,7 +58,7 @@ def _measure(side: int) -> tuple[float, float, float]:
     torch.set_num_threads(2)
     generator = generator_of(3)
     truth = phantom(Modality.MR, generator, size=side)
-    degraded, _ = degrade(truth, Task.MR_NOISE, Severity.MODERATE, generator)
+    degraded = physics.degrade(truth, [(Task.MR_NOISE, Severity.MODERATE)], generator).image
     restorer = Restorer.from_pretrained("nano")
     settings = RestoreSettings(force=True)
     ours = _median(lambda: restorer.restore(degraded, settings=settings))

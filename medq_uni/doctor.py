@@ -54,8 +54,7 @@ def examine(model: str = "nano") -> dict[str, Any]:
 def _cost(restorer: Restorer) -> dict[str, Any]:
     generator = generator_of(0)
     image = phantom(Modality.MR, generator, size=256)
-    record = physics.draw(Task.MR_NOISE, Severity.MODERATE, generator)
-    image = physics.apply(image, record)
+    image = physics.degrade(image, [(Task.MR_NOISE, Severity.MODERATE)], generator).image
     restorer.restore(image, settings=RestoreSettings(force=True))  # the first run allocates
     began = time.perf_counter()
     description = restorer.assess(image)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from medq_uni.evaluate.sets import phantom_cases
+from medq_uni.data.pairs import PairsConfig
+from medq_uni.evaluate.sets import drawn_cases
 from medq_uni.pipeline import Restorer
 from medq_uni.report import ReportItem, render, write_report
 from medq_uni.taxonomy import Severity
@@ -8,7 +9,7 @@ from medq_uni.taxonomy import Severity
 
 def test_a_report_is_one_file_with_pictures_and_escapes_what_it_shows(tmp_path: Path):
     restorer = Restorer.from_pretrained("nano", device="cpu")
-    case = next(c for c in phantom_cases(1, size=64) if c.severity is Severity.SEVERE)
+    case = next(drawn_cases(PairsConfig(count=1, seed=5, phantom_sizes=(64,), grades=(Severity.SEVERE,))))
     item = ReportItem("<script>alert(1)</script>", restorer.restore(case.degraded), reference=case.reference)
     write_report([item], tmp_path / "sub" / "report.html")
     page = (tmp_path / "sub" / "report.html").read_text()

@@ -127,7 +127,7 @@ def degrade(
     """Return an image degraded by freshly drawn records, graded by their measured effect.
 
     Parameters are drawn again, up to :data:`ATTEMPTS` times, until the effect on this image has the wanted grade. If
-    it never has, the last attempt stands, with the grade that was measured.
+    it never has, the nearest attempt stands, with the grade that was measured.
 
     Args:
         image: Reference.
@@ -136,18 +136,30 @@ def degrade(
         method: For a single task, another way of simulating it.
         own: Noise that the reference has itself, as :func:`own_noise` estimates it.
     """
-    found = []
-    for task, severity in sorted(wanted, key=lambda pair: _ORDER.index(pair[0])):
-        for _ in range(1 if severity is Severity.NONE else ATTEMPTS):
-            record = draw(task, severity, generator, method=method)
-            alone = apply(image, record)
-            measured = total_effect(effect(alone, image, task), own, task)
-            if grade_of(task, measured) is severity:
-                break
-        found.append((replace(record, severity=grade_of(task, measured)), alone, measured))
-    records = tuple(record for record, _, _ in found)
-    degraded = found[0][1] if len(found) == 1 else apply(image, records)
-    return Degraded(degraded, records, tuple(measured for _, _, measured in found))
+    found = [
+        _best_attempt(image, task, severity, generator, method, own)
+        for task, severity in sorted(wanted, key=lambda pair: _ORDER.index(pair[0]))
+    ]
+    records = tuple(one.records[0] for one in found)
+    degraded = found[0].image if len(found) == 1 else apply(image, records)
+    return Degraded(degraded, records, tuple(one.effects[0] for one in found))
+
+
+def _best_attempt(
+    image: MedicalImage, task: Task, wanted: Severity, generator: torch.Generator, method: str, own: float
+) -> Degraded:
+    best: Degraded | None = None
+    for _ in range(1 if wanted is Severity.NONE else ATTEMPTS):
+        record = draw(task, wanted, generator, method=method)
+        degraded = apply(image, record)
+        measured = total_effect(effect(degraded, image, task), own, task)
+        grade = grade_of(task, measured)
+        if best is None or abs(grade.level - wanted.level) < abs(best.records[0].severity.level - wanted.level):
+            best = Degraded(degraded, (replace(record, severity=grade),), (measured,))
+        if grade is wanted:
+            break
+    assert best is not None  # there is at least one attempt
+    return best
 
 
 def apply(image: MedicalImage, records: DegradationRecord | Sequence[DegradationRecord]) -> MedicalImage:

@@ -1,17 +1,8 @@
-"""``medq``: a thin shell over the Python calls.
-
-Results go to standard output, progress and messages to standard error. On a terminal there are progress bars;
-elsewhere standard error carries one JSON object per line with the keys ``event``, ``done`` and ``total``.
-Exit codes: 0 done, 1 the only or all input bad, 2 usage, 3 some items failed.
-"""
+"""The commands that work on images: assess, restore, degrade."""
 
 from __future__ import annotations
 
 import json
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,23 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medq_uni import __version__
+from medq_uni.cli.shared import (
+    BAD_INPUT,
+    NOTICE,
+    SOME_FAILED,
+    ModalityOption,
+    ModelOption,
+    OverwriteOption,
+    clear_errors,
+    progress_bar,
+)
 from medq_uni.taxonomy import Modality, Severity, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from medq_uni.pipeline import Restoration
-
-NOTICE = "Research use only. Not for diagnostic use. Always view the original."
-BAD_INPUT, SOME_FAILED = 1, 3
-
-app = typer.Typer(
-    add_completion=True,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Assess what is wrong with a medical image, then restore it. " + NOTICE,
-)
 
 
 class Start(StrEnum):
@@ -53,55 +41,6 @@ class Grade(StrEnum):
     SEVERE = "severe"
 
 
-ModalityOption = Annotated[Modality | None, typer.Option(help="Overrides what the header says.")]
-ModelOption = Annotated[str, typer.Option(help="Name of an embedded model, or a folder of weights.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    _state["debug"] = debug
-    if version:
-        typer.echo(f"medq-uni {__version__}")
-        raise typer.Exit
-
-
-_state = {"debug": False}
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and exit code 1; print warnings as lines."""
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
-        try:
-            yield
-        except (ValueError, OSError) as error:
-            if _state["debug"]:
-                raise
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            typer.echo(f"error: {text}", err=True)
-            raise typer.Exit(BAD_INPUT) from error
-
-
-@contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function (done, total) that draws a bar on a terminal and writes JSON lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: typer.echo(json.dumps({"event": label, "done": done, "total": total}), err=True)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task(label, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
-
-
-@app.command()
 def assess(
     path: Annotated[Path, typer.Argument(help="Image file, or folder with one DICOM series.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
@@ -110,7 +49,7 @@ def assess(
     model: ModelOption = "nano",
 ) -> None:
     """Describe what is wrong with an image: five aspects, ending Good, Usable or Reject."""
-    with _clear_errors():
+    with clear_errors():
         from medq_uni.io import read_image
         from medq_uni.pipeline import Restorer
 
@@ -120,7 +59,6 @@ def assess(
     typer.echo(NOTICE, err=True)
 
 
-@app.command()
 def restore(
     path: Annotated[Path, typer.Argument(help="Image file, DICOM series folder, or folder tree.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="File, or folder for a folder.")],
@@ -138,7 +76,7 @@ def restore(
     model: ModelOption = "nano",
 ) -> None:
     """Assess an image, then restore it under the guidance of the assessment."""
-    with _clear_errors():
+    with clear_errors():
         from medq_uni.config import SamplerConfig
         from medq_uni.pipeline import Restorer, RestoreSettings
 
@@ -152,7 +90,7 @@ def restore(
         if path.is_dir() and not _is_one_series(path):
             results, code = _restore_tree(restorer, path, output, modality, overwrite, maps, options)
         else:
-            with _progress("tiles") as progress:
+            with progress_bar("tiles") as progress:
                 result = restorer.run(
                     path,
                     output,
@@ -173,110 +111,53 @@ def restore(
         raise typer.Exit(code)
 
 
-@app.command()
 def degrade(
     path: Annotated[Path, typer.Argument(help="Image file, or folder with one DICOM series.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
-    task: Annotated[Task, typer.Option(help="Kind of degradation.")],
+    task: Annotated[
+        list[Task] | None, typer.Option(help="Kind of degradation; two of one modality make a mixed one.")
+    ] = None,
     severity: Annotated[Grade, typer.Option(help="Grade.")] = Grade.MODERATE,
+    method: Annotated[str, typer.Option(help="Another way of simulating a single task.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of parameters and noise.")] = 0,
+    record: Annotated[
+        Path | None, typer.Option(help="Replay this record, or the one in this *.medq.json file, instead.")
+    ] = None,
     modality: ModalityOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Degrade an image by the physics of its acquisition; the record goes beside it."""
-    with _clear_errors():
+    if (record is None) == (not task):
+        raise typer.BadParameter("pass either --task or --record.", param_hint="--task / --record")
+    with clear_errors():
         import torch
 
         from medq_uni import physics
-        from medq_uni.io import Derivation, read_image, sidecar_path, write_image, write_sidecar
+        from medq_uni.io import Derivation, check_target, read_image, sidecar_path, write_image, write_sidecar
 
-        image = read_image(path, modality=modality or task.modality)
-        record = physics.draw(task, Severity(severity.value), torch.Generator().manual_seed(seed))
-        degraded = physics.apply(image, record)
-        fields = json.loads(record.to_json())
+        replayed = None if record is None else physics.read_records(record.read_text(encoding="utf-8"))
+        tasks = [one.task for one in replayed] if replayed else list(task or ())
+        check_target(output, sources=[path], overwrite=overwrite)
+        image = read_image(path, modality=modality or tasks[0].modality)
+        if replayed:
+            degraded, records = physics.apply(image, replayed), replayed
+        else:
+            wanted = [(one, Severity(severity.value)) for one in dict.fromkeys(tasks)]
+            generator = torch.Generator().manual_seed(seed)
+            made = physics.degrade(image, wanted, generator, method=method, own=physics.own_noise(image))
+            degraded, records = made.image, made.records
+        fields = [json.loads(one.to_json()) for one in records]
         derivation = Derivation(
-            method=f"MedQ-UNI simulated degradation {task.value}",
+            method=f"MedQ-UNI simulated degradation {', '.join(one.task.value for one in records)}",
             software_version=__version__,
-            settings=fields,
-            seed=record.seed,
-            tasks=(task.value,),
+            settings={"degradation": fields},
+            seed=records[0].seed,
+            tasks=tuple(one.task.value for one in records),
         )
         write_image(degraded, output, derivation=derivation, overwrite=overwrite)
         write_sidecar(sidecar_path(output), {"degradation": fields, "notice": NOTICE}, overwrite=overwrite)
-    typer.echo(record.to_json())
-
-
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file; see recipes/.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path("runs/run"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of real volumes with MANIFEST.csv.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
-) -> None:
-    """Train a model by a recipe; the finished one is written to OUTPUT/model."""
-    with _clear_errors():
-        from dataclasses import replace
-
-        from medq_uni.train.loop import train as run
-        from medq_uni.train.publish import publish
-        from medq_uni.train.recipe import read_recipe
-
-        config = read_recipe(recipe)
-        if data is not None:
-            pairs, val_pairs = (replace(p, data=(str(data),)) for p in (config.pairs, config.val_pairs))
-            config = replace(config, pairs=pairs, val_pairs=val_pairs)
-        with _progress("train") as progress:
-            trained = run(
-                config,
-                output,
-                resume=resume,
-                max_minutes=max_minutes,
-                workers=workers,
-                report=lambda line: _report_training(line, progress),
-            )
-        if trained.is_finished:
-            digest = publish(trained, config, output, output / "model")
-            typer.echo(f"{output / 'model'} (sha256 {digest[:12]})")
-        else:
-            typer.echo(f"stopped; go on with: medq train {recipe} -o {output} --resume")
-
-
-@app.command()
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    model: ModelOption = "nano",
-) -> None:
-    """Show what is installed, which weights and device are used, and what one slice costs here."""
-    with _clear_errors():
-        from medq_uni.doctor import examine
-
-        findings = examine(model)
-    if as_json:
-        typer.echo(json.dumps(findings, indent=2))
-        return
-    for name, value in findings.items():
-        typer.echo(f"{name:<28}{value}")
-
-
-@app.command()
-def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("demo"),
-    model: ModelOption = "nano",
-) -> None:
-    """Run the whole job on real DICOM files and phantoms that come with the package, offline."""
-    with _clear_errors():
-        from medq_uni.demo import run_demo
-
-        report = run_demo(output, model=model, say=typer.echo)
-    typer.echo(f"Report: {report}")
-    typer.echo(NOTICE, err=True)
-
-
-def main() -> None:
-    """Entry point of the ``medq`` command."""
-    app()
+    for one in records:
+        typer.echo(one.to_json())
 
 
 def _read_description(path: Path | None) -> Any:
@@ -321,7 +202,7 @@ def _restore_tree(
     totals: list[int] = []
     counts = dict.fromkeys(("restored", "unchanged", "skipped", "failed"), 0)
     kept: list[tuple[str, Restoration]] = []
-    with _progress("images") as progress:
+    with progress_bar("images") as progress:
         results = restore_folder(
             restorer,
             source,
@@ -352,10 +233,3 @@ def _write_report(results: list[tuple[str, Restoration]], path: Path) -> None:
 
     write_report([ReportItem(title=name, restoration=result) for name, result in results], path)
     typer.echo(f"{path}: report", err=True)
-
-
-def _report_training(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
-    if line["event"] == "validation":
-        typer.echo(json.dumps(line))
-    elif line["step"] % 10 == 0:
-        progress(line["step"], line["steps"])

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from medq_uni import physics
+from medq_uni.data.phantoms import phantom
+from medq_uni.physics import ct
+from medq_uni.taxonomy import Modality, Severity, Task
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("severity", list(Severity)[1:])
+def test_added_ct_noise_has_the_recorded_standard_deviation(severity: Severity):
+    image = phantom(Modality.CT, generator(3), size=128)
+    record = physics.draw(Task.CT_LOW_DOSE, severity, generator(1))
+    added = physics.apply(image, record).voxels - image.voxels
+    body = image.voxels > -500
+    assert added[body].std() == pytest.approx(record.params["noise_sd_hu"], rel=0.1)
+
+
+def test_quantum_noise_variance_falls_with_the_dose_as_one_over_d_minus_one():
+    path = torch.full((4, 4), 2.0)
+    half, quarter = (
+        ct.noise_variances(path, {"dose_fraction": d, "electronic_counts": 5.0})[0].mean() for d in (0.5, 0.25)
+    )
+    assert float(quarter / half) == pytest.approx((1 / 0.25 - 1) / (1 / 0.5 - 1))
+
+
+def test_the_bow_tie_takes_photons_from_thin_rays_only():
+    path = torch.linspace(0, 6, 25).expand(3, -1)
+    params = {"dose_fraction": 0.25, "electronic_counts": 5.0}
+    plain, shaped = (ct.noise_variances(path, params | {"bowtie": strength})[0] for strength in (0.0, 1.0))
+    assert torch.equal(plain[:, -1], shaped[:, -1])
+    assert (shaped[:, :-1] > plain[:, :-1]).all()
+    assert torch.allclose(shaped, shaped[:, -1:].expand_as(shaped))
+
+
+def test_noise_grows_where_rays_are_long():
+    place = torch.arange(96) - 47.5
+    inside = torch.hypot(place[:, None] / 26, place[None] / 44) < 1
+    image = torch.where(inside, 0.0, -1000.0)
+    params = {"dose_fraction": 0.2, "noise_sd_hu": 40.0, "electronic_counts": 5.0}
+    added = ct.low_dose(image, params=params, spacing_mm=(4.0, 4.0), generator=generator()) - image
+    across, along = added[44:52].diff(dim=1), added[44:52].diff(dim=0)
+    assert float(along[:, 30:66].std()) > 1.1 * float(
+        across[:, 30:66].std()
+    )  # rays along x are longer: streaks run along x
