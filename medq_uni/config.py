@@ -289,7 +289,8 @@ def from_json(cls: type[T], text: str) -> T:
     try:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         valid = [f.name for c in _nested_dataclasses(cls, set()) for f in dataclasses.fields(c)]
         near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", valid, n=1)

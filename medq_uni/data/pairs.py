@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from medq_uni import physics
+from medq_uni.config import ConfigError
 from medq_uni.data import layouts, sources
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.data.vary import vary
@@ -75,6 +76,17 @@ class PairsConfig:
     """Whether degradations are simulated in their independent second way, for a test of shift."""
     vary_real: bool = False
     """Whether real slices are varied in matrix size, contrast and reference noise before they are degraded."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if isinstance(self.data, str):
+            raise ConfigError(f"data must be a list of sources, got {self.data!r}. Write [{self.data!r}].")
+        if self.count < 1 or not self.phantom_sizes:
+            raise ConfigError("pairs: count must be at least 1, and phantom_sizes must not be empty.")
+        shares = ("real_fraction", "none_fraction", "mixed_fraction")
+        wrong = next((name for name in shares if not 0 <= getattr(self, name) <= 1), None)
+        if wrong is not None:
+            raise ConfigError(f"pairs: {wrong} must lie between 0 and 1, got {getattr(self, wrong)}.")
 
 
 @dataclass(frozen=True, eq=False)

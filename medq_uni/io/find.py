@@ -154,9 +154,16 @@ def _files(root: Path) -> list[Path]:
         for name in names:
             path = Path(folder, name)
             is_ours = name.endswith(SIDECAR_SUFFIX)
-            if not name.startswith(".") and not is_ours and path.is_file():
+            if not name.startswith(".") and not is_ours and _may_be_file(path):
                 found.append(path)
     return sorted(found)
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # opening it will say why
+        return True
 
 
 def _series_of(path: Path) -> str:
@@ -168,7 +175,8 @@ def _series_of(path: Path) -> str:
         if not header.get("Rows") or not header.get("Columns"):
             media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
             kind = header.get("SOPClassUID") or media
-            refusal = NoImage if kind else UnreadableImage
+            is_another_kind = kind and "Image Storage" not in uid_name(kind)
+            refusal = NoImage if is_another_kind else UnreadableImage
             raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
         uid = str(header.get("SeriesInstanceUID") or path)
         return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid

@@ -1,8 +1,25 @@
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pytest
+import torch
+
+from medq_uni.data.phantoms import phantom as draw
+from medq_uni.taxonomy import Modality
+
+SLICES = 3
+
+
+def stored_volume(modality: Modality, *, noise: float = 0.0) -> np.ndarray:
+    """Return stored integers of a small volume, with the same anatomy every time."""
+    generator = torch.Generator().manual_seed(1)
+    slices = [draw(modality, generator, size=48).voxels[0] for _ in range(SLICES)]
+    values = np.stack(slices) + noise * np.random.default_rng(0).standard_normal((SLICES, 48, 48))
+    scale, offset = (1, 1024) if modality is Modality.CT else (1000, 0)
+    return np.clip(values * scale + offset, 0, 60000).astype(np.uint16)
 
 
 @pytest.fixture
@@ -18,3 +35,34 @@ def data(tmp_path: Path) -> Path:
             rows.append(f"{name},{modality},brain T1w,{modality}-{split},{split},{units}")
     (folder / "MANIFEST.csv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture
+def write(phantom: SimpleNamespace):
+    def series(folder: Path, stored: np.ndarray, names: str = "{}.dcm", modality: str = "CT") -> list[Path]:
+        rescale = (1.0, -1024.0) if modality == "CT" else (0.001, 0.0)
+        edit = phantom.pet_header if modality == "PT" else None
+        paths = [names.format(k + 1) for k in range(len(stored))]
+        return phantom.series(folder, stored, modality=modality, rescale=rescale, edit=edit, names=paths)
+
+    return series
+
+
+@pytest.fixture
+def mayo(tmp_path: Path, write) -> Path:
+    root = tmp_path / "mayo"
+    full, quarter = stored_volume(Modality.CT), stored_volume(Modality.CT, noise=25)
+    names = "L067_{}_1_1.CT.0001.{{:04d}}.2015.12.22.18.09.40.840353.358074219.IMA"
+    write(root / "L067/full_1mm", full, names.format("FD"))
+    write(root / "L067/quarter_1mm", quarter, names.format("QD"))
+    write(root / "3mm B30/full_3mm/L096/full_3mm", full, "L096_FD_3_1.CT.0001.{:04d}.IMA")
+    write(root / "3mm B30/quarter_3mm/L096/quarter_3mm", quarter, "L096_QD_3_1.CT.0001.{:04d}.IMA")
+    write(root / "C002/12-23-2021-NA-NA-40816/1.000000-Full Dose Images-73627", full, "1-{:03d}.dcm")
+    write(root / "C002/12-23-2021-NA-NA-40816/1.000000-Low Dose Images-51236", quarter, "1-{:03d}.dcm")
+    write(root / "C002/12-23-2021-NA-NA-40816/1.000000-Full dose projections-24362", full, "1-{:03d}.dcm")
+    return root
+
+
+@pytest.fixture
+def stored() -> Callable[..., np.ndarray]:
+    return stored_volume

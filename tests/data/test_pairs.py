@@ -2,10 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from medq_uni.data.pairs import PairsConfig, draw_pair
+from medq_uni import physics
+from medq_uni.config import ConfigError
+from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.pool import build_pool
-from medq_uni.taxonomy import Task
+from medq_uni.taxonomy import Modality, Severity, Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
 
@@ -31,5 +34,59 @@ def test_a_pool_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path: Pa
 
 
 def test_a_split_never_shows_subjects_of_another(data: Path):
-    config = replace(CONFIG, data=str(data), real_fraction=1.0)
+    config = replace(CONFIG, data=(str(data),), real_fraction=1.0)
     assert {draw_pair(config, i).subject for i in range(10)} <= {"ct-train", "mr-train", "pet-train"}
+
+
+def test_pairs_measured_at_two_doses_are_taken_where_the_source_has_them(mayo: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medq_uni.data.layouts.split_of", lambda subject: "train")
+    config = replace(CONFIG, count=40, data=(f"aapm-mayo:{mayo}",), real_fraction=1.0, none_fraction=0.3)
+    pairs = [draw_pair(config, index) for index in range(0, 40, len(Task))]  # every fifth is CT
+    assert {pair.task for pair in pairs} == {Task.CT_LOW_DOSE}
+    assert {pair.subject for pair in pairs} <= {"L067", "L096", "C002"}
+    for pair in pairs:
+        (record,) = pair.records
+        if pair.severity is Severity.NONE:
+            assert np.array_equal(pair.degraded.voxels, pair.reference.voxels)
+            continue
+        assert record.method == physics.MEASURED
+        assert record.params["dose_fraction"] in (0.25, 0.1)
+        assert pair.effects[0] == pytest.approx(25, abs=8)
+        assert record.severity in (Severity.MILD, Severity.MODERATE)
+    assert len({pair.severity for pair in pairs}) >= 2
+
+
+def test_grades_take_turns_and_mixed_pairs_have_two_records():
+    config = PairsConfig(count=40, seed=3, phantom_sizes=(64,), grades=tuple(Severity), mixed_fraction=1.0)
+    pairs = [draw_pair(config, index) for index in range(40)]
+    for index, pair in enumerate(pairs):
+        is_good = (index // 5) % 4 == 0
+        assert (pair.severity is Severity.NONE) == is_good
+        is_mr = pair.task.modality is Modality.MR
+        assert len(pair.records) == (2 if is_mr and not is_good else 1)
+        assert len({record.task for record in pair.records}) == len(pair.records)
+
+
+def test_the_second_way_is_another_simulation():
+    config = PairsConfig(count=20, seed=3, phantom_sizes=(64,), grades=(Severity.MODERATE,), second_way=True)
+    assert all(draw_pair(config, index).records[0].method != "default" for index in range(5))
+
+
+def test_a_noisy_reference_never_stands_for_a_good_image(data: Path):
+    config = replace(CONFIG, data=(str(data),), real_fraction=1.0, none_fraction=1.0)
+    pairs = [draw_pair(config, index) for index in range(10)]  # the fixture's volumes are noise
+    assert all(pair.severity is Severity.NONE for pair in pairs)
+    assert all(pair.source == "phantom" for pair in pairs if pair.task.modality is Modality.MR)
+
+
+def test_the_volume_is_known_before_it_is_read(data: Path):
+    config = replace(CONFIG, count=40, data=(str(data),), real_fraction=0.5, none_fraction=0.0)
+    names = [(volume_of(config, index), draw_pair(config, index).volume) for index in range(20)]
+    assert all(first == drawn for first, drawn in names)
+    assert len({first for first, _ in names}) > 2
+
+
+@pytest.mark.parametrize("wrong", [{"data": "/data"}, {"count": 0}, {"real_fraction": 1.5}, {"phantom_sizes": ()}])
+def test_wrong_configurations_are_refused(wrong: dict):
+    with pytest.raises(ConfigError):
+        replace(CONFIG, **wrong)
