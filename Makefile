@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-services check format golden benchmark speed clean
+.PHONY: help setup demo test test-slow test-services check format golden benchmark pairs grades speed clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "%-16s%s\n", $$1, $$2}'
@@ -23,13 +23,14 @@ demo: $(STAMP) ## run the main job on real DICOM files and phantoms, offline
 	$(BIN)/medq demo -o demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not services"
 
 test-slow: $(STAMP) ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-test-services: $(STAMP) ## run the tests that talk to real servers
-	@echo "No part of this release talks to a server, so there is no server to start."
+test-services: $(STAMP) ## start a real Ray cluster and run the tests that talk to it
+	$(BIN)/python -m pip install --quiet -e ".[ray]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.services.run
 
 check: $(STAMP) ## lint, format check and types
 	$(BIN)/ruff check .
@@ -45,6 +46,12 @@ golden: $(STAMP) ## renew the golden losses; review the difference before commit
 
 benchmark: $(STAMP) ## print the results table on phantoms; DATA=folder adds real volumes
 	$(BIN)/python -m benchmarks.restoration $(if $(DATA),--data $(DATA))
+
+pairs: $(STAMP) ## print how fast training pairs are made, with one worker and two
+	$(BIN)/python -m benchmarks.pairs
+
+grades: $(STAMP) ## print what the grades mean and renew their pictures; DATA=folder adds real volumes
+	$(BIN)/python -m benchmarks.grades --pictures docs/grades $(if $(DATA),--data $(DATA))
 
 speed: $(STAMP) ## print time and memory of the main job
 	$(BIN)/python -m benchmarks.speed

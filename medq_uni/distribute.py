@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+KNOCK_SECONDS = 5
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,8 +62,9 @@ def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: 
     except ImportError as error:
         raise ValueError('a Ray address needs Ray. Install it: pip install "medq-uni[ray]"') from error
     try:
+        _knock(address)  # Ray itself would wait for minutes
         ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"no Ray cluster answers at {address!r}. Start one: ray start --head") from error
     task: Any = ray.remote(num_cpus=1, max_retries=2)(_call)
     kept = ray.put(function)
@@ -77,6 +80,13 @@ def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: 
         for reference in waiting:
             ray.cancel(reference)
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError if nothing listens at ``host:port`` or ``ray://host:port``; other addresses are left to Ray."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _ray_result(reference: Any) -> Any:
