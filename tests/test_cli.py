@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from medq_uni import __version__
 from medq_uni.cli import app
 from medq_uni.data.phantoms import phantom
-from medq_uni.io import write_image
+from medq_uni.io import read_image, write_image
 from medq_uni.taxonomy import Modality
 
 README = Path(__file__).parents[1] / "README.md"
@@ -59,7 +60,7 @@ def test_degrade_then_restore_with_a_report(slice_file: Path, tmp_path: Path):
     degraded, restored = tmp_path / "degraded.nii.gz", tmp_path / "restored.nii.gz"
     code, text = medq("degrade", slice_file, "--task", "mr-noise", "--severity", "severe", "--seed", 3, "-o", degraded)
     assert code == 0, text
-    assert json.loads((tmp_path / "degraded.medq.json").read_text())["degradation"]["task"] == "mr-noise"
+    assert json.loads((tmp_path / "degraded.medq.json").read_text())["degradation"][0]["task"] == "mr-noise"
     report = tmp_path / "report.html"
     code, text = medq("restore", degraded, "-o", restored, "--modality", "mr", "--force", "--report", report)
     assert code == 0, text
@@ -70,6 +71,64 @@ def test_degrade_then_restore_with_a_report(slice_file: Path, tmp_path: Path):
     code, text = medq("restore", degraded, "-o", restored, "--modality", "mr", "--force")
     assert code == 1
     assert "exists" in text
+
+
+def test_a_record_replays_what_it_says(slice_file: Path, tmp_path: Path):
+    first, again, mixed = (tmp_path / f"{name}.nii.gz" for name in ("first", "again", "mixed"))
+    assert medq("degrade", slice_file, "--task", "mr-motion", "--seed", 4, "-o", first)[0] == 0
+    sidecar = tmp_path / "first.medq.json"
+    code, text = medq("degrade", slice_file, "--record", sidecar, "-o", again)
+    assert code == 0, text
+    assert np.array_equal(read_image(first).voxels, read_image(again).voxels)
+    assert json.loads(sidecar.read_text()) == json.loads((tmp_path / "again.medq.json").read_text())
+    code, text = medq("degrade", slice_file, "--task", "mr-noise", "--task", "mr-motion", "-o", mixed)
+    assert code == 0, text
+    assert [record["task"] for record in json.loads((tmp_path / "mixed.medq.json").read_text())["degradation"]] == [
+        "mr-motion",
+        "mr-noise",
+    ]
+    record = json.loads(sidecar.read_text())["degradation"][0]
+    sidecar.write_text(json.dumps(record | {"version": 99}))
+    code, text = medq("degrade", slice_file, "--record", sidecar, "-o", tmp_path / "no.nii.gz")
+    assert code == 1
+    assert "version 99" in text
+    assert not (tmp_path / "no.nii.gz").exists()
+    assert medq("degrade", slice_file, "-o", tmp_path / "no.nii.gz")[0] == 2
+    assert medq("degrade", slice_file, "--record", sidecar, "--task", "mr-noise", "-o", tmp_path / "no.nii.gz")[0] == 2
+
+
+def test_a_second_way_by_name_and_a_wrong_modality(slice_file: Path, tmp_path: Path):
+    target = tmp_path / "out.nii.gz"
+    code, text = medq("degrade", slice_file, "--task", "mr-motion", "--method", "torchio-ghosting", "-o", target)
+    assert code == 0, text
+    code, text = medq("degrade", slice_file, "--task", "mr-motion", "--method", "magic", "-o", tmp_path / "x.nii.gz")
+    assert code == 1
+    assert "torchio-ghosting" in text
+    code, text = medq("degrade", slice_file, "--task", "ct-low-dose", "--modality", "mr", "-o", tmp_path / "x.nii.gz")
+    assert code == 1
+    assert "this one is mr" in text
+
+
+def test_a_dataset_is_built_verified_and_shown(tmp_path: Path):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"name": "tiny", "splits": {"test": {"count": 5, "seed": 1, "phantom_sizes": [40]}}}')
+    folder = tmp_path / "set"
+    code, text = medq("dataset", "build", recipe, "-o", folder)
+    assert code == 0, text
+    assert "5 pairs in 1 shards" in text
+    assert medq("dataset", "verify", folder)[0] == 0
+    code, text = medq("dataset", "show", folder)
+    assert code == 0, text
+    assert (tmp_path / "set.png").is_file()
+    assert "exists already" in medq("dataset", "show", folder)[1]
+    shard = folder / "test-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    code, text = medq("dataset", "verify", folder)
+    assert code == 1
+    assert "test-000000.tar: its bytes have changed" in text
+    code, text = medq("dataset", "build", recipe, "-o", tmp_path / "real", "--source", "ixi:/does/not/exist")
+    assert code == 1
+    assert "no such folder" in text
 
 
 def test_a_description_file_steers(slice_file: Path, tmp_path: Path):

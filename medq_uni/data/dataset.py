@@ -170,19 +170,30 @@ def build_dataset(
         for split, pairs in recipe.splits.items()
         for number in range(-(-pairs.count // recipe.pairs_per_shard))
     ]
-    total, done = sum(pairs.count for pairs in recipe.splits.values()), 0
-    shards, lines = [], []
+    total = sum(pairs.count for pairs in recipe.splits.values())
+    shards: list[dict[str, Any]] = []
+    metas: list[dict[str, Any]] = []
     make = functools.partial(_make_shard, recipe, folder)
     try:
-        for job, (shard, metas) in zip(jobs, map_items(make, jobs, workers=workers, address=address), strict=True):
+        for job, (shard, made) in zip(jobs, map_items(make, jobs, workers=workers, address=address), strict=True):
             shards.append({"name": job.name, "split": job.split, **shard})
-            lines += [json.dumps({**meta, "shard": job.name}, sort_keys=True) for meta in metas]
-            done += len(metas)
+            metas += [{**meta, "shard": job.name} for meta in made]
             if progress is not None:
-                progress(done, total)
+                progress(len(metas), total)
     except WorkerError as error:
         raise DatasetError(f"{error} Shards that are finished are kept; run the same command to go on.") from error
-    metas = [json.loads(line) for line in lines]
+    _finish(recipe, folder, shards, metas, problems)
+    return Dataset(folder)
+
+
+def _finish(
+    recipe: DatasetRecipe,
+    folder: Path,
+    shards: list[dict[str, Any]],
+    metas: list[dict[str, Any]],
+    problems: list[str],
+) -> None:
+    """Check the whole, then write the index and, last, the manifest."""
     leaks = leaks_between_splits(metas)
     if leaks:
         raise DatasetError(f"{len(leaks)} leaks between splits, the first: {leaks[0]}")
@@ -192,7 +203,7 @@ def build_dataset(
             f"{recipe.name}: the content hash is {content[:16]}..., the recipe pins {recipe.content_sha256[:16]}... "
             "The sources or the software differ from those that it was made with."
         )
-    _write_text(folder / INDEX, "\n".join(lines) + "\n")
+    _write_text(folder / INDEX, "".join(json.dumps(meta, sort_keys=True) + "\n" for meta in metas))
     manifest = {
         "format": FORMAT,
         "name": recipe.name,
@@ -203,7 +214,6 @@ def build_dataset(
         "problems": problems,
     }
     _write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    return Dataset(folder)
 
 
 def content_hash(metas: list[dict[str, Any]]) -> str:
