@@ -34,7 +34,7 @@ def medq(*words: object) -> tuple[int, str]:
 
 def test_version_and_help_answer():
     assert medq("--version") == (0, f"medq-uni {__version__}\n")
-    for verb in ("assess", "restore", "degrade", "train", "doctor", "demo"):
+    for verb in ("assess", "restore", "degrade", "dataset", "train", "doctor", "demo"):
         code, text = medq(verb, "--help")
         assert code == 0
         assert "Usage" in text
@@ -193,8 +193,10 @@ def test_doctor_measures_and_verifies():
 
 
 def test_every_command_of_the_readme_exists():
-    for line in re.findall(r"^medq (.+)$", README.read_text(), re.M):
+    pages = "\n".join(path.read_text() for path in (README, *README.parent.glob("docs/*.md")))
+    for line in re.findall(r"^medq (.+)$", pages, re.M):
         verb, *rest = line.split()
-        text = medq(verb, "--help")[1]
+        words = [verb, rest[0]] if verb == "dataset" else [verb]
+        text = medq(*words, "--help")[1]
         for flag in (word for word in rest if word.startswith("--")):
             assert flag.split("=")[0] in text, line

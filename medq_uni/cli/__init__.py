@@ -54,7 +54,9 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path("runs/run"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of real volumes with MANIFEST.csv.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Real volumes: FOLDER or KIND:FOLDER as in dataset build. Repeatable.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
 ) -> None:
     """Train a model by a recipe; the finished one is written to OUTPUT/model."""
@@ -66,8 +68,8 @@ def train(
         from medq_uni.train.recipe import read_recipe
 
         config = read_recipe(recipe)
-        if data is not None:
-            pairs, val_pairs = (replace(p, data=(str(data),)) for p in (config.pairs, config.val_pairs))
+        if data:
+            pairs, val_pairs = (replace(p, data=tuple(data)) for p in (config.pairs, config.val_pairs))
             config = replace(config, pairs=pairs, val_pairs=val_pairs)
         with progress_bar("train") as progress:
             trained = run(

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,16 +65,6 @@ def draw_phantom(modality: Modality, generator: torch.Generator, *, size: int = 
 def phantom(modality: Modality, generator: torch.Generator, *, size: int = 256) -> MedicalImage:
     """Return the image of :func:`draw_phantom`."""
     return draw_phantom(modality, generator, size=size).image
-
-
-def shepp_logan(size: int = 256) -> MedicalImage:
-    """Return the modified Shepp-Logan head (Toft 1996) as an MR image with values from 0 to 1."""
-    from skimage.data import shepp_logan_phantom
-    from skimage.transform import resize
-
-    values = resize(shepp_logan_phantom(), (size, size), anti_aliasing=True).astype(np.float32)
-    spacing_mm = (1.0, 240 / size, 240 / size)
-    return MedicalImage(values, spacing_mm, axial_affine(spacing_mm), Modality.MR, Units.ARBITRARY)
 
 
 Lesions = list[tuple[float, float, float]]

@@ -223,3 +223,10 @@ def test_bad_recipes_name_what_is_wrong(tmp_path: Path):
         read_dataset_recipe(tmp_path / "typo.json")
     with pytest.raises(ConfigError, match="same seed"):
         DatasetRecipe(name="x", splits=dict.fromkeys(("a", "b"), PairsConfig(count=1, seed=1)))
+
+
+def test_the_public_benchmark_is_the_pinned_one(tmp_path: Path):
+    recipe = read_dataset_recipe(ROOT / "benchmark/phantoms.json")
+    dataset = build_dataset(recipe, tmp_path / "phantoms")  # fails if the content differs
+    assert dataset.manifest["content_sha256"] == recipe.content_sha256
+    assert len(dataset) == 100

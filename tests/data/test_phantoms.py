@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medq_uni.data.phantoms import draw_phantom, phantom, shepp_logan
+from medq_uni.data.phantoms import draw_phantom, phantom
 from medq_uni.image import Units
 from medq_uni.taxonomy import Anatomy, Modality
 
@@ -59,9 +59,3 @@ def test_the_rim_of_a_ct_phantom_is_air():
 def test_too_small_a_phantom_is_refused():
     with pytest.raises(ValueError, match="at least 32"):
         phantom(Modality.CT, generator(0), size=8)
-
-
-def test_shepp_logan_lies_between_0_and_1():
-    image = shepp_logan(64)
-    assert image.shape == (1, 64, 64)
-    assert 0 <= image.voxels.min() < image.voxels.max() <= 1
