@@ -99,8 +99,8 @@ class Reference:
     subject: str
     volume: str
     z: int
-    lower: tuple[tuple[float, MedicalImage], ...] = ()
-    """(Dose reduction, slice) of the same slice measured at lower doses."""
+    lower: tuple[float, MedicalImage] | None = None
+    """Dose reduction and voxels of the same slice measured at a lower dose."""
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -126,8 +126,8 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     reference = _real_reference(config, task.modality, severity is Severity.NONE, generator) if use_real else None
     source = "phantom" if reference is None else "real"
     reference = reference or _phantom_reference(config, task.modality, index, generator)
-    if reference.lower and severity is not Severity.NONE:
-        degraded, records, effects = _measured(reference, task, generator)
+    if reference.lower is not None:
+        degraded, records, effects = _measured(reference, reference.lower, task)
     else:
         wanted = [(task, severity)]
         others = [other for other in tasks_of(task.modality) if other is not task]
@@ -193,19 +193,23 @@ def _real_reference(
             continue
         z = candidates[randint(len(candidates), generator)]
         image = sources.load_reference(volume).slice_at(z)
-        lower = tuple((one.reduction, sources.load_lower(volume, one).slice_at(z)) for one in volume.lower)
-        if config.vary_real and not lower:
+        if config.vary_real and not volume.lower:
             image = vary(image, generator)
         own = physics.own_noise(image)
-        if not must_be_good or own <= NOISE_LIMITS[modality]:
-            return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower)
+        if must_be_good and own > NOISE_LIMITS[modality]:
+            continue
+        lower = None
+        if volume.lower and not must_be_good:
+            one = volume.lower[randint(len(volume.lower), generator)]
+            lower = one.reduction, sources.load_lower(volume, one).slice_at(z)
+        return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower)
     return None
 
 
 def _measured(
-    reference: Reference, task: Task, generator: torch.Generator
+    reference: Reference, lower: tuple[float, MedicalImage], task: Task
 ) -> tuple[MedicalImage, tuple[physics.DegradationRecord, ...], tuple[float, ...]]:
-    reduction, image = reference.lower[randint(len(reference.lower), generator)]
+    reduction, image = lower
     measured = physics.total_effect(physics.effect(image, reference.image, task), reference.own_noise, task)
     is_ct = task.modality is Modality.CT
     params: dict[str, float | int] = {"dose_fraction": 1 / reduction} if is_ct else {"dose_reduction": reduction}
