@@ -30,7 +30,7 @@ def main() -> None:
     """Print markdown tables, and write the pictures where a folder is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", nargs="*", default=[], help="sources of real volumes; split train is used")
-    parser.add_argument("--slices", type=int, default=30, help="phantoms, and real slices, of every modality")
+    parser.add_argument("--slices", type=int, default=20, help="phantoms, and real slices, of every modality")
     parser.add_argument("--pictures", type=Path, help="write one picture per task here")
     options = parser.parse_args()
     sets = {"phantoms": list(_phantoms(options.slices))}

@@ -1,6 +1,6 @@
 """Print how fast training pairs are made: seconds per pair of every task, throughput against workers, memory.
 
-Run: python -m benchmarks.pairs [--size N] [--pairs N] [--memory N]      (2 CPU cores, about 3 minutes)
+Run: python -m benchmarks.pairs [--size N] [--pairs N] [--memory N]      (2 CPU cores, about 6 minutes)
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main() -> None:
     """Print markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="side of the slices in pixels")
-    parser.add_argument("--pairs", type=int, default=120, help="pairs of the dataset that is built")
-    parser.add_argument("--memory", type=int, default=600, help="pairs drawn while memory is watched")
+    parser.add_argument("--pairs", type=int, default=600, help="pairs of the dataset that is built")
+    parser.add_argument("--memory", type=int, default=10_000, help="pairs drawn while memory is watched")
     options = parser.parse_args()
     _print_tasks(options.size)
     _print_workers(options.size, options.pairs)
@@ -54,12 +54,12 @@ def _print_tasks(size: int) -> None:
 
 
 def _print_workers(size: int, count: int) -> None:
-    print(f"\nBuilding {count} phantom pairs of {size}x{size} into shards of 10:\n")
+    print(f"\nBuilding {count} phantom pairs of {size}x{size} into shards of 50:\n")
     print("| workers | pairs per second | ratio |\n|---|---|---|")
     rates = []
     for workers in (1, 2):
         pairs = PairsConfig(count=count, seed=1, phantom_sizes=(size,))
-        recipe = DatasetRecipe(name="speed", splits={"test": pairs}, pairs_per_shard=10)
+        recipe = DatasetRecipe(name="speed", splits={"test": pairs}, pairs_per_shard=50)
         torch.set_num_threads(1)  # as in every worker
         with tempfile.TemporaryDirectory() as folder:
             seconds = _seconds(functools.partial(build_dataset, recipe, Path(folder) / "set", workers=workers))
@@ -68,8 +68,8 @@ def _print_workers(size: int, count: int) -> None:
 
 
 def _print_memory(count: int) -> None:
-    config = PairsConfig(count=count, seed=1, phantom_sizes=(128,), mixed_fraction=0.2)
-    warm = max(count // 5, 1)
+    config = PairsConfig(count=count, seed=1, phantom_sizes=(48,), mixed_fraction=0.2)
+    warm = max(count // 20, 1)
     for index in range(warm):
         draw_pair(config, index)
     before = _resident()
