@@ -178,6 +178,13 @@ def test_another_recipe_or_a_foreign_folder_is_refused(copy: Path, tmp_path: Pat
         Dataset(tmp_path / "mine")
 
 
+def test_real_volumes_without_a_source_are_not_replaced_by_phantoms(tmp_path: Path):
+    for path in (ROOT / "benchmark/real.json", ROOT / "recipes/dataset-paper.json"):
+        with pytest.raises(DatasetError, match=r"has no source.*--source"):
+            build_dataset(read_dataset_recipe(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_pinned_content_hash_is_kept(built: Path, tmp_path: Path):
     pinned = replace(RECIPE, content_sha256=Dataset(built).manifest["content_sha256"])
     build_dataset(pinned, tmp_path / "pinned")
