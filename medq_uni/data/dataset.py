@@ -296,7 +296,8 @@ def _check_sources(recipe: DatasetRecipe, strict: bool, warn: Callable[[str], No
     bare = next((name for name, pairs in recipe.splits.items() if pairs.real_fraction >= 1 and not pairs.data), None)
     if bare is not None:
         raise DatasetError(
-            f"{recipe.name}: split {bare} wants real volumes alone and has no source. Pass sources (--source KIND:FOLDER)."
+            f"{recipe.name}: split {bare} wants real volumes alone and has no source. "
+            "Pass sources (--source KIND:FOLDER)."
         )
     sources = sorted({source for pairs in recipe.splits.values() for source in pairs.data})
     problems = layouts.problems_of(sources)
