@@ -18,6 +18,7 @@ from medq_uni.data import layouts, sources
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
+from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.taxonomy import EFFECT_BOUNDS, EFFECT_UNITS, NOISE_LIMITS, Modality, Severity, Task
 
 GRADES = tuple(Severity)[1:]
@@ -51,8 +52,8 @@ def _phantoms(count: int) -> Iterator[MedicalImage]:
 
 def _real(data: list[str], count: int) -> Iterator[MedicalImage]:
     """Yield slices that take turns among the volumes of a modality."""
+    volumes = [v for source in data for v in layouts.read_source(source).volumes if v.split == "train"]
     for modality in Modality:
-        volumes = [v for s in data for v in layouts.read_source(s).volumes if v.split == "train"]
         chosen: list[tuple[sources.Volume, int]] = []
         for volume in (volume for volume in volumes if volume.modality is modality):
             usable = sources.usable_slices(volume)
@@ -114,7 +115,7 @@ def _picture(task: Task, folder: Path) -> None:
 
     reference = draw_phantom(task.modality, generator_of(SEED, 99, list(Task).index(task)), size=PICTURE_SIZE).image
     truth = reference.voxels[0]
-    low, high = (-160, 240) if task.modality is Modality.CT else (0, float(np.percentile(truth, 99.7)))
+    low, high = CT_WINDOW_HU if task.modality is Modality.CT else (0, float(np.percentile(truth, 99.7)))
     figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), layout="constrained")
     for column, grade in enumerate(Severity):
         made = _degrade(reference, task, grade, 0, 0)

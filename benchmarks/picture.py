@@ -17,6 +17,7 @@ from medq_uni import physics
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.pipeline import Restorer
+from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.report import scores
 from medq_uni.taxonomy import Modality, Severity, Task
 
@@ -33,8 +34,8 @@ def main() -> None:
         truth = draw_phantom(task.modality, generator, size=256).image
         degraded = physics.degrade(truth, [(task, Severity.MODERATE)], generator).image
         result = restorer.restore(degraded)
-        high = 240.0 if task.modality is Modality.CT else float(np.percentile(truth.voxels, 99.5))
-        low = -160.0 if task.modality is Modality.CT else 0.0
+        is_ct = task.modality is Modality.CT
+        low, high = CT_WINDOW_HU if is_ct else (0.0, float(np.percentile(truth.voxels, 99.5)))
         gray = "gray_r" if task.modality is Modality.PET else "gray"
         for axis, name, image in zip(
             row, ("before", "after", "truth"), (degraded, result.restored, truth), strict=False

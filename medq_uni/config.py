@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -297,6 +298,23 @@ def from_json(cls: type[T], text: str) -> T:
         is_unknown = first["type"] == "unexpected_keyword_argument"
         hint = f" Did you mean {near[0]!r}?" if near and is_unknown else ""
         raise ConfigError(f"{cls.__name__}: {key or 'JSON'}: {first['msg']}.{hint}") from None
+
+
+def read_json(cls: type[T], path: str | Path, *, where: str) -> T:
+    """Read a configuration of type ``cls`` from a JSON file.
+
+    Args:
+        cls: What to read.
+        path: The file.
+        where: Where such files are, for the message when there is none.
+
+    Raises:
+        ConfigError: If the file is missing, or as :func:`from_json`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in {where}.")
+    return from_json(cls, path.read_text(encoding="utf-8"))
 
 
 def _nested_dataclasses(cls: Any, seen: set[type]) -> set[type]:

@@ -16,7 +16,7 @@ import torch
 from medq_uni import __version__
 from medq_uni.description import degradation_words
 from medq_uni.image import MedicalImage
-from medq_uni.io.atomic import atomic_file
+from medq_uni.io.atomic import write_text
 from medq_uni.metrics import psnr, ssim
 from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.restoration import RESEARCH_USE, Restoration
@@ -60,11 +60,7 @@ def render(items: Sequence[ReportItem], *, title: str = "MedQ-UNI report") -> st
 
 def write_report(items: Sequence[ReportItem], path: str | Path, *, title: str = "MedQ-UNI report") -> None:
     """Write the page of :func:`render`, whole or not at all; an older report is replaced."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = render(items, title=title)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(Path(path), render(items, title=title))
 
 
 def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:

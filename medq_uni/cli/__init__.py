@@ -15,7 +15,16 @@ import typer
 
 from medq_uni import __version__
 from medq_uni.cli import dataset, images
-from medq_uni.cli.shared import BAD_INPUT, NOTICE, SOME_FAILED, ModelOption, clear_errors, progress_bar, state
+from medq_uni.cli.shared import (
+    BAD_INPUT,
+    NOTICE,
+    SOME_FAILED,
+    ModelOption,
+    SourcesOption,
+    clear_errors,
+    progress_bar,
+    state,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,23 +63,18 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path("runs/run"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Real volumes: FOLDER or KIND:FOLDER as in dataset build. Repeatable.")
-    ] = None,
+    source: SourcesOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
 ) -> None:
     """Train a model by a recipe; the finished one is written to OUTPUT/model."""
     with clear_errors():
-        from dataclasses import replace
-
         from medq_uni.train.loop import train as run
         from medq_uni.train.publish import publish
         from medq_uni.train.recipe import read_recipe
 
         config = read_recipe(recipe)
-        if data:
-            pairs, val_pairs = (replace(p, data=tuple(data)) for p in (config.pairs, config.val_pairs))
-            config = replace(config, pairs=pairs, val_pairs=val_pairs)
+        if source:
+            config = config.with_sources(tuple(source))
         with progress_bar("train") as progress:
             trained = run(
                 config,

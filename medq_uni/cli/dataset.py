@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medq_uni.cli.shared import BAD_INPUT, OverwriteOption, clear_errors, progress_bar
+from medq_uni.cli.shared import BAD_INPUT, OverwriteOption, SourcesOption, clear_errors, progress_bar
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify and show datasets of degraded and reference pairs.")
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of the dataset.")]
@@ -17,10 +17,7 @@ FolderArgument = Annotated[Path, typer.Argument(help="Folder of the dataset.")]
 def build(
     recipe: Annotated[Path, typer.Argument(help="Dataset recipe; see recipes/ and benchmark/.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the dataset.")],
-    source: Annotated[
-        list[str] | None,
-        typer.Option(help="Real volumes: FOLDER, or KIND:FOLDER with aapm-mayo, ixi, udpet, ct, mr, pet. Repeatable."),
-    ] = None,
+    source: SourcesOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, or Ray tasks at a time.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster that shares OUTPUT, or auto.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first problem of a source.")] = False,

@@ -22,6 +22,14 @@ BAD_INPUT, SOME_FAILED = 1, 3
 ModalityOption = Annotated[Modality | None, typer.Option(help="Overrides what the header says.")]
 ModelOption = Annotated[str, typer.Option(help="Name of an embedded model, or a folder of weights.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+SourcesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        "--data",
+        help="Real volumes: FOLDER, or KIND:FOLDER with aapm-mayo, ixi, udpet, ct, mr, pet. Repeatable.",
+    ),
+]
 
 
 state = {"debug": False}

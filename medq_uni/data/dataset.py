@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.config import ConfigError, from_json
+from medq_uni.config import ConfigError, read_json
 from medq_uni.data import layouts
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.shards import (
@@ -25,7 +25,7 @@ from medq_uni.data.shards import (
     write_shard,
 )
 from medq_uni.distribute import WorkerError, map_items
-from medq_uni.io.atomic import atomic_file
+from medq_uni.io.atomic import write_text
 
 FORMAT = 1
 MANIFEST, INDEX, RECIPE = "dataset.json", "index.jsonl", "recipe.json"
@@ -72,11 +72,7 @@ def read_dataset_recipe(path: Path) -> DatasetRecipe:
     Raises:
         ConfigError: If the file is missing or wrong; the message names the key.
     """
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such recipe. The ones that come with the project are in recipes/ and benchmark/."
-        )
-    return from_json(DatasetRecipe, path.read_text(encoding="utf-8"))
+    return read_json(DatasetRecipe, path, where="recipes/ and benchmark/")
 
 
 @dataclass(frozen=True)
@@ -203,7 +199,7 @@ def _finish(
             f"{recipe.name}: the content hash is {content[:16]}..., the recipe pins {recipe.content_sha256[:16]}... "
             "The sources or the software differ from those that it was made with."
         )
-    _write_text(folder / INDEX, "".join(json.dumps(meta, sort_keys=True) + "\n" for meta in metas))
+    write_text(folder / INDEX, "".join(json.dumps(meta, sort_keys=True) + "\n" for meta in metas))
     manifest = {
         "format": FORMAT,
         "name": recipe.name,
@@ -213,7 +209,7 @@ def _finish(
         "content_sha256": content,
         "problems": problems,
     }
-    _write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def content_hash(metas: list[dict[str, Any]]) -> str:
@@ -320,9 +316,4 @@ def _claim(recipe: DatasetRecipe, folder: Path) -> None:
         raise DatasetError(f"{folder.name}: the folder is not empty. Choose another one.")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(path, text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)

@@ -226,10 +226,15 @@ def _draw_volume(config: PairsConfig, modality: Modality, generator: torch.Gener
 
 
 @functools.lru_cache(maxsize=16)
+def _volumes(source: str) -> tuple[sources.Volume, ...]:
+    return tuple(layouts.read_source(source).volumes)
+
+
+@functools.lru_cache(maxsize=16)
 def _groups(data: tuple[str, ...], split: str, modality: Modality) -> tuple[tuple[sources.Volume, ...], ...]:
     # volumes of one collection count as one group, so that many small crops do not outweigh a few whole scans
     groups: dict[str, list[sources.Volume]] = {}
-    for volume in (volume for source in data for volume in layouts.read_source(source).volumes):
+    for volume in (volume for source in data for volume in _volumes(source)):
         if volume.modality is modality and volume.split == split:
             groups.setdefault(volume.group, []).append(volume)
     return tuple(tuple(group) for group in groups.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from medq_uni.data.pairs import PairsConfig, draw_pair, generator_of, randint
 from medq_uni.distribute import map_items
+from medq_uni.io.atomic import write_text
 from medq_uni.preprocess import Scaling, scaling_of
 from medq_uni.taxonomy import Anatomy, Severity, Task
 
@@ -98,9 +98,7 @@ def build_pool(
                 progress(index + 1, config.count)
     arrays.flush()
     del arrays
-    partial = stamp_path.with_suffix(".part")
-    partial.write_text(stamp)
-    os.replace(partial, stamp_path)
+    write_text(stamp_path, stamp)
     return PairPool(folder)
 
 

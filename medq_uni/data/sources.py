@@ -82,7 +82,7 @@ def anatomy_of(words: str) -> Anatomy:
     return next((anatomy for key, anatomy in _ANATOMY_WORDS if key in words), Anatomy.BODY)
 
 
-def read_manifest(folder: Path, *, split: str | None = None) -> list[Volume]:
+def read_manifest(folder: Path) -> list[Volume]:
     """Return the volumes that the manifest of a folder lists, in its order.
 
     Raises:
@@ -97,8 +97,6 @@ def read_manifest(folder: Path, *, split: str | None = None) -> list[Volume]:
             missing = [column for column in COLUMNS if not row.get(column)]
             if missing:
                 raise ManifestError(f"{MANIFEST_NAME} line {number}: no value for {', '.join(missing)}.")
-            if split is not None and row["split"] != split:
-                continue
             if row["modality"] not in list(Modality):
                 raise ManifestError(
                     f"{MANIFEST_NAME} line {number}: modality must be one of {', '.join(Modality)}, "
@@ -141,8 +139,9 @@ def load_reference(volume: Volume) -> MedicalImage:
     return load(volume.path, volume.modality, volume.units)
 
 
+@functools.lru_cache(maxsize=4)
 def load_lower(volume: Volume, lower: LowerDose) -> MedicalImage:
-    """Return the voxels of a volume at a lower dose.
+    """Return the voxels of a volume at a lower dose, checked once against the full dose.
 
     Raises:
         ManifestError: If it is not the same scan: other shape, other place, or the very same voxels.

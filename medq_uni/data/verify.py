@@ -12,6 +12,7 @@ from medq_uni.data.dataset import INDEX, Dataset, content_hash, leaks_between_sp
 from medq_uni.data.shards import DatasetError, StoredPair, digest_of, file_digest, read_shard
 from medq_uni.description import DescriptionError, QualityDescription
 from medq_uni.io.atomic import atomic_file
+from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.taxonomy import Modality, Severity, Task
 
 CELL_INCHES = 1.5
@@ -47,12 +48,12 @@ def verify_dataset(folder: str | Path, *, progress: Callable[[int, int], None] |
         if progress is not None:
             progress(number, len(shards))
     known = {shard["name"] for shard in shards}
-    problems += [f"{path.name}: not part of the dataset." for path in _tars(dataset.folder) if path.name not in known]
+    problems += [
+        f"{path.name}: not part of the dataset."
+        for path in sorted(dataset.folder.glob("*.tar"))
+        if path.name not in known
+    ]
     return problems + leaks_between_splits(metas)
-
-
-def _tars(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.tar"))
 
 
 def _shard_problems(path: Path, shard: dict[str, Any], metas: list[dict[str, Any]]) -> list[str]:
@@ -93,6 +94,9 @@ def contact_sheet(folder: str | Path, path: Path, *, columns: int = 4) -> None:
         folder: The dataset.
         path: PNG to write.
         columns: Most pairs of one task and grade.
+
+    Raises:
+        DatasetError: If there is no finished dataset, or one of its shards is damaged.
     """
     import matplotlib
 
@@ -125,5 +129,5 @@ def contact_sheet(folder: str | Path, path: Path, *, columns: int = 4) -> None:
 
 def _window(pair: StoredPair) -> tuple[float, float]:
     if Modality(pair.meta["modality"]) is Modality.CT:
-        return -160.0, 240.0
+        return CT_WINDOW_HU
     return 0.0, max(float(np.percentile(pair.reference, 99.7)), 1e-6)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medq_uni.io.atomic import atomic_file, check_target
+from medq_uni.io.atomic import check_target, write_text
 
 NOT_DIAGNOSTIC = "Research use only. Not for diagnostic use."
 SIDECAR_SUFFIX = ".medq.json"
@@ -102,5 +102,4 @@ def write_sidecar(path: str | Path, record: dict[str, Any], *, overwrite: bool =
     path = Path(path)
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n"
     check_target(path, overwrite=overwrite)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)

@@ -53,20 +53,13 @@ def ct_counts(image: Tensor, *, params: Params, spacing_mm: tuple[float, float],
     place = fan.gamma(image) / coarse.step + (coarse.num_detectors - 1) / 2
     path = ct.resample_detectors(sinogram, place).clamp(0, 12)
     to_hu = 1000 / ct.MU_WATER_PER_MM / pixel
-    quantum, electronic = ct.noise_variances(path, params)
-    white = torch.randn(2, *path.shape, generator=generator)
-    linear = fan.filtered_backprojection(white * torch.stack([quantum, electronic]).sqrt()) * to_hu
-    body = image > -500 if bool((image > -500).any()) else torch.ones_like(image, dtype=torch.bool)
-    target = float(params["noise_sd_hu"])
-    photons = ct.photons_for(float(linear[0][body].var()), float(linear[1][body].var()), target)
+    _, photons = ct.expose(image, path, params, lambda rays: fan.filtered_backprojection(rays) * to_hu, generator)
     dose, readout = float(params["dose_fraction"]), float(params["electronic_counts"])
     full = torch.poisson(photons * torch.exp(-path), generator=generator)
     low = torch.binomial(full, torch.full_like(full, dose), generator=generator)
     counts = torch.stack([full, low]) + readout * torch.randn(2, *path.shape, generator=generator)
     logs = -torch.log(counts.clamp(min=ELECTRONIC_FLOOR) / torch.tensor([1.0, dose])[:, None, None])
-    added = fan.filtered_backprojection((logs[1] - logs[0])[None])[0] * to_hu
-    inside = (image >= ct.HU_RANGE[0]) & (image <= ct.HU_RANGE[1])
-    return torch.where(inside, (image + added).clamp(*ct.HU_RANGE), image)
+    return ct.add_in_range(image, fan.filtered_backprojection((logs[1] - logs[0])[None])[0] * to_hu)
 
 
 def mr_equispaced(image: Tensor, *, params: Params, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from medq_uni.taxonomy import EFFECT_BOUNDS, Severity, Task
 MU_WATER_PER_MM = 0.0195
 """Linear attenuation of water at about 70 keV."""
 HU_RANGE = (-1024.0, 3071.0)
+BODY_HU = -500.0
+"""The body begins here."""
 DOSE = {Severity.MILD: (0.4, 0.6), Severity.MODERATE: (0.2, 0.3), Severity.SEVERE: (0.05, 0.1)}
 """Dose fraction by grade."""
 NOISIEST_HU = 120.0
@@ -67,19 +70,45 @@ def low_dose(
         generator: Source of the noise.
     """
     height, width = image.shape
-    body = image > -500
+    pixel = sum(spacing_mm) / 2
+    path = _line_integrals(image.clamp(*HU_RANGE), pixel)
+    radon = Radon(height, width, VIEWS)
+    to_hu = 1000 / MU_WATER_PER_MM / pixel
+    noise, photons = expose(image, path, params, lambda rays: radon.filtered_backprojection(rays) * to_hu, generator)
+    return add_in_range(image, noise[0] / math.sqrt(photons) + noise[1] / photons)
+
+
+def expose(
+    image: Tensor,
+    path: Tensor,
+    params: dict[str, Parameter],
+    reconstruct: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    """Return noise for I0 = 1 and the I0 that brings it to the recorded standard deviation inside the body.
+
+    Args:
+        image: (H, W) in HU.
+        path: Line integrals (V, D).
+        params: As :func:`draw_low_dose` returns them.
+        reconstruct: Filtered backprojection of (2, V, D) into (2, H, W) in HU.
+        generator: Source of the noise.
+
+    Returns:
+        Quantum and electronic noise (2, H, W) in HU, to be divided by sqrt(I0) and I0, and I0 in photons.
+    """
+    variances = torch.stack(noise_variances(path, params))
+    noise = reconstruct(torch.randn(2, *path.shape, generator=generator) * variances.sqrt())
+    body = image > BODY_HU
     if not bool(body.any()):
         body = torch.ones_like(body)
+    photons = photons_for(float(noise[0][body].var()), float(noise[1][body].var()), float(params["noise_sd_hu"]))
+    return noise, photons
+
+
+def add_in_range(image: Tensor, added: Tensor) -> Tensor:
+    """Return image plus noise, held within :data:`HU_RANGE`; values that were outside it stay as they are."""
     inside = (image >= HU_RANGE[0]) & (image <= HU_RANGE[1])
-    target_hu = float(params["noise_sd_hu"])
-    path = _line_integrals(image.clamp(*HU_RANGE), sum(spacing_mm) / 2)
-    quantum, electronic = noise_variances(path, params)
-    radon = Radon(height, width, VIEWS)
-    white = torch.randn(2, VIEWS, radon.num_detectors, generator=generator)
-    noise = radon.filtered_backprojection(white * torch.stack([quantum, electronic]).sqrt())
-    noise = noise * (1000 / MU_WATER_PER_MM / (sum(spacing_mm) / 2))
-    photons = photons_for(float(noise[0][body].var()), float(noise[1][body].var()), target_hu)
-    added = noise[0] / math.sqrt(photons) + noise[1] / photons
     return torch.where(inside, (image + added).clamp(*HU_RANGE), image)
 
 

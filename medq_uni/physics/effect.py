@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.image import MedicalImage
+from medq_uni.physics.ct import BODY_HU
 from medq_uni.physics.operators import gaussian_blur
 from medq_uni.taxonomy import NOISE_LIMITS, Modality, Task
 
-BODY_HU = -500.0
 FOREGROUND = 0.05
 """MR and PET foreground begins at this fraction of the 99.9th percentile."""
 SOFT_TISSUE_HU = (-50.0, 200.0)
@@ -97,11 +97,11 @@ def _slice_noise(image: Tensor, modality: Modality | None) -> float:
         high = F.conv2d(image[None, None], kernel[None, None], padding=1)[0, 0] / 6
         local = F.avg_pool2d(high.square()[None], window, 1)[0].sqrt()[whole]
         return float(torch.quantile(local, 0.25)) / float(image[inside].mean())
-    mean = F.avg_pool2d(image[None], window, 1)[0]
     centered = image - float(image[inside].mean())  # a variance of small numbers keeps its digits
     offset = F.avg_pool2d(centered[None], window, 1)[0]
     spread = (F.avg_pool2d(centered.square()[None], window, 1)[0] - offset.square()).clamp(min=0).sqrt()
     if modality is Modality.PET:
+        mean = F.avg_pool2d(image[None], window, 1)[0]
         return float(torch.quantile((spread / mean.clamp(min=1e-6))[whole], 0.1))
     return _mode(spread[whole])
 

@@ -55,10 +55,7 @@ class DegradationRecord:
         Raises:
             RecordError: If it is no record, or of a version that this software cannot replay.
         """
-        try:
-            return cls.from_fields(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RecordError(f"not a degradation record (not JSON: {error}).") from error
+        return cls.from_fields(_parsed(text))
 
     @classmethod
     def from_fields(cls, values: Any) -> DegradationRecord:
@@ -92,16 +89,20 @@ def read_records(text: str) -> tuple[DegradationRecord, ...]:
     Raises:
         RecordError: As :meth:`DegradationRecord.from_json`.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"not a degradation record (not JSON: {error}).") from error
+    values = _parsed(text)
     if isinstance(values, dict) and "degradation" in values:
         values = values["degradation"]
     listed: Sequence[Any] = values if isinstance(values, list) else [values]
     if not listed:
         raise RecordError("the list of degradation records is empty.")
     return tuple(DegradationRecord.from_fields(one) for one in listed)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"not a degradation record (not JSON: {error}).") from error
 
 
 def _numbers(values: Any) -> dict[str, Parameter]:

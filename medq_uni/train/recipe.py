@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from medq_uni.config import ConfigError, ModelConfig, from_json
+from medq_uni.config import ConfigError, ModelConfig, read_json
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.taxonomy import Task
 from medq_uni.train.losses import LossWeights
@@ -107,6 +107,11 @@ class TrainConfig:
     validate_every: int = 500
     """Steps between validations."""
 
+    def with_sources(self, data: tuple[str, ...]) -> TrainConfig:
+        """Return the recipe with other sources of real volumes for training and validation."""
+        pairs, val_pairs = (replace(pairs, data=data) for pairs in (self.pairs, self.val_pairs))
+        return replace(self, pairs=pairs, val_pairs=val_pairs)
+
 
 def read_recipe(path: Path) -> TrainConfig:
     """Return the recipe of a JSON file.
@@ -114,7 +119,4 @@ def read_recipe(path: Path) -> TrainConfig:
     Raises:
         ConfigError: If the file is missing or wrong; the message names the key.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in recipes/.")
-    return from_json(TrainConfig, path.read_text(encoding="utf-8"))
+    return read_json(TrainConfig, path, where="recipes/")
