@@ -61,9 +61,11 @@ def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: 
         import ray
     except ImportError as error:
         raise ValueError('a Ray address needs Ray. Install it: pip install "medq-uni[ray]"') from error
+    is_ours = not ray.is_initialized()
     try:
-        _knock(address)  # Ray itself would wait for minutes
-        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+        if is_ours:
+            _knock(address)  # Ray itself would wait for minutes
+            ray.init(address=address, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"no Ray cluster answers at {address!r}. Start one: ray start --head") from error
     task: Any = ray.remote(num_cpus=1, max_retries=2)(_call)
@@ -79,7 +81,8 @@ def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: 
     finally:
         for reference in waiting:
             ray.cancel(reference)
-        ray.shutdown()
+        if is_ours:
+            ray.shutdown()
 
 
 def _knock(address: str) -> None:

@@ -120,13 +120,21 @@ class Dataset:
         return sum(shard["pairs"] for shard in self.manifest["shards"])
 
     def index(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known about every pair, without its voxels."""
+        """Yield what is known about every pair, without its voxels.
+
+        Raises:
+            OSError: If the index is gone.
+        """
         with (self.folder / INDEX).open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
 
     def pairs(self, split: str | None = None) -> Iterator[StoredPair]:
-        """Yield the pairs of one split, or of all."""
+        """Yield the pairs of one split, or of all.
+
+        Raises:
+            DatasetError: If a shard is missing or damaged.
+        """
         for shard in self.manifest["shards"]:
             if split is None or shard["split"] == split:
                 yield from read_shard(self.folder / shard["name"])
@@ -157,6 +165,7 @@ def build_dataset(
 
     Raises:
         DatasetError: If the folder holds another dataset, a source is unusable, or one subject or scan is on two sides.
+        ManifestError: If a source does not exist, or holds nothing that can be used.
     """
     folder = Path(folder)
     problems = _check_sources(recipe, strict, warn)

@@ -134,7 +134,7 @@ def read_shard(path: Path) -> Iterator[StoredPair]:
             for member in tar:
                 content = tar.extractfile(member)
                 if content is None:
-                    raise DatasetError(f"{path.name}: {member.name} is not a file.")
+                    raise DatasetError(f"{path.name}: {member.name} is not a file. Build the dataset again.")
                 files[member.name.partition(".")[2]] = content.read()
                 if len(files) == 3:
                     meta = json.loads(files["json"])

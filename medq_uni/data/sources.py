@@ -66,7 +66,7 @@ class Volume:
     group: str = ""
     """Volumes of one group are drawn with equal chance, and so are the groups."""
     name: str = ""
-    """What an index calls the volume; no path, for that may name a patient."""
+    """What an index calls the volume: a hash, for a path may name a patient; of a manifest, the path that it lists."""
     lower: tuple[LowerDose, ...] = ()
 
 

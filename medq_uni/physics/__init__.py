@@ -205,9 +205,10 @@ def _degrade_slice(image: MedicalImage, z: int, chain: tuple[DegradationRecord, 
     size = tuple(max(8, round(n * s / side)) for n, s in zip(values.shape, spacing, strict=True))
     square = F.interpolate(values[None, None], size=size, mode="bilinear")[0, 0]
     change = _one(square, record, z, (side, side)) - square
-    low = ct.HU_RANGE[0] if image.modality is Modality.CT else 0.0
-    restored = values + F.interpolate(change[None, None], size=tuple(values.shape), mode="bilinear")[0, 0]
-    return torch.where(values < low, values, restored.clamp(min=low)).numpy()
+    change = F.interpolate(change[None, None], size=tuple(values.shape), mode="bilinear")[0, 0]
+    if image.modality is Modality.CT:
+        return ct.add_in_range(values, change).numpy()
+    return torch.where(values < 0, values, (values + change).clamp(min=0)).numpy()
 
 
 def _one(values: Tensor, record: DegradationRecord, number: int, spacing_mm: tuple[float, float]) -> Tensor:
@@ -237,7 +238,10 @@ def _check_modality(image: MedicalImage, record: DegradationRecord) -> None:
 
 def _check_record(record: DegradationRecord) -> None:
     if record.method == MEASURED:
-        raise RecordError("the record is of a pair measured at two doses; there is nothing to replay.")
+        raise RecordError(
+            "the record is of a pair measured at two doses; there is nothing to replay. "
+            "Take the lower dose itself, or a record of simulated degradation."
+        )
     if record.method not in methods_of(record.task):
         known = ", ".join(methods_of(record.task))
         raise RecordError(f"{record.task.value} has no method {record.method!r}; this software knows {known}.")

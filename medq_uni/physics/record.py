@@ -94,7 +94,7 @@ def read_records(text: str) -> tuple[DegradationRecord, ...]:
         values = values["degradation"]
     listed: Sequence[Any] = values if isinstance(values, list) else [values]
     if not listed:
-        raise RecordError("the list of degradation records is empty.")
+        raise RecordError("the list of degradation records is empty. Give at least one, as written by `medq degrade`.")
     return tuple(DegradationRecord.from_fields(one) for one in listed)
 
 

@@ -127,11 +127,12 @@ def test_rectangular_pixels_keep_shape_and_grade(task: Task):
     assert np.isfinite(made.image.voxels).all()
 
 
-def test_values_outside_the_physical_range_pass_through():
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 1.4, 0.7)], ids=["square", "rectangular"])
+def test_values_outside_the_physical_range_pass_through(spacing_mm: tuple[float, float, float]):
     voxels = image_for(Task.CT_LOW_DOSE).voxels.copy()
     voxels[0, :5] = -3024
     voxels[0, 50, 50] = 20000
-    image = MedicalImage(voxels, modality=Modality.CT)
+    image = MedicalImage(voxels, spacing_mm, modality=Modality.CT)
     made = physics.apply(image, physics.draw(Task.CT_LOW_DOSE, Severity.SEVERE, generator()))
     assert (made.voxels[0, :5] == -3024).all()
     assert made.voxels[0, 50, 50] == 20000

@@ -33,6 +33,17 @@ def test_items_are_mapped_in_order_on_a_cluster_and_a_failure_names_its_item(add
         list(map_items(square, [1, -2, 3], workers=2, address=address))
 
 
+def test_a_session_of_the_caller_is_used_and_left_alone(address: str):
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    try:
+        assert list(map_items(square, [2, 3], address=address)) == [4, 9]
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
 def test_a_dataset_built_on_a_cluster_has_the_bytes_of_one_built_here(address: str, tmp_path: Path):
     pairs = PairsConfig(count=12, seed=1, phantom_sizes=(40,))
     recipe = DatasetRecipe(name="tiny", splits={"test": pairs}, pairs_per_shard=5)
