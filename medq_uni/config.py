@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+Precision = Literal["float32", "bfloat16", "int8", "nf4"]
 
 
 class ConfigError(ValueError):
@@ -104,6 +105,9 @@ class VisionConfig:
 
     spectrum_block: int = 0
     """Side of the blocks whose log-spectrum is added to the patch embedding; divides patch_size, 0 is off."""
+    view_sides: tuple[int, int] | None = None
+    """Smallest short and largest long side, in pixels, to which an image is resized for the encoder, as the base
+    model was trained; None shows it at native resolution."""
 
     def __post_init__(self) -> None:
         """Check the stem and the spectrum against the patch."""
@@ -232,6 +236,19 @@ class ModelConfig:
     def token_channels(self) -> int:
         """Numbers in one latent token."""
         return self.latent_patch_size**2 * self.codec.latent_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a network is run: in which numbers, and where its weights wait."""
+
+    precision: Precision | None = None
+    """Numbers of the weights; None is float32 for our models and bfloat16 for released checkpoints. int8 and nf4 hold
+    the linear layers of the transformer's blocks in 8 or 4 bits and compute in bfloat16; the codec stays in float32."""
+    offload: bool = False
+    """Whether blocks wait in host memory and visit the device one at a time."""
+    compile: bool = False
+    """Whether blocks are compiled at their first run."""
 
 
 @dataclass(frozen=True, kw_only=True)

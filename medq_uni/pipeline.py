@@ -9,7 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from medq_uni import __version__
-from medq_uni.config import SamplerConfig
+from medq_uni.config import Execution, SamplerConfig
 from medq_uni.data.pairs import generator_of
 from medq_uni.description import (
     DEFAULT_ASSESS,
@@ -32,13 +32,14 @@ from medq_uni.model.inference import Context
 from medq_uni.preprocess import (
     CannotAssess,
     Inverse,
-    Scaling,
     as_channels,
+    as_views,
     assessable,
     scaling_of,
+    spread_as_views,
     to_image,
     to_tensor,
-    vision_view,
+    vision_input,
 )
 from medq_uni.pretrained import Pretrained, load_pretrained
 from medq_uni.restoration import RESEARCH_USE, Restoration, targets_of
@@ -59,34 +60,50 @@ __all__ = ["RESEARCH_USE", "CannotAssess", "Restoration", "RestoreSettings", "Re
 class RestoreSettings:
     """How an image is restored."""
 
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """Start, steps, samples and guidance."""
+    sampler: SamplerConfig | None = None
+    """Start, steps, samples and guidance; None takes those of the model."""
     seed: int = 0
     """Seed of the noise, where there is any."""
     force: bool = False
     """Restore even what is judged Good."""
     batch_size: int = 4
-    """Tiles that are restored at once."""
+    """Tiles, or samples of tiles, that are restored at once."""
 
 
 class Restorer:
     """Assesses and restores images with one pretrained model."""
 
-    def __init__(self, pretrained: Pretrained, *, device: str | torch.device | None = None) -> None:
+    def __init__(self, pretrained: Pretrained) -> None:
         self.pretrained = pretrained
-        default = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device or default)
-        self.model = pretrained.model.to(self.device).eval()
+        self.model = pretrained.model.eval()
+        self.device = self.model.device
         self.tokenizer = pretrained.tokenizer
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "nano", *, device: str | torch.device | None = None) -> Restorer:
-        """Load a model by name (``nano`` comes with the package) or from a folder of weights.
+    def from_pretrained(
+        cls,
+        name: str | Path = "nano",
+        *,
+        device: str | torch.device | None = None,
+        execution: Execution | None = None,
+        revision: str | None = None,
+        offline: bool | None = None,
+    ) -> Restorer:
+        """Load a model by name, from a folder of weights, or from the hub.
+
+        Args:
+            name: ``nano`` (comes with the package), a folder of ours or of a released checkpoint, or ``owner/name``.
+            device: Where to compute; a GPU where there is one.
+            execution: Numbers and placement of the weights.
+            revision: Branch, tag or commit on the hub.
+            offline: Open no socket.
 
         Raises:
-            WeightsMismatch: If a file is missing, altered, or does not fit its configuration.
+            WeightsMismatch: If a file is missing, altered, or does not fit its configuration; see
+                :func:`medq_uni.pretrained.load_pretrained`.
         """
-        return cls(load_pretrained(name), device=device)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(load_pretrained(name, device=device, execution=execution, revision=revision, offline=offline))
 
     @torch.inference_mode()
     def assess(self, image: MedicalImage, *, instruction: str | None = None) -> QualityDescription:
@@ -180,11 +197,12 @@ class Restorer:
             return Restoration(image, description, image, None, zero, recorded, seconds, True)
         words = instruction or (FOLLOW_REPORT if is_edited else DEFAULT_RESTORE)
         views, inverse = to_tensor(image, multiple=self._multiple())
-        mean, spread = self._restore_views(views, words, description, settings, progress, use_fidelity)
+        drawn, spread = self._restore_views(views, words, description, settings, progress, use_fidelity)
+        mean = as_views(drawn, inverse.scaling)
         restored = _with_strength(image, to_image(mean, inverse), strength, inverse)
         uncertainty = None
         if spread is not None:
-            uncertainty = self._uncertainty(spread, mean, inverse.scaling, image, inverse.passthrough)
+            uncertainty = self._uncertainty(spread_as_views(spread, inverse.scaling), mean, inverse)
         residual = image.with_voxels(restored.voxels - image.voxels)
         seconds = time.perf_counter() - began
         return Restoration(image, description, restored, uncertainty, residual, recorded, seconds, False)
@@ -225,10 +243,7 @@ class Restorer:
         return self.pretrained.config.token_pixels
 
     def _vision(self, views: Tensor) -> Tensor:
-        vision = self.pretrained.config.vision
-        seen = vision_view(views, size=self.pretrained.tile_size)
-        height, width = (side // vision.patch_size * vision.patch_size for side in seen.shape[-2:])
-        return as_channels(seen[..., :height, :width], channels=vision.in_channels).to(self.device)
+        return vision_input(views, self.pretrained.config.vision, size=self.pretrained.tile_size).to(self.device)
 
     def _restore_views(
         self,
@@ -239,7 +254,7 @@ class Restorer:
         progress: Progress | None,
         use_fidelity: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return mean and standard deviation of the restored views, both (Z, 2, H, W)."""
+        """Return mean and standard deviation of the restored slices in the channels of the network, (Z, C, H, W)."""
         tiles = tile_grid(views.shape, size=self.pretrained.tile_size)
         texts = (self.tokenizer.encode(words), self.tokenizer.encode_description(description))
         means, spreads = [], []
@@ -250,10 +265,8 @@ class Restorer:
             spreads += list(spread) if spread is not None else []
             if progress is not None:
                 progress(first + len(chunk), len(tiles))
-        return (
-            blend(means, tiles, views.shape),
-            blend(spreads, tiles, views.shape) if spreads else None,
-        )
+        shape = (len(views), means[0].shape[0], *views.shape[-2:])
+        return blend(means, tiles, shape), blend(spreads, tiles, shape) if spreads else None
 
     def _restore_tiles(
         self,
@@ -276,34 +289,39 @@ class Restorer:
         for text in texts:
             model.append_text(context, [text] * count)
         images, variances = [], []
-        one = replace(settings.sampler, num_samples=1)
-        for number in range(settings.sampler.num_samples):
+        sampler = settings.sampler or self.pretrained.sampler
+        at_once = max(1, settings.batch_size // count)
+        for first in range(0, sampler.num_samples, at_once):
+            numbers = range(first, min(first + at_once, sampler.num_samples))
+            some = replace(sampler, num_samples=len(numbers))
+            noise = self._noise(latent, tiles, numbers, settings.seed) if sampler.start == "noise" else None
             shape = (latent.shape[-2], latent.shape[-1])
-            # a seed for every tile, so that the result does not depend on how tiles are batched
-            generators = [generator_of(settings.seed, number, *tile.key) for tile in tiles]
-            restored = model.sample(context, shape, one, start_latent=latent, generator=generators)[0]
-            decoded = model.codec.decode(restored, fidelity)
-            images.append(decoded.image)
-            if decoded.log_variance is not None:
-                variances.append(decoded.log_variance.exp())
+            for restored in model.sample(context, shape, some, start_latent=latent, noise=noise):
+                decoded = model.codec.decode(restored, fidelity)
+                images.append(decoded.image)
+                if decoded.log_variance is not None:
+                    variances.append(decoded.log_variance.exp())
         stacked = torch.stack(images)
         variance = torch.stack(variances).mean(0) if variances else None
         if len(images) > 1:
             variance = stacked.var(0) + (variance if variance is not None else 0)
-        mean = self._as_views(stacked.mean(0))
-        return mean, None if variance is None else self._as_views(variance).sqrt()
+        return stacked.mean(0).float().cpu(), None if variance is None else variance.float().cpu().sqrt()
 
-    def _as_views(self, x: Tensor) -> Tensor:
-        x = x.float().cpu()
-        return x if x.shape[1] == 2 else x.mean(1, keepdim=True).expand(-1, 2, -1, -1)
+    def _noise(self, latent: Tensor, tiles: Sequence[Tile], numbers: range, seed: int) -> Tensor:
+        """Return the noise of every sample of every tile, (tiles x samples, P, N).
 
-    def _uncertainty(
-        self, spread: Tensor, mean: Tensor, scaling: Scaling, image: MedicalImage, passthrough: np.ndarray
-    ) -> MedicalImage:
+        Each has a seed of its own, so that the result does not depend on how tiles and samples are batched.
+        """
+        tokens = self.model.latent_tokens(latent)
+        generators = [generator_of(seed, number, *tile.key) for tile in tiles for number in numbers]
+        return torch.stack([torch.randn(tokens.shape[1:], generator=generator) for generator in generators])
+
+    def _uncertainty(self, spread: Tensor, mean: Tensor, inverse: Inverse) -> MedicalImage:
+        image = inverse.image
         height, width = image.shape[1:]
         scale = self.pretrained.uncertainty_scale.get(str(image.modality), 1.0)
-        sigma = scale * scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
-        return image.with_voxels(np.where(passthrough, 0, sigma))
+        sigma = scale * inverse.scaling.spread_from_views(spread, mean)[:, :height, :width].numpy()
+        return image.with_voxels(np.where(inverse.passthrough, 0, sigma))
 
     def recorded(
         self,
@@ -322,7 +340,8 @@ class Restorer:
         return {
             "model": self.pretrained.config.name,
             "weights_sha256": self.pretrained.sha256,
-            "sampler": asdict(settings.sampler),
+            "precision": self.pretrained.execution.precision,
+            "sampler": asdict(settings.sampler or self.pretrained.sampler),
             "seed": settings.seed,
             "force": settings.force,
             "instruction": instruction,

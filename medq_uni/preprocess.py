@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from medq_uni.config import VisionConfig
 from medq_uni.image import MedicalImage, Units
 from medq_uni.taxonomy import Modality
 
@@ -28,6 +29,8 @@ LOWER_FRACTION = 0.5
 PET_WINDOW_FRACTION = 0.25
 PADDED_SIDE = 128
 """Smaller slices are padded to this side by repeating their edge, as in training."""
+MOST_VIEW_PIXELS = 14 * 14 * 9 * 1024
+"""Pixels of the largest image that the base model's encoder sees."""
 MIN_SIDE = 16
 """Smallest side, in pixels, that can be assessed."""
 BLEND = 0.1
@@ -211,6 +214,46 @@ def assessable(image: MedicalImage) -> MedicalImage:
     return image
 
 
+def vision_input(views: Float[Tensor, "B 2 H W"], vision: VisionConfig, *, size: int) -> Float[Tensor, "B C h w"]:
+    """Return what the vision encoder of a network sees, with sides that are multiples of its patch.
+
+    Args:
+        views: Both views of slices.
+        vision: Of the network; says whether slices are resized as in the base model, or shown as they are.
+        size: Largest side that is shown as it is; see :func:`vision_view`.
+    """
+    if vision.view_sides is not None:
+        shape = view_shape(views.shape[-2], views.shape[-1], vision.view_sides, vision.patch_size)
+        seen = F.interpolate(views, size=shape, mode="bicubic", antialias=True).clamp(-1, 1)
+    else:
+        seen = vision_view(views, size=size)
+        height, width = (side // vision.patch_size * vision.patch_size for side in seen.shape[-2:])
+        seen = seen[..., :height, :width]
+    return as_channels(seen, channels=vision.in_channels)
+
+
+def view_shape(height: int, width: int, sides: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Return the size to which the base model resizes an image for its encoder; proportions are kept.
+
+    The short side becomes at least ``sides[0]``, the long one at most ``sides[1]``, both multiples of the patch. An
+    image of more than :data:`MOST_VIEW_PIXELS` shrinks by the ratio of areas, not by its root, as in the original.
+    """
+    smallest, largest = sides
+
+    def scaled(scale: float) -> tuple[int, int]:
+        first, second = (max(patch, round(side * scale / patch) * patch) for side in (height, width))
+        return first, second
+
+    scale = max(min(largest / max(height, width), 1.0), smallest / min(height, width))
+    shape = scaled(scale)
+    if shape[0] * shape[1] > MOST_VIEW_PIXELS:
+        scale *= MOST_VIEW_PIXELS / (shape[0] * shape[1])
+        shape = scaled(scale)
+    if max(shape) > largest:
+        shape = scaled(scale * largest / max(shape))
+    return shape
+
+
 def vision_view(views: Float[Tensor, "B 2 H W"], *, size: int) -> Float[Tensor, "B 2 h w"]:
     """Return the central part that the assessor sees, at native resolution, at most ``size`` pixels wide.
 
@@ -229,3 +272,23 @@ def as_channels(views: Float[Tensor, "B 2 H W"], *, channels: int) -> Float[Tens
     if channels == views.shape[1]:
         return views
     return rearrange(views[:, :1].expand(-1, channels, -1, -1), "b c h w -> b c h w")
+
+
+def as_views(x: Float[Tensor, "B C H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
+    """Return both views of what a network wrote; the inverse of :func:`as_channels`.
+
+    Channels that are not the two views are averaged: each is the wide view.
+    """
+    if x.shape[1] == 2:
+        return x
+    wide = x.mean(1)
+    return scaling.to_views((wide + 1) / 2 * (scaling.high - scaling.low) + scaling.low)
+
+
+def spread_as_views(spread: Float[Tensor, "B C H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
+    """Return a standard deviation per view; see :func:`as_views`."""
+    if spread.shape[1] == 2:
+        return spread
+    wide = spread.mean(1)
+    gain = (scaling.high - scaling.low) / (scaling.window_high - scaling.window_low)
+    return torch.stack([wide, gain * wide], dim=1)

@@ -6,14 +6,15 @@ that the rules can be told token by token.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BPE
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from medq_uni.config import SpecialTokens
 from medq_uni.description import (
@@ -29,6 +30,10 @@ SPECIAL_NAMES = ("<|bos|>", "<|eos|>", "<|image_start|>", "<|image_end|>")
 """Names of begin of text, end of text, start and end of an image in our own tokenizer files."""
 QWEN_NAMES = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 """The same in the files of the released base model."""
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Contractions, words, single digits, punctuation, line ends, spaces (Qwen2.5 technical report, 2024)."""
 _FREE_TOKEN = re.compile(r" ?[A-Za-z0-9,;%()/+'<>=\-]+")
 
 
@@ -74,6 +79,54 @@ class Tokenizer:
             raise
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"{Path(path).name} is not a tokenizer file: {error}.") from error
+
+    @classmethod
+    def from_qwen_files(cls, folder: str | Path) -> Tokenizer:
+        """Return the tokenizer of ``vocab.json`` and ``merges.txt``, split into words as Qwen2.5 does.
+
+        Special tokens come from ``tokenizer_config.json`` (``added_tokens_decoder``).
+
+        Raises:
+            TokenizerError: If a file is missing or wrong, or a special token is not where the file says.
+        """
+        folder = Path(folder)
+        try:
+            bpe = BPE(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            added = {int(number): token["content"] for number, token in settings["added_tokens_decoder"].items()}
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(
+                f"{folder.name}: vocab.json, merges.txt and tokenizer_config.json are not those of a tokenizer "
+                f"({type(error).__name__}). Download them again."
+            ) from error
+        bpe.normalizer = normalizers.NFC()
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        bpe.decoder = decoders.ByteLevel()
+        bpe.add_special_tokens([AddedToken(added[number], special=True, normalized=False) for number in sorted(added)])
+        wrong = next((text for number, text in added.items() if bpe.token_to_id(text) != number), None)
+        if wrong is not None:
+            raise TokenizerError(f"{folder.name}: {wrong} is not the token that tokenizer_config.json says.")
+        return cls(bpe, QWEN_NAMES)
+
+    def save_qwen_files(self, folder: str | Path) -> list[str]:
+        """Write the tokenizer as the released checkpoints hold it, and return the names of the files."""
+        folder = Path(folder)
+        self.save(folder / "tokenizer.json")
+        self._bpe.model.save(str(folder))
+        added = {
+            str(number): {"content": token.content, "special": token.special, "lstrip": False, "rstrip": False}
+            | {"normalized": False, "single_word": False}
+            for number, token in sorted(self._bpe.get_added_tokens_decoder().items())
+        }
+        settings = {"tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added, "model_max_length": 131072}
+        settings |= {"eos_token": QWEN_NAMES[1], "pad_token": None, "bos_token": None, "unk_token": None}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"]
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer file."""
@@ -255,21 +308,24 @@ class DescriptionConstraint:
         return [verdict.value for verdict in Verdict] if slot == "verdict" else None
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, names: tuple[str, str, str, str] = SPECIAL_NAMES
+) -> Tokenizer:
     """Return a byte-level BPE learned from texts; the same texts give the same tokenizer.
 
     Args:
         texts: Training texts.
         vocab_size: Number of tokens, of which 256 are bytes and four are special.
+        names: The special tokens.
     """
     bpe = BPE(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_NAMES),
+        special_tokens=list(names),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return Tokenizer(bpe)
+    return Tokenizer(bpe, names)

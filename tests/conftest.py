@@ -1,4 +1,7 @@
-"""Phantom DICOM files, made by code; every text element carries a canary that no message may show."""
+"""Phantom DICOM files and a checkpoint with random weights, made by code.
+
+Every text element of a DICOM file carries a canary that no message may show.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
+from medq_uni.config import FluxCodecConfig, ModelConfig, TransformerConfig, VisionConfig
+from medq_uni.model.medq import MedQ
+from medq_uni.pretrained.export import export_released
+from medq_uni.tokenizer import QWEN_NAMES, Tokenizer, train_tokenizer
 
 CANARY = "ZZCANARY"
 SOP_CLASSES = {
@@ -182,3 +191,41 @@ def bundled() -> Callable[[str], Path]:
         return Path(path)
 
     return find
+
+
+RELEASED_TEXT = (
+    "Image: CT of the chest. Degradation: severe low-dose noise. Cause: few photons. Impact: edges. Verdict: Reject."
+)
+
+
+@pytest.fixture(scope="session")
+def released_tokenizer() -> Tokenizer:
+    return train_tokenizer([RELEASED_TEXT], 300, QWEN_NAMES)
+
+
+@pytest.fixture(scope="session")
+def released(released_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in the released layout with random weights; never write to it."""
+    config = ModelConfig(
+        name="tiny",
+        transformer=TransformerConfig(
+            vocab_size=320, hidden_size=128, intermediate_size=256, num_layers=2, num_heads=4, num_kv_heads=2
+        ),
+        vision=VisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_layers=1,
+            num_heads=2,
+            max_patches_per_side=20,
+            view_sides=(140, 280),
+        ),
+        codec=FluxCodecConfig(channels=32, channel_multipliers=(1, 1, 1, 1), num_res_blocks=1),
+        tokens=released_tokenizer.special,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MedQ(config)
+        torch.nn.init.normal_(model.llm2vae.weight, 0, 0.05)
+    folder = tmp_path_factory.mktemp("released") / "tiny"
+    export_released(model, released_tokenizer, folder)
+    return folder

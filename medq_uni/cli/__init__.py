@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import dataset, images
+from medq_uni.cli import dataset, images, weights
 from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
@@ -44,6 +44,7 @@ app.command()(images.assess)
 app.command()(images.restore)
 app.command()(images.degrade)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(weights.app, name="weights")
 
 
 @app.callback(invoke_without_command=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,15 @@ from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
     SOME_FAILED,
+    CompileOption,
+    DeviceOption,
     ModalityOption,
     ModelOption,
+    OffloadOption,
     OverwriteOption,
+    PrecisionOption,
     clear_errors,
+    load_restorer,
     progress_bar,
 )
 from medq_uni.taxonomy import Modality, Severity, Task
@@ -47,14 +53,17 @@ def assess(
     modality: ModalityOption = None,
     instruction: Annotated[str | None, typer.Option(help="Question to ask instead of the usual one.")] = None,
     model: ModelOption = "nano",
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    offload: OffloadOption = False,
 ) -> None:
     """Describe what is wrong with an image: five aspects, ending Good, Usable or Reject."""
     with clear_errors():
         from medq_uni.io import read_image
-        from medq_uni.pipeline import Restorer
 
         image = read_image(path, modality=modality)
-        description = Restorer.from_pretrained(model).assess(image, instruction=instruction)
+        restorer = load_restorer(model, device, precision, offload)
+        description = restorer.assess(image, instruction=instruction)
     typer.echo(description.to_json().rstrip() if as_json else description.to_text())
     typer.echo(NOTICE, err=True)
 
@@ -64,9 +73,9 @@ def restore(
     output: Annotated[Path, typer.Option("-o", "--output", help="File, or folder for a folder.")],
     instruction: Annotated[str | None, typer.Option(help="What to do, in your words.")] = None,
     description: Annotated[Path | None, typer.Option(help="Text or JSON file with a description that steers.")] = None,
-    start: Annotated[Start, typer.Option(help="Start from the degraded image or from noise.")] = Start.DEGRADED,
-    steps: Annotated[int, typer.Option(min=1, help="Evaluations of the network.")] = 1,
-    samples: Annotated[int, typer.Option(min=1, help="Samples to average (noise start).")] = 1,
+    start: Annotated[Start | None, typer.Option(help="Start from the degraded image or from noise.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Evaluations of the network.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples to average (noise start).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Restore even what is judged Good.")] = False,
@@ -74,19 +83,24 @@ def restore(
     overwrite: OverwriteOption = False,
     maps: Annotated[bool, typer.Option(help="Write residual and uncertainty beside the result.")] = True,
     model: ModelOption = "nano",
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    offload: OffloadOption = False,
+    compiled: CompileOption = False,
 ) -> None:
     """Assess an image, then restore it under the guidance of the assessment."""
     with clear_errors():
-        from medq_uni.config import SamplerConfig
-        from medq_uni.pipeline import Restorer, RestoreSettings
+        from medq_uni.pipeline import RestoreSettings
 
-        sampler = SamplerConfig(start=start.value, num_steps=steps, num_samples=samples)
+        restorer = load_restorer(model, device, precision, offload, compiled)
+        chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
+        wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        sampler = replace(restorer.pretrained.sampler, **wanted)
         options: dict[str, Any] = {
             "settings": RestoreSettings(sampler=sampler, seed=seed, force=force),
             "instruction": instruction,
             "description": _read_description(description),
         }
-        restorer = Restorer.from_pretrained(model)
         if path.is_dir() and not _is_one_series(path):
             results, code = _restore_tree(restorer, path, output, modality, overwrite, maps, options)
         else:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,11 +17,16 @@ from medq_uni.taxonomy import Modality
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from medq_uni.pipeline import Restorer
+
 NOTICE = "Research use only. Not for diagnostic use. Always view the original."
 BAD_INPUT, SOME_FAILED = 1, 3
 
 ModalityOption = Annotated[Modality | None, typer.Option(help="Overrides what the header says.")]
-ModelOption = Annotated[str, typer.Option(help="Name of an embedded model, or a folder of weights.")]
+ModelOption = Annotated[str, typer.Option(help="nano, a folder of weights, or OWNER/NAME[@REVISION] on the hub.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one.")]
+OffloadOption = Annotated[bool, typer.Option("--offload", help="Keep the layers in host memory, bring one at a time.")]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the layers at their first run.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
     list[str] | None,
@@ -32,6 +38,18 @@ SourcesOption = Annotated[
 ]
 
 
+class Precision(StrEnum):
+    """Numbers of the weights."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    NF4 = "nf4"
+
+
+PrecisionOption = Annotated[
+    Precision | None, typer.Option(help="Numbers of the weights; by default float32, bfloat16 for released ones.")
+]
 state = {"debug": False}
 
 
@@ -48,6 +66,18 @@ def clear_errors() -> Iterator[None]:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             typer.echo(f"error: {text}", err=True)
             raise typer.Exit(BAD_INPUT) from error
+
+
+def load_restorer(
+    model: str, device: str | None, precision: Precision | None, offload: bool, compiled: bool = False
+) -> Restorer:
+    """Return the restorer that the options of a command describe."""
+    from medq_uni.config import Execution
+    from medq_uni.pipeline import Restorer
+
+    name, _, revision = model.partition("@")
+    execution = Execution(precision=None if precision is None else precision.value, offload=offload, compile=compiled)
+    return Restorer.from_pretrained(name, device=device, execution=execution, revision=revision or None)
 
 
 @contextmanager

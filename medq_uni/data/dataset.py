@@ -19,13 +19,12 @@ from medq_uni.data.shards import (
     THUMBNAIL,
     DatasetError,
     StoredPair,
-    file_digest,
     read_shard,
     store,
     write_shard,
 )
 from medq_uni.distribute import WorkerError, map_items
-from medq_uni.io.atomic import write_text
+from medq_uni.io.atomic import file_digest, write_text
 
 FORMAT = 1
 MANIFEST, INDEX, RECIPE = "dataset.json", "index.jsonl", "recipe.json"

@@ -148,12 +148,6 @@ def read_shard(path: Path) -> Iterator[StoredPair]:
         raise DatasetError(f"{path.name}: the last pair is not whole. Build it again.")
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest_of(array: np.ndarray) -> str:
     """Return the sha256 of the shape and bytes of an array."""
     return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()

@@ -101,6 +101,7 @@ class SpectrumStem(nn.Module):
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P E"]:
         """Return one token per patch, row by row."""
         energy = F.avg_pool2d(log_magnitudes(self.transform(image)), self.blocks_per_side)
+        energy = energy.to(self.enter.weight.dtype)  # the transform itself is always exact
         return rearrange(self.mix(F.gelu(self.enter(energy))), "b e h w -> b (h w) e")
 
 

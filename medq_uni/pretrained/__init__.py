@@ -1,34 +1,59 @@
-"""Names -> a ready model with its tokenizer: the embedded nano weights, or a folder in the same layout.
+"""Names -> a ready model with its tokenizer: the embedded nano weights, a folder, or a repository on the hub.
 
-A folder holds ``config.json`` (ModelConfig), ``tokenizer.json``, one or more ``*.safetensors`` shards in half
-precision, and ``manifest.json`` with the sha256 of every other file. Nothing is ever unpickled.
+A folder has one of two layouts. Ours holds ``config.json`` (ModelConfig), ``tokenizer.json``, one or more
+``*.safetensors`` shards in half precision, and ``manifest.json`` with the sha256 of every other file. The other is that
+of the released base model; see :mod:`medq_uni.pretrained.released`. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medq_uni.config import ConfigError, ModelConfig, from_json, to_json
+from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig, from_json, to_json
+from medq_uni.io.atomic import file_digest
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained.convert import WeightsMismatch
-from medq_uni.tokenizer import Tokenizer
+from medq_uni.model.placement import place
+from medq_uni.pretrained.hub import HUB_ID, fetch, verified_digests
+from medq_uni.pretrained.keys import WeightsMismatch, match
+from medq_uni.pretrained.memory import NotEnoughMemory, check_memory
+from medq_uni.pretrained.released import (
+    EXTRA_FILE,
+    LLM_FILE,
+    VIT_FILE,
+    ReleasedFolder,
+    is_released,
+    load_released,
+    match_stored,
+)
+from medq_uni.tokenizer import Tokenizer, TokenizerError
 
 EMBEDDED = ("nano",)
 """Names of the models that come inside the package."""
 SHARD_BYTES = 15 * 1024 * 1024
 """Largest shard; files in the package stay below 16 MiB."""
 MANIFEST, CONFIG, TOKENIZER = "manifest.json", "config.json", "tokenizer.json"
+RELEASED_SAMPLER = SamplerConfig(start="noise", num_steps=49, time_shift=3.0)
+"""How the base model was made to be sampled: from noise, 50 time points."""
 
-__all__ = ["EMBEDDED", "Pretrained", "WeightsMismatch", "folder_of", "load_pretrained", "save_pretrained"]
+__all__ = [
+    "EMBEDDED",
+    "NotEnoughMemory",
+    "Pretrained",
+    "WeightsMismatch",
+    "folder_of",
+    "load_pretrained",
+    "save_pretrained",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +67,8 @@ class Pretrained:
     """What the manifest says beside the hashes: training, calibration, sizes."""
     sha256: str
     """Hash of the hashes of all files: names the weights in provenance records."""
+    execution: Execution = field(default_factory=lambda: Execution(precision="float32"))
+    """How it runs."""
 
     @property
     def tile_size(self) -> int:
@@ -49,13 +76,23 @@ class Pretrained:
         return int(self.card.get("tile_size", 256))
 
     @property
+    def sampler(self) -> SamplerConfig:
+        """How it is sampled where nobody says otherwise."""
+        return SamplerConfig(**self.card.get("sampler", {}))
+
+    @property
     def uncertainty_scale(self) -> dict[str, float]:
         """Factor per modality that calibrates the predicted standard deviation on validation pairs."""
         return dict(self.card.get("uncertainty_scale", {}))
 
 
-def folder_of(name: str | Path) -> Path:
-    """Return the folder of an embedded name, or the folder itself.
+def folder_of(name: str | Path, *, revision: str | None = None, offline: bool | None = None) -> Path:
+    """Return the folder of an embedded name, the folder itself, or that of a repository on the hub.
+
+    Args:
+        name: An embedded name, a folder, or ``owner/name`` on the hub.
+        revision: Branch, tag or commit on the hub.
+        offline: See :func:`medq_uni.pretrained.hub.fetch`.
 
     Raises:
         WeightsMismatch: If there is no such model.
@@ -63,23 +100,85 @@ def folder_of(name: str | Path) -> Path:
     if str(name) in EMBEDDED:
         return Path(__file__).parent / str(name)
     folder = Path(name)
-    if not (folder / MANIFEST).is_file():
-        raise WeightsMismatch(
-            f"No model {str(name)!r}: it is neither one of {', '.join(EMBEDDED)} nor a folder with {MANIFEST}."
-        )
-    return folder
+    if (folder / MANIFEST).is_file() or is_released(folder):
+        return folder
+    if not folder.is_dir() and HUB_ID.fullmatch(str(name)):
+        return fetch(str(name), revision=revision, offline=offline)
+    raise WeightsMismatch(
+        f"No model {str(name)!r}: it is neither one of {', '.join(EMBEDDED)}, nor a folder with {MANIFEST} or "
+        f"{LLM_FILE}, nor OWNER/NAME on the hub."
+    )
 
 
-def load_pretrained(name: str | Path = "nano") -> Pretrained:
+def load_pretrained(
+    name: str | Path = "nano",
+    *,
+    device: torch.device | str = "cpu",
+    execution: Execution | None = None,
+    revision: str | None = None,
+    offline: bool | None = None,
+) -> Pretrained:
     """Load model and tokenizer, after checking every file against its hash.
 
     Args:
-        name: An embedded name, or a folder that :func:`save_pretrained` wrote.
+        name: An embedded name, a folder that :func:`save_pretrained` wrote, a folder of a released checkpoint, or
+            ``owner/name`` of one on the hub.
+        device: Where to compute.
+        execution: Numbers and placement; by default float32 for ours and bfloat16 for released checkpoints.
+        revision: Branch, tag or commit on the hub.
+        offline: Open no socket; see :func:`medq_uni.pretrained.hub.fetch`.
 
     Raises:
         WeightsMismatch: If a file is missing, altered, unreadable, or does not fit the configuration.
+        NotEnoughMemory: If it would not fit; says which modes would.
+        ConfigError: If the configuration of a released checkpoint is missing or wrong.
+        TokenizerError: If the tokenizer is missing or lacks the special tokens.
     """
-    folder = folder_of(name)
+    folder = folder_of(name, revision=revision, offline=offline)
+    device = torch.device(device)
+    if is_released(folder):
+        return _load_released(folder, str(name), device, _resolved(execution, "bfloat16"))
+    return _load_ours(folder, device, _resolved(execution, "float32"))
+
+
+def _resolved(execution: Execution | None, precision: Literal["float32", "bfloat16"]) -> Execution:
+    execution = execution or Execution()
+    return replace(execution, precision=execution.precision or precision)
+
+
+def _load_released(folder: Path, name: str, device: torch.device, execution: Execution) -> Pretrained:
+    released = ReleasedFolder(folder)
+    if released.tokenizer is None:
+        raise TokenizerError(
+            f"{folder.name} has no tokenizer. Put tokenizer.json, or vocab.json, merges.txt and tokenizer_config.json "
+            "of the checkpoint beside the weights."
+        )
+    config = released.config(name=name if HUB_ID.fullmatch(name) else None)
+    if released.tokenizer.vocab_size > config.transformer.vocab_size:
+        raise TokenizerError(
+            f"{folder.name}: the tokenizer has {released.tokenizer.vocab_size} tokens, the model "
+            f"{config.transformer.vocab_size}. It belongs to another model."
+        )
+    _, sources = match_stored(config, released.stored)
+    check_memory(config, {name: one.shape for name, one in sources.items()}, execution, device)
+    settings = (LLM_FILE, VIT_FILE, EXTRA_FILE, TOKENIZER, "vocab.json", "merges.txt", "tokenizer_config.json")
+    files = [*released.weight_files, *(folder / file for file in settings if (folder / file).is_file())]
+    with ThreadPoolExecutor(1) as thread:  # hashing a large file takes as long as reading it
+        hashing = thread.submit(verified_digests, folder, files)
+        model = load_released(released, config, execution=execution, device=device)
+        digests = hashing.result()
+    card = {"tile_size": config.max_latent_size * config.token_pixels, "sampler": asdict(RELEASED_SAMPLER)}
+    return Pretrained(model, released.tokenizer, config, card, _digest_of(digests), execution)
+
+
+def _digest_of(digests: dict[str, str]) -> str:
+    """Return the hash of the hashes of files."""
+    return hashlib.sha256(
+        "".join(f"{file}:{digest}\n" for file, digest in sorted(digests.items())).encode()
+    ).hexdigest()
+
+
+def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pretrained:
     manifest, digest = verify(folder)
     try:
         config = from_json(ModelConfig, (folder / CONFIG).read_text(encoding="utf-8"))
@@ -93,9 +192,14 @@ def load_pretrained(name: str | Path = "nano") -> Pretrained:
             raise WeightsMismatch(f"{folder.name}/{shard} is not a safetensors file: {error}.") from error
     with torch.random.fork_rng(devices=[]):
         model = MedQ(config)
-    _load_strictly(model, tensors, folder.name)
+    wanted, given = ({name: tuple(x.shape) for name, x in one.items()} for one in (model.state_dict(), tensors))
+    match(wanted, given)
+    check_memory(config, wanted, execution, device)
+    model.load_state_dict({name: x.float() if x.is_floating_point() else x for name, x in tensors.items()})
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
-    return Pretrained(model.eval(), tokenizer, config, manifest.get("card", {}), digest)
+    if execution != Execution(precision="float32") or device.type != "cpu":
+        place(model, device, execution)
+    return Pretrained(model.eval(), tokenizer, config, manifest.get("card", {}), digest, execution)
 
 
 def verify(folder: Path) -> tuple[dict[str, Any], str]:
@@ -109,19 +213,18 @@ def verify(folder: Path) -> tuple[dict[str, Any], str]:
         files: dict[str, str] = manifest["files"]
     except (OSError, ValueError, KeyError) as error:
         raise WeightsMismatch(f"{folder.name}/{MANIFEST} is missing or broken. Install again.") from error
-    total = hashlib.sha256()
+    digests = {}
     for file, expected in sorted(files.items()):
         path = folder / file
         if "/" in file or not path.is_file():
             raise WeightsMismatch(f"{folder.name}/{file} is missing. Install again, or restore the file.")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        digests[file] = found = file_digest(path)
         if found != expected:
             raise WeightsMismatch(
                 f"{folder.name}/{file} has sha256 {found[:12]}..., the manifest says {expected[:12]}...: "
                 "the file was altered or damaged. Install again."
             )
-        total.update(f"{file}:{found}\n".encode())
-    return manifest, total.hexdigest()
+    return manifest, _digest_of(digests)
 
 
 def save_pretrained(
@@ -152,7 +255,7 @@ def save_pretrained(
     (folder / CONFIG).write_text(to_json(model.config), encoding="utf-8")
     tokenizer.save(folder / TOKENIZER)
     names += [CONFIG, TOKENIZER]
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names)}
+    hashes = {name: file_digest(folder / name) for name in sorted(names)}
     manifest = {"files": hashes, "card": card}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return verify(folder)[1]
@@ -169,23 +272,3 @@ def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> list[dict[str, Tens
             size = kept.numel() * kept.element_size()
         shards[-1][name] = kept.contiguous().clone()
     return shards
-
-
-def _load_strictly(model: MedQ, tensors: dict[str, Tensor], name: str) -> None:
-    expected = model.state_dict()
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    wrong = [
-        f"{key} is {tuple(tensors[key].shape)}, needs {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in tensors and tensors[key].shape != value.shape
-    ]
-    if missing or unexpected or wrong:
-        parts = [
-            f"{len(missing)} missing ({', '.join(missing[:3])})" if missing else "",
-            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})" if unexpected else "",
-            f"{len(wrong)} of the wrong shape ({'; '.join(wrong[:3])})" if wrong else "",
-        ]
-        raise WeightsMismatch(f"{name}: the weights do not fit {CONFIG}: {', '.join(part for part in parts if part)}.")
-    model.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    )

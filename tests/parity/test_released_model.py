@@ -15,7 +15,8 @@ from medq_uni.model.flow import TimeEmbedder, interpolate, target_velocity, time
 from medq_uni.model.grid import grid_ids, patchify, sincos_table
 from medq_uni.model.inference import Context
 from medq_uni.model.medq import MedQ, StreamInputs
-from medq_uni.pretrained.convert import load_released, our_key, read_config
+from medq_uni.pretrained.keys import our_key
+from medq_uni.pretrained.released import ReleasedFolder, load_released, read_config
 from medq_uni.stream import BlockKind, ImageBlock, TextBlock, TokenKind, TokenStream, pack
 
 FOLDER = Path(__file__).parent
@@ -75,7 +76,9 @@ class Case:
 @functools.cache
 def load(case: str) -> Case:
     config = read_config(FOLDER / case)
-    return Case(load_released(FOLDER / case, config), config, load_file(FOLDER / case / "goldens.safetensors"))
+    return Case(
+        load_released(ReleasedFolder(FOLDER / case), config), config, load_file(FOLDER / case / "goldens.safetensors")
+    )
 
 
 def small_parts(case: Case) -> dict[str, torch.Tensor]:
