@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medq_uni.io.atomic import file_digest
 from medq_uni.pretrained.keys import WeightsMismatch
-from medq_uni.pretrained.released import CODEC_FILE, NETWORK_FILES
+from medq_uni.pretrained.released import CODEC_FILE, LLM_FILE, NETWORK_FILES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SUMS = "SHA256SUMS"
@@ -38,7 +38,10 @@ def fetch(repository: str, *, revision: str | None = None, offline: bool | None 
     name = repository + (f" at {revision}" if revision else "")
     try:
         if offline:
-            return Path(huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True))
+            found = huggingface_hub.try_to_load_from_cache(repository, LLM_FILE, revision=revision)
+            if not isinstance(found, str):
+                raise errors.LocalEntryNotFoundError(f"{LLM_FILE} is not in the cache")
+            return Path(found).parent
         files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
         return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted(files)))
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
