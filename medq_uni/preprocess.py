@@ -7,6 +7,7 @@ holds the whole range, the window view magnifies the part where contrast is subt
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -274,13 +275,19 @@ def as_channels(views: Float[Tensor, "B 2 H W"], *, channels: int) -> Float[Tens
     return rearrange(views[:, :1].expand(-1, channels, -1, -1), "b c h w -> b c h w")
 
 
-def as_views(x: Float[Tensor, "B C H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
+def as_views(x: Float[Tensor, "B C H W"], scaling: Scaling | Sequence[Scaling]) -> Float[Tensor, "B 2 H W"]:
     """Return both views of what a network wrote; the inverse of :func:`as_channels`.
 
     Channels that are not the two views are averaged: each is the wide view.
+
+    Args:
+        x: Image in the channels of a network.
+        scaling: Network range of all samples, or of each.
     """
     if x.shape[1] == 2:
         return x
+    if not isinstance(scaling, Scaling):
+        return torch.cat([as_views(one, own) for one, own in zip(x.split(1), scaling, strict=True)])
     wide = x.mean(1)
     return scaling.to_views((wide + 1) / 2 * (scaling.high - scaling.low) + scaling.low)
 

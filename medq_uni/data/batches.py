@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medq_uni.data.pairs import randint
 from medq_uni.data.pool import POOL_SIZE, PairPool
+from medq_uni.preprocess import Scaling
 from medq_uni.taxonomy import Severity, Task, restoration_strength
 
 VISION_SIZES = (128, 160, 192)
@@ -34,6 +35,20 @@ class Batch:
     """What the assessor sees of the degraded slices."""
     offset: tuple[int, int]
     """Row and column of the crop's first token on the position table."""
+    scaling: list[Scaling]
+    """Network range of every slice."""
+
+    def part(self, rows: slice, device: torch.device) -> Batch:
+        """Return some of the samples, on a device."""
+        return Batch(
+            index=self.index[rows],
+            degraded=self.degraded[rows].to(device),
+            reference=self.reference[rows].to(device),
+            valid=self.valid[rows].to(device),
+            vision=self.vision[rows].to(device),
+            offset=self.offset,
+            scaling=self.scaling[rows],
+        )
 
 
 class BatchSampler:
@@ -79,6 +94,7 @@ class BatchSampler:
             valid=torch.stack(valid),
             vision=torch.stack(vision) if vision else torch.empty(0),
             offset=(randint(MAX_OFFSET, generator), randint(MAX_OFFSET, generator)),
+            scaling=[Scaling(*self.pool.items[chosen].scaling) for chosen in index],
         )
 
     def _place(self, height: int, width: int, size: int, generator: torch.Generator) -> tuple[int, int]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from medq_uni.data.pool import PairPool
+from medq_uni.data.pool import POOL_SIZE, PairPool
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.model.medq import MedQ
-from medq_uni.preprocess import padded_side
+from medq_uni.preprocess import padded_side, vision_input
 from medq_uni.tokenizer import DescriptionConstraint, Tokenizer
 
 BATCH = 16
+GRID = 16
+"""Slices that the pool keeps are rounded up to multiples of this, in pixels."""
 MAX_TOKENS = 160
 
 
@@ -28,18 +30,18 @@ def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int)
     """
     question = tokenizer.encode(DEFAULT_ASSESS)
     texts: dict[int, list[int]] = {}
-    patch = model.config.vision.patch_size
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(min(count, len(pool))):
         item = pool.items[index]
-        size = padded_side(item.height, patch), padded_side(item.width, patch)
+        size = padded_side(item.height, GRID), padded_side(item.width, GRID)
         by_size.setdefault(size, []).append(index)
     for (height, width), indices in by_size.items():
         for first in range(0, len(indices), BATCH):
             chunk = indices[first : first + BATCH]
             images = torch.stack([pool.views(i)[0][:, :height, :width] for i in chunk])
             context = model.start(len(chunk))
-            model.append_vision(context, images)
+            seen = vision_input(images.to(model.device), model.config.vision, size=POOL_SIZE)
+            model.append_vision(context, seen)
             model.append_text(context, [question] * len(chunk))
             constraints = [DescriptionConstraint(tokenizer, modality=pool.items[i].task.modality) for i in chunk]
             written = model.generate(context, constraint=constraints, max_tokens=MAX_TOKENS)

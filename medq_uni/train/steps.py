@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medq_uni import physics
 from medq_uni.data.batches import Batch, BatchSampler, edited_target
 from medq_uni.data.describe import describe, instruction
 from medq_uni.data.pairs import randint
-from medq_uni.data.pool import PoolItem
+from medq_uni.data.pool import POOL_SIZE, PoolItem
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
 from medq_uni.model.flow import interpolate, predicted_data, target_velocity
 from medq_uni.model.medq import MedQ, StreamInputs
-from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, TokenStream, pack
+from medq_uni.preprocess import as_channels, as_views, vision_input
+from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, pack
 from medq_uni.taxonomy import Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.losses import flow_loss, pixel_losses, spread_loss, text_loss
+from medq_uni.train.parallel import Ranks
 from medq_uni.train.recipe import StageConfig
 
 Losses = dict[str, Float[Tensor, ""]]
@@ -36,16 +40,40 @@ class Told:
     """Samples whose description tokens are trained."""
     target: Float[Tensor, "B 2 H W"]
 
+    def part(self, rows: slice, device: torch.device) -> Told:
+        """Return what some of the samples are told."""
+        return Told(
+            self.instructions[rows],
+            self.descriptions[rows],
+            self.has_description[rows],
+            self.is_reference[rows],
+            self.target[rows].to(device),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Bridge:
+    """Between what a restoration of a batch starts from, and when."""
+
+    x1: Float[Tensor, "B c h w"] | None
+    """Noise; None starts from the degraded latent."""
+    t: Float[Tensor, " B"]
+
 
 class Stepper:
     """Computes the losses of one step of a stage.
 
+    Every process draws the whole batch, from the same random numbers, and computes its own samples: the sum over the
+    processes does not depend on their number.
+
     Args:
-        model: Network; its image has two channels.
+        model: Network.
         tokenizer: Text to tokens.
         stage: What to train.
         sampler: Where batches come from.
         generated: Description tokens that the model wrote about pairs of the pool, by index.
+        ranks: The processes that train together.
+        recompute: Whether the codec's activations are computed again in the backward pass.
     """
 
     def __init__(
@@ -55,9 +83,14 @@ class Stepper:
         stage: StageConfig,
         sampler: BatchSampler,
         generated: dict[int, list[int]],
+        ranks: Ranks | None = None,
+        recompute: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.stage = model, tokenizer, stage
         self.sampler, self.generated = sampler, generated
+        self.ranks, self.recompute = ranks or Ranks(), recompute
+        self.rows = slice(self.ranks.rank, None, self.ranks.world)
+        self.device = model.device
 
     def losses(self, generator: torch.Generator) -> Losses:
         """Draw a batch and return every loss term, unweighted."""
@@ -72,70 +105,102 @@ class Stepper:
             with_vision=layout in ("assess", "joint"),
         )
         if layout == "codec":
-            return self._codec(batch)
+            return self._codec(batch.part(self.rows, self.device))
         if layout == "assess":
             return self._assess(batch, generator)
-        return self._restore(batch, generator, is_joint=layout == "joint")
+        told = self._told(batch, generator) if layout == "joint" else self._untold(batch)
+        bridge = self._bridge(batch, generator)
+        mine = batch.part(self.rows, self.device), told.part(self.rows, self.device), self._part(bridge)
+        wanted = sum(len(ids) + 1 for ids, has in zip(told.descriptions, told.is_reference, strict=True) if has)
+        return self._restore(*mine, labels=wanted if layout == "joint" else None)
 
     def _codec(self, batch: Batch) -> Losses:
-        fidelity = self.model.codec.features(_fast(batch.degraded))
-        latent = self.model.codec.encode(batch.degraded)
-        return self._pixels(latent, fidelity, batch, batch.reference)
+        degraded = self._channels(batch.degraded)
+        fidelity = self.model.codec.features(_fast(degraded))
+        return self._pixels(self.model.codec.encode(degraded), fidelity, batch, batch.reference)
 
-    def _assess(self, batch: Batch, generator: torch.Generator) -> Losses:
-        coded = [self.tokenizer.encode_slots(self._reference(i, generator)) for i in batch.index]
-        texts = [[token for token, _ in text] for text in coded]
-        words = [self.tokenizer.encode(instruction("assess", generator)) for _ in batch.index]
-        blocks: list[Block] = [
-            self._vision_block(batch.vision),
-            TextBlock(ids=words),
-            TextBlock(ids=texts, labels=True),
-        ]
-        stream = pack(blocks, self.model.config.tokens)
-        outputs = self.model(stream, StreamInputs(images=(batch.vision,)))
+    def _assess(self, whole: Batch, generator: torch.Generator) -> Losses:
+        coded = [self.tokenizer.encode_slots(self._reference(i, generator)) for i in whole.index]
+        words = [self.tokenizer.encode(instruction("assess", generator)) for _ in whole.index]
         # one label for every token and one for the end of each text, sample by sample
-        in_slot = torch.tensor([is_slot for text in coded for is_slot in (*(s for _, s in text), False)])
+        slots = [[*(is_slot for _, is_slot in text), False] for text in coded]
+        batch, vision = self._seen(whole)
+        blocks: list[Block] = [
+            self._vision_block(vision),
+            TextBlock(ids=words[self.rows]),
+            TextBlock(ids=[[token for token, _ in text] for text in coded[self.rows]], labels=True),
+        ]
+        stream = pack(blocks, self.model.config.tokens).to(self.device)
+        outputs = self.model(stream, StreamInputs(images=(vision,)))
+        in_slot = torch.tensor([is_slot for text in slots[self.rows] for is_slot in text], device=self.device)
         return {
-            "text": text_loss(outputs.logits, stream.labels),
-            "slots": text_loss(outputs.logits[in_slot], stream.labels[in_slot]),
+            "text": self._mean_text(outputs.logits, stream.labels, sum(len(text) for text in slots)),
+            "slots": self._mean_text(outputs.logits[in_slot], stream.labels[in_slot], sum(map(sum, slots))),
         }
 
-    def _restore(self, batch: Batch, generator: torch.Generator, *, is_joint: bool) -> Losses:
-        model, stage = self.model, self.stage
-        told = self._told(batch, generator) if is_joint else self._untold(batch, generator)
-        degraded = model.codec.encode(batch.degraded)
-        x0 = model.codec.encode(told.target)
+    def _bridge(self, batch: Batch, generator: torch.Generator) -> Bridge:
+        """Draw the start and the time of every sample of the whole batch."""
+        stage, codec = self.stage, self.model.config.codec
+        count, _, height, width = batch.degraded.shape
         from_noise = float(torch.rand(1, generator=generator)) < stage.noise_start
-        x1 = torch.randn(x0.shape, generator=generator) if from_noise else degraded
-        t = torch.rand(len(x0), generator=generator)
-        t[torch.rand(len(x0), generator=generator) < stage.final_time] = 1.0
+        shape = (count, codec.latent_channels, height // codec.downsample, width // codec.downsample)
+        x1 = torch.randn(shape, generator=generator) if from_noise else None
+        t = torch.rand(count, generator=generator)
+        t[torch.rand(count, generator=generator) < stage.final_time] = 1.0
+        return Bridge(x1, t)
+
+    def _part(self, bridge: Bridge) -> Bridge:
+        x1 = None if bridge.x1 is None else bridge.x1[self.rows].to(self.device)
+        return Bridge(x1, bridge.t[self.rows].to(self.device))
+
+    def _restore(self, batch: Batch, told: Told, bridge: Bridge, *, labels: int | None) -> Losses:
+        """Return the losses of a restoration; ``labels`` counts those of the whole batch, None is without text."""
+        model, t, is_joint = self.model, bridge.t, labels is not None
+        image = self._channels(batch.degraded)
+        with torch.no_grad():
+            degraded, x0 = model.codec.encode(image), model.codec.encode(self._channels(told.target))
+        x1 = degraded if bridge.x1 is None else bridge.x1
         x_t = interpolate(x0, x1, t)
-        blocks = self._blocks(batch, x0, told, is_joint)
-        stream = pack(blocks, model.config.tokens)
-        images = (batch.vision,) if is_joint else ()
+        images = (self._vision(batch),) if is_joint else ()
+        stream = pack(self._blocks(images, x0, told), model.config.tokens).to(self.device)
         inputs = StreamInputs(clean=(degraded,), images=images, noised=(x_t,), t=t, latent_offset=batch.offset)
         outputs = model(stream, inputs)
         velocity = outputs.velocity.float()
         losses = {"flow": flow_loss(velocity, model.latent_tokens(target_velocity(x0, x1)))}
-        if is_joint:
-            losses["text"] = self._text(outputs.logits, stream, told.is_reference)
-        if from_noise:
+        if labels is not None:
+            wanted = torch.tensor(told.is_reference, device=self.device)[stream.label_positions // stream.length]
+            losses["text"] = self._mean_text(outputs.logits[wanted], stream.labels[wanted], labels)
+        if bridge.x1 is not None:
             # an early guess from pure noise is garbage; through the decoder it would undo what that has learned
             return losses
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)
-        fidelity = model.codec.features(_fast(batch.degraded))
+        fidelity = model.codec.features(_fast(image))
         return losses | self._pixels(x0_hat, fidelity, batch, told.target)
 
-    def _blocks(self, batch: Batch, x0: Tensor, told: Told, is_joint: bool) -> list[Block]:
+    def _channels(self, views: Tensor) -> Tensor:
+        return as_channels(views, channels=self.model.config.codec.in_channels)
+
+    def _vision(self, batch: Batch) -> Tensor:
+        return vision_input(batch.vision, self.model.config.vision, size=POOL_SIZE)
+
+    def _seen(self, whole: Batch) -> tuple[Batch, Tensor]:
+        batch = whole.part(self.rows, self.device)
+        return batch, self._vision(batch)
+
+    def _mean_text(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
+        """Return the cross-entropy as this process's part of the mean over the labels of the whole batch."""
+        share = labels.numel() * self.ranks.world / max(count, 1)
+        return text_loss(logits, labels) if share == 1 else text_loss(logits, labels) * share
+
+    def _blocks(self, images: Sequence[Tensor], x0: Tensor, told: Told) -> list[Block]:
         size = self.model.config.latent_patch_size
         rows, cols = x0.shape[-2] // size, x0.shape[-1] // size
         clean = ImageBlock(kind=BlockKind.CLEAN, rows=rows, cols=cols)
         noised = ImageBlock(kind=BlockKind.NOISED, rows=rows, cols=cols)
-        if not is_joint:
+        if not images:
             return [clean, TextBlock(ids=told.instructions), noised]
         description = TextBlock(ids=told.descriptions, labels=True, dropped=[not has for has in told.has_description])
-        vision = self._vision_block(batch.vision)
-        return [clean, vision, TextBlock(ids=told.instructions), description, noised]
+        return [clean, self._vision_block(images[0]), TextBlock(ids=told.instructions), description, noised]
 
     def _vision_block(self, vision: Tensor) -> ImageBlock:
         patch = self.model.config.vision.patch_size
@@ -143,17 +208,17 @@ class Stepper:
         return ImageBlock(kind=BlockKind.VISION, rows=rows, cols=cols)
 
     def _pixels(self, latent: Tensor, fidelity: object, batch: Batch, target: Tensor) -> Losses:
-        decoded = self.model.codec.decode(latent, fidelity)
-        losses = pixel_losses(decoded.image, target, batch.degraded, batch.valid, batch.reference)
+        if self.recompute:
+            decoded = checkpoint(self.model.codec.decode, latent, fidelity, use_reentrant=False)
+        else:
+            decoded = self.model.codec.decode(latent, fidelity)
+        image = as_views(decoded.image, batch.scaling)
+        losses = pixel_losses(image, target, batch.degraded, batch.valid, batch.reference)
         if decoded.log_variance is not None:
-            losses["spread"] = spread_loss(decoded.image, decoded.log_variance, target, batch.valid)
+            losses["spread"] = spread_loss(image, decoded.log_variance, target, batch.valid)
         return losses
 
-    def _text(self, logits: Tensor, stream: TokenStream, is_reference: list[bool]) -> Tensor:
-        wanted = torch.tensor(is_reference)[stream.label_positions // stream.length]
-        return text_loss(logits[wanted], stream.labels[wanted])
-
-    def _untold(self, batch: Batch, generator: torch.Generator) -> Told:
+    def _untold(self, batch: Batch) -> Told:
         words = self.tokenizer.encode(DEFAULT_RESTORE)
         none = [False] * len(batch.index)
         return Told([words] * len(none), [[]] * len(none), none, none, batch.reference)

@@ -11,18 +11,17 @@ from medq_uni import physics
 from medq_uni.config import SamplerConfig
 from medq_uni.data.describe import describe
 from medq_uni.data.pairs import generator_of
-from medq_uni.data.pool import PairPool, PoolItem
+from medq_uni.data.pool import POOL_SIZE, PairPool, PoolItem
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
-from medq_uni.preprocess import Scaling, padded_side
+from medq_uni.preprocess import Scaling, as_channels, as_views, padded_side, vision_input
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.generated import describe_pool, parsed
+from medq_uni.train.generated import GRID, describe_pool, parsed
 from medq_uni.train.losses import COVERAGE
 from medq_uni.train.recipe import Layout
 
-GRID = 16
 MAX_PAIRS = 150
 
 
@@ -90,12 +89,15 @@ def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
 
 def decode_one(model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tensor, layout: Layout) -> DecodedImage:
     """Return the restored views of one degraded slice, as the layout restores it."""
-    fidelity, latent = model.codec.features(degraded), model.codec.encode(degraded)
+    scaling = Scaling(*item.scaling)
+    degraded = degraded.to(model.device)
+    image = as_channels(degraded, channels=model.config.codec.in_channels)
+    fidelity, latent = model.codec.features(image), model.codec.encode(image)
     if layout != "codec":
         context = model.start(1)
         model.append_latent(context, latent)
         if layout == "joint":
-            model.append_vision(context, degraded)
+            model.append_vision(context, vision_input(degraded, model.config.vision, size=POOL_SIZE))
         model.append_text(context, [tokenizer.encode(DEFAULT_RESTORE)])
         if layout == "joint":
             records = physics.read_records(item.records)
@@ -103,7 +105,9 @@ def decode_one(model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tens
             model.append_text(context, [tokenizer.encode_description(text)])
         shape = (latent.shape[-2], latent.shape[-1])
         latent = model.sample(context, shape, SamplerConfig(), start_latent=latent)[0]
-    return model.codec.decode(latent, fidelity)
+    decoded = model.codec.decode(latent, fidelity)
+    log_variance = None if decoded.log_variance is None else decoded.log_variance.cpu()
+    return DecodedImage(as_views(decoded.image.float().cpu(), scaling), log_variance)
 
 
 def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
