@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medq_uni.config import TransformerConfig
 from medq_uni.model.attention import attention, rotary_angles, rotate
@@ -224,11 +225,16 @@ class DualExpertBlock(nn.Module):
 
 
 class DualExpertTransformer(nn.Module):
-    """A stack of dual-expert blocks and a final norm per expert."""
+    """A stack of dual-expert blocks and a final norm per expert.
+
+    Attributes:
+        recompute: Whether the activations of blocks are computed again in the backward pass instead of kept.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.blocks = nn.ModuleList(DualExpertBlock(config) for _ in range(config.num_layers))
         self.norm = PerExpert(lambda: RMSNorm(config.hidden_size, config.rms_norm_eps), config.sharing.final_norm)
 
@@ -246,7 +252,10 @@ class DualExpertTransformer(nn.Module):
             cache.reserve(stream.length)
         see = self.visibility(x, stream)
         for layer, block in enumerate(self.blocks):
-            x = block(x, see, cache, layer)
+            if self.recompute and torch.is_grad_enabled() and cache is None:
+                x = checkpoint(block, x, see, None, layer, use_reentrant=False)
+            else:
+                x = block(x, see, cache, layer)
         if cache is not None and update:
             cache.keep(stream.length)
         return self.norm(x)

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medq_uni.train.parallel import divided_like, whole
+
 STATE_NAME = "state.safetensors"
 PREVIOUS_NAME = "state.previous.safetensors"
 
@@ -35,12 +37,18 @@ class Progress:
 
 
 class WeightAverage:
-    """Exponential moving average of the weights that learn (EMA), float32."""
+    """Exponential moving average of the weights that learn, or have learned (EMA), float32."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.shadow = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.shadow: dict[str, Tensor] = {}
+
+    def track(self, model: nn.Module) -> None:
+        """Begin to average the weights that learn from now on; those that were averaged before stay."""
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and name not in self.shadow:
+                self.shadow[name] = parameter.detach().float().clone()
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -55,9 +63,10 @@ class WeightAverage:
     def swap(self, model: nn.Module) -> None:
         """Exchange the model's weights with the average; calling it twice restores both."""
         for name, parameter in model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.shadow[name])
-            self.shadow[name] = kept.float()
+            if name in self.shadow:
+                kept = parameter.detach().clone()
+                parameter.copy_(self.shadow[name])
+                self.shadow[name] = kept.float()
 
 
 def save_checkpoint(
@@ -68,11 +77,28 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     generator: torch.Generator,
     progress: Progress,
+    only_learned: bool = False,
+    is_first: bool = True,
 ) -> None:
-    """Write the whole training state; the one before is kept as a second chance."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.shadow.items()}
-    tensors |= _optimizer_tensors(model, optimizer)
+    """Write the whole training state; the one before is kept as a second chance.
+
+    Args:
+        folder: Where to.
+        model: Network; of several processes every one must call this.
+        average: Its averaged weights.
+        optimizer: Of the present stage.
+        generator: Source of all random numbers.
+        progress: Where the run stands.
+        only_learned: Leave out weights that never learned: they are those of the pretrained model.
+        is_first: Whether this process writes.
+    """
+    kept = {k: x for k, x in model.state_dict().items() if not only_learned or k in average.shadow}
+    divided = {f"model.{name}": value for name, value in kept.items()}
+    divided |= {f"average.{name}": value for name, value in average.shadow.items()}
+    divided |= _optimizer_tensors(model, optimizer)
+    tensors = {name: whole(value).cpu() for name, value in divided.items()}
+    if not is_first:
+        return
     tensors["generator"] = generator.get_state()
     metadata = {"progress": json.dumps(asdict(progress)), "updates": str(average.updates)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +145,11 @@ def restore(
     generator: torch.Generator,
 ) -> None:
     """Put weights, average and random state of a checkpoint in place."""
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    average.shadow = {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, value in _part(tensors, "model."):
+            own[name].copy_(divided_like(value, own[name]))
+    average.shadow = {name: divided_like(value, own[name]) for name, value in _part(tensors, "average.")}
     average.updates = updates
     generator.set_state(tensors["generator"])
 
@@ -131,9 +160,13 @@ def restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: t
         if f"optimizer.step.{name}" in tensors:
             optimizer.state[parameter] = {
                 "step": tensors[f"optimizer.step.{name}"],
-                "exp_avg": tensors[f"optimizer.exp_avg.{name}"],
-                "exp_avg_sq": tensors[f"optimizer.exp_avg_sq.{name}"],
+                "exp_avg": divided_like(tensors[f"optimizer.exp_avg.{name}"], parameter),
+                "exp_avg_sq": divided_like(tensors[f"optimizer.exp_avg_sq.{name}"], parameter),
             }
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
+    return [(name.removeprefix(prefix), value) for name, value in tensors.items() if name.startswith(prefix)]
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:

@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from medq_uni.config import to_json
+from medq_uni.config import ConfigError, Execution, to_json
 from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.pool import build_pool
+from medq_uni.io.atomic import write_text
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.adapters import MARK, add_lora, merged
 from medq_uni.train.checkpoint import (
     CheckpointError,
     Progress,
@@ -32,6 +34,15 @@ from medq_uni.train.checkpoint import (
     save_checkpoint,
 )
 from medq_uni.train.generated import describe_pool
+from medq_uni.train.parallel import (
+    Ranks,
+    average_gradients,
+    clip_gradients,
+    is_divided,
+    ranks,
+    shard,
+    whole,
+)
 from medq_uni.train.recipe import Group, StageConfig, TrainConfig
 from medq_uni.train.steps import Losses, Stepper
 from medq_uni.train.validate import validate
@@ -53,6 +64,8 @@ class Trained:
     model: MedQ
     tokenizer: Tokenizer
     is_finished: bool
+    is_first: bool = True
+    """Whether this process, of all that trained together, writes files."""
 
 
 def group_of(name: str) -> Group:
@@ -77,6 +90,7 @@ def train(
     resume: bool = False,
     max_minutes: float | None = None,
     workers: int = 1,
+    device: str | torch.device | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Run the stages of a recipe, or go on with a run that was stopped.
@@ -87,25 +101,36 @@ def train(
         resume: Go on from the checkpoint in ``folder``; without it a folder with a checkpoint is refused.
         max_minutes: Stop, with a checkpoint, after this time.
         workers: Processes that draw the pairs.
+        device: Where to compute; a GPU where there is one. Processes that ``torchrun`` has started train together.
         report: Called with every line of the log.
 
     Raises:
         CheckpointError: If there is a checkpoint and ``resume`` is false, or it is of another recipe.
         DivergenceError: If a loss is NaN or infinite; the last checkpoint stays.
     """
-    run = _Run(config, Path(folder), report or (lambda line: None))
-    run.prepare(workers, resume)
-    deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-    is_finished = run.go(deadline)
-    run.average.swap(run.model)
-    return Trained(run.model.eval(), run.tokenizer, is_finished)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with ranks(where) as together:
+        run = _Run(config, Path(folder), report or (lambda line: None), where, together)
+        run.prepare(workers, resume)
+        deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+        is_finished = run.go(deadline)
+        run.average.swap(run.model)
+        return Trained(run.finished_model(), run.tokenizer, is_finished, together.is_first)
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    path = Path(name)
+    return Tokenizer.from_file(path if path.is_file() else folder_of(name) / "tokenizer.json")
 
 
 class _Run:
     """State of one run."""
 
-    def __init__(self, config: TrainConfig, folder: Path, report: Report) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, report: Report, device: torch.device, together: Ranks
+    ) -> None:
         self.config, self.folder, self.report = config, folder, report
+        self.device, self.together = device, together
         self.hash = hashlib.sha256(to_json(config).encode()).hexdigest()
         self.generator = generator_of(config.seed)
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
@@ -118,17 +143,16 @@ class _Run:
         if found is not None and not resume:
             raise CheckpointError(f"{folder} holds a run already. Pass --resume to go on with it, or another folder.")
         folder.mkdir(parents=True, exist_ok=True)
-        self.pool, self.val_pool = (
-            build_pool(pairs, folder / name, workers=workers, progress=self._pool_progress(name))
-            for name, pairs in (("train_pairs", config.pairs), ("val_pairs", config.val_pairs))
-        )
-        tokenizer = Path(config.tokenizer)
-        if not tokenizer.is_file():
-            tokenizer = folder_of(config.tokenizer) / "tokenizer.json"
-        self.tokenizer = Tokenizer.from_file(tokenizer)
-        self.model = self._initial_model()
-        self.average = WeightAverage(self.model, config.ema_decay)
-        (folder / "recipe.json").write_text(to_json(config), encoding="utf-8")
+        self._open_pools(workers)
+        self.model, self.tokenizer = self._initial()
+        self.model.transformer.recompute = config.recompute
+        if config.lora is not None:
+            add_lora(self.model, config.lora, config.seed)
+        self.model.to(self.device)
+        shard(self.model, self.together)
+        self.average = WeightAverage(config.ema_decay)
+        if self.together.is_first:
+            (folder / "recipe.json").write_text(to_json(config), encoding="utf-8")
         if found is not None:
             self.tensors, self.progress, updates = found
             if self.progress.recipe_hash != self.hash:
@@ -136,17 +160,47 @@ class _Run:
             restore(self.tensors, updates, model=self.model, average=self.average, generator=self.generator)
         codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _initial_model(self) -> MedQ:
-        if self.config.initial is not None:
-            return load_pretrained(self.config.initial).model.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            model = MedQ(self.config.model)
-        codec = model.codec
-        if hasattr(codec, "calibrate"):
-            count = min(CALIBRATION_PAIRS, len(self.pool))
-            codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
-        return model.train()
+    def _open_pools(self, workers: int) -> None:
+        """Draw the pairs, in the first process; the others wait for it."""
+        for turn in (True, False):
+            if self.together.is_first == turn:
+                self.pool, self.val_pool = (
+                    build_pool(pairs, self.folder / name, workers=workers, progress=self._pool_progress(name))
+                    for name, pairs in (("train_pairs", self.config.pairs), ("val_pairs", self.config.val_pairs))
+                )
+            self.together.wait()
+
+    def _initial(self) -> tuple[MedQ, Tokenizer]:
+        config, tokenizer = self.config, None
+        if config.initial is not None:
+            loaded = load_pretrained(config.initial, execution=Execution(precision="float32"))
+            model, tokenizer = loaded.model, loaded.tokenizer
+        else:
+            assert config.model is not None, "checked by the recipe"
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model = MedQ(config.model)
+            if hasattr(model.codec, "calibrate"):
+                count = min(CALIBRATION_PAIRS, len(self.pool))
+                model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
+        if config.tokenizer is not None:
+            tokenizer = _tokenizer(config.tokenizer)
+        assert tokenizer is not None, "checked by the recipe"
+        return model.train(), tokenizer
+
+    def finished_model(self) -> MedQ:
+        """Return the network whole, without updates beside its weights; of several processes the first one has it."""
+        if self.together.world == 1 and self.config.lora is None:
+            return self.model.eval()
+        state = {name: whole(value.detach()) for name, value in self.model.state_dict().items()}
+        if self.config.lora is not None:
+            state = merged(state, self.config.lora)
+        with torch.device("meta"):
+            model = MedQ(self.model.config)
+        if self.together.is_first:
+            model.load_state_dict(state, assign=True)
+            model.reset_tables(self.device)
+        return model.eval()
 
     def go(self, deadline: float) -> bool:
         """Run the remaining stages until the deadline; return whether all are done."""
@@ -159,12 +213,18 @@ class _Run:
         return True
 
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
+        if stage.batch_size % self.together.world:
+            raise ConfigError(
+                f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {self.together.world} "
+                "processes. Choose a multiple."
+            )
         optimizer = self._optimizer(stage)
+        self.average.track(self.model)
         restore_optimizer(self.tensors, self.model, optimizer)
-        token_pixels = self.config.model.token_pixels
+        token_pixels = self.model.config.token_pixels
         sampler = BatchSampler(self.pool, token_pixels=token_pixels, emphasis=stage.emphasis)
         generated = self._generated(stage)
-        stepper = Stepper(self.model, self.tokenizer, stage, sampler, generated)
+        stepper = Stepper(self.model, self.tokenizer, stage, sampler, generated, self.together, self.config.recompute)
         began, saved, step = time.monotonic(), time.monotonic(), self.progress.step
         before = self.progress.seconds
         while step < stage.steps:
@@ -186,10 +246,10 @@ class _Run:
     def _step(self, stepper: Stepper, stage: StageConfig, optimizer: torch.optim.Optimizer, step: int) -> Losses:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             terms = stepper.losses(self.generator)
         weights = asdict(stage.weights)
-        total = sum((weights[name] * value for name, value in terms.items()), torch.zeros(()))
+        total = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=self.device))
         if not torch.isfinite(total):
             found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
             raise DivergenceError(
@@ -199,35 +259,42 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         learning = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(learning, self.config.gradient_clip)
+        average_gradients(learning, self.together)
+        clip_gradients(learning, self.config.gradient_clip, self.together)
         optimizer.step()
         self.average.update(self.model)
         return terms
 
     def _optimizer(self, stage: StageConfig) -> torch.optim.AdamW:
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(group_of(name) in stage.trainable)
+            is_base = self.config.lora is not None and name.startswith("transformer.") and MARK not in name
+            parameter.requires_grad_(group_of(name) in stage.trainable and not is_base)
             if parameter.requires_grad:
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+                # decayed first; divided weights and whole ones cannot be stepped in one go
+                groups.setdefault((parameter.ndim <= 1, is_divided(parameter)), []).append(parameter)
+        decay = self.config.weight_decay
+        listed = [
+            {"params": parameters, "weight_decay": 0.0 if is_plain else decay}
+            for (is_plain, _), parameters in sorted(groups.items(), key=lambda pair: pair[0])
         ]
-        return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=self.config.betas)
+        return torch.optim.AdamW(listed, lr=stage.learning_rate, betas=self.config.betas)
 
     def _generated(self, stage: StageConfig) -> dict[int, list[int]]:
         """Return what the model itself writes about the pool at the start of a joint stage."""
         if stage.layout != "joint" or stage.text.generated <= 0:
             return {}
         path = self.folder / f"generated-{self.progress.stage}.json"
-        if not path.is_file():
+        is_there = path.is_file()
+        self.together.wait()
+        if not is_there:
             self.average.swap(self.model)
             texts = describe_pool(self.model.eval(), self.tokenizer, self.pool, stage.text.max_generated)
             self.average.swap(self.model)
             self.model.train()
-            path.write_text(json.dumps(texts))
+            if self.together.is_first:
+                write_text(path, json.dumps(texts))
+            self.together.wait()
         return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
 
     def _validate(self, stage: StageConfig, step: int) -> None:
@@ -246,10 +313,13 @@ class _Run:
             optimizer=optimizer,
             generator=self.generator,
             progress=self.progress,
+            only_learned=self.config.initial is not None,
+            is_first=self.together.is_first,
         )
+        self.together.wait()
 
     def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float) -> None:
-        values = {name: round(float(value.detach()), 5) for name, value in terms.items()}
+        values = {name: round(self.together.mean(float(value.detach())), 5) for name, value in terms.items()}
         line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
         self._write({**line, "seconds": round(seconds, 1), **values})
 
@@ -257,6 +327,8 @@ class _Run:
         return lambda done, total: self.report({"event": name, "step": done, "steps": total})
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not self.together.is_first:
+            return
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.report(line)

@@ -74,6 +74,11 @@ def shard(model: MedQ, together: Ranks) -> None:
         fully_shard(block, mesh=mesh)
 
 
+def is_divided(tensor: Tensor) -> bool:
+    """Return whether each process holds a part of a tensor."""
+    return isinstance(tensor, DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor that may be divided, whole; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -90,9 +95,8 @@ def average_gradients(parameters: Iterable[nn.Parameter], together: Ranks) -> No
     if together.world == 1:
         return
     for parameter in parameters:
-        if not isinstance(parameter, DTensor):
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = _summed(gradient) / together.world
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
+            parameter.grad = _summed(parameter.grad) / together.world
 
 
 def clip_gradients(parameters: list[nn.Parameter], largest: float, together: Ranks) -> None:
@@ -103,13 +107,13 @@ def clip_gradients(parameters: list[nn.Parameter], largest: float, together: Ran
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     divided = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
     held = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    squares = [
-        sum((x.double().square().sum().cpu() for x in part), torch.zeros((), dtype=torch.float64))
-        for part in (divided, held)
-    ]
-    norm = float((_summed(squares[0]) + squares[1]).sqrt())
+    norm = float((_summed(_square(divided)) + _square(held)).sqrt())
     for gradient in (*divided, *held):
         gradient.mul_(min(1.0, largest / (norm + 1e-6)))
+
+
+def _square(parts: list[Tensor]) -> Tensor:
+    return sum((part.double().square().sum().cpu() for part in parts), torch.zeros((), dtype=torch.float64))
 
 
 def _summed(tensor: Tensor) -> Tensor:

@@ -73,15 +73,31 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank updates (Hu et al. 2022); they are merged into the weights when a run is published."""
+
+    rank: int = 16
+    """Rank of every update."""
+    alpha: float = 32.0
+    """Updates are scaled by alpha / rank."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.rank < 1 or self.alpha <= 0:
+            raise ConfigError(f"lora: rank and alpha must be positive, got {self.rank} and {self.alpha}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole recipe."""
 
     about: tuple[str, ...]
     """Command, hardware, hours and expected result, for people."""
-    model: ModelConfig
-    """Network to train."""
-    tokenizer: str
-    """Path of the tokenizer file, or the name of a pretrained model whose tokenizer is used."""
+    model: ModelConfig | None = None
+    """Network to train from random weights; None takes that of ``initial``."""
+    tokenizer: str | None = None
+    """Path of the tokenizer file, or the name of a pretrained model whose tokenizer is used; None takes that of
+    ``initial``."""
     pairs: PairsConfig
     """Training pairs."""
     val_pairs: PairsConfig
@@ -89,7 +105,12 @@ class TrainConfig:
     stages: tuple[StageConfig, ...]
     """What to do, in order."""
     initial: str | None = None
-    """Pretrained model (name or folder) to start from; None starts from random weights."""
+    """Pretrained model to start from: a name, a folder of ours or of a released checkpoint, or OWNER/NAME on the hub;
+    None starts from random weights."""
+    lora: LoraConfig | None = None
+    """Learn low-rank updates of the linear layers of the blocks instead of the layers themselves."""
+    recompute: bool = False
+    """Whether activations are computed again in the backward pass, which saves most of their memory."""
     seed: int = 0
     """Seed of the weights and of every batch."""
     ema_decay: float = 0.998
@@ -106,6 +127,12 @@ class TrainConfig:
     """Minutes between checkpoints."""
     validate_every: int = 500
     """Steps between validations."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a network and a tokenizer."""
+        for name in ("model", "tokenizer"):
+            if getattr(self, name) is None and self.initial is None:
+                raise ConfigError(f"{name} is missing. Give {name}, or initial to start from a pretrained model.")
 
     def with_sources(self, data: tuple[str, ...]) -> TrainConfig:
         """Return the recipe with other sources of real volumes for training and validation."""

@@ -124,7 +124,7 @@ class Stepper:
         words = [self.tokenizer.encode(instruction("assess", generator)) for _ in whole.index]
         # one label for every token and one for the end of each text, sample by sample
         slots = [[*(is_slot for _, is_slot in text), False] for text in coded]
-        batch, vision = self._seen(whole)
+        vision = self._vision(whole.part(self.rows, self.device))
         blocks: list[Block] = [
             self._vision_block(vision),
             TextBlock(ids=words[self.rows]),
@@ -182,10 +182,6 @@ class Stepper:
 
     def _vision(self, batch: Batch) -> Tensor:
         return vision_input(batch.vision, self.model.config.vision, size=POOL_SIZE)
-
-    def _seen(self, whole: Batch) -> tuple[Batch, Tensor]:
-        batch = whole.part(self.rows, self.device)
-        return batch, self._vision(batch)
 
     def _mean_text(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
         """Return the cross-entropy as this process's part of the mean over the labels of the whole batch."""

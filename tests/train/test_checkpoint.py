@@ -24,7 +24,9 @@ def make(seed: int) -> tuple[nn.Module, WeightAverage, torch.optim.AdamW, torch.
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return model, WeightAverage(model, 0.9), optimizer, torch.Generator().manual_seed(seed)
+    average = WeightAverage(0.9)
+    average.track(model)
+    return model, average, optimizer, torch.Generator().manual_seed(seed)
 
 
 def save(folder: Path, seed: int, step: int) -> None:
