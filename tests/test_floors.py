@@ -18,6 +18,7 @@ FLOORS = (
     {"report"},
     {"evaluate", "batch", "demo", "doctor"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

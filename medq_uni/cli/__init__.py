@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import dataset, images, weights
+from medq_uni.cli import dataset, images, training, weights
 from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
     SOME_FAILED,
     ModelOption,
-    SourcesOption,
     clear_errors,
-    progress_bar,
     state,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["BAD_INPUT", "NOTICE", "SOME_FAILED", "app", "main"]
 
@@ -58,38 +53,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file; see recipes/.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path("runs/run"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
-    source: SourcesOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
-) -> None:
-    """Train a model by a recipe; the finished one is written to OUTPUT/model."""
-    with clear_errors():
-        from medq_uni.train.loop import train as run
-        from medq_uni.train.publish import publish
-        from medq_uni.train.recipe import read_recipe
-
-        config = read_recipe(recipe)
-        if source:
-            config = config.with_sources(tuple(source))
-        with progress_bar("train") as progress:
-            trained = run(
-                config,
-                output,
-                resume=resume,
-                max_minutes=max_minutes,
-                workers=workers,
-                report=lambda line: _report_training(line, progress),
-            )
-        if trained.is_finished:
-            digest = publish(trained, config, output, output / "model")
-            typer.echo(f"{output / 'model'} (sha256 {digest[:12]})")
-        else:
-            typer.echo(f"stopped; go on with: medq train {recipe} -o {output} --resume")
+app.command()(training.train)
 
 
 @app.command()
@@ -126,10 +90,3 @@ def demo(
 def main() -> None:
     """Entry point of the ``medq`` command."""
     app()
-
-
-def _report_training(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
-    if line["event"] == "validation":
-        typer.echo(json.dumps(line))
-    elif line["step"] % 10 == 0:
-        progress(line["step"], line["steps"])

@@ -1,25 +1,37 @@
-"""Checkpoints of a training run: safetensors and JSON, replaced atomically, never pickled."""
+"""Training state on disk: sharded safetensors, hashed, whole or not at all, for any number of processes.
+
+Every process writes its own part (PyTorch's distributed checkpoints in their safetensors form), so nobody ever holds the
+whole state, and what many have written any other number can read. Nothing is pickled.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medq_uni.train.parallel import divided_like, whole
+from medq_uni.io.atomic import file_digest, write_text
+from medq_uni.train.parallel import Ranks
 
-STATE_NAME = "state.safetensors"
-PREVIOUS_NAME = "state.previous.safetensors"
+PREFIX, PARTIAL, MANIFEST = "checkpoint-", "checkpoint.part", "progress.json"
+DIVERGED = "diverged"
+"""Checkpoint of the moment before a loss became NaN."""
+KEPT = 2
+"""Checkpoints that are kept: the newest, and the one before as a second chance."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be resumed from."""
+    """A run folder whose state cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +39,22 @@ class Progress:
     """Where a run stands."""
 
     stage: int
-    """Position in the recipe's list of stages."""
+    """Number of the stage, from 0."""
     step: int
-    """Steps done in that stage."""
+    """Optimizer steps done in it."""
     seconds: float
-    """Time spent training so far."""
+    """Training time so far."""
     recipe_hash: str
-    """Of the recipe, so that another recipe is not resumed by mistake."""
+    """Of the recipe that the run belongs to."""
+    updates: int = 0
+    """Updates of the averaged weights."""
 
 
 class WeightAverage:
-    """Exponential moving average of the weights that learn, or have learned (EMA), float32."""
+    """Exponential moving average of the weights that learn, or have learned (EMA), float32.
+
+    Weights that are divided among processes are averaged where they are, each part by its process.
+    """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
@@ -52,7 +69,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights; faster while the average is young."""
+        """Move the average toward the model; early updates count more, so that it does not lag."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, parameter in model.named_parameters():
@@ -69,111 +86,179 @@ class WeightAverage:
                 self.shadow[name] = kept.float()
 
 
-def save_checkpoint(
-    folder: Path,
-    *,
-    model: nn.Module,
-    average: WeightAverage,
-    optimizer: torch.optim.Optimizer | None,
-    generator: torch.Generator,
-    progress: Progress,
-    only_learned: bool = False,
-    is_first: bool = True,
-) -> None:
-    """Write the whole training state; the one before is kept as a second chance.
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """What changes while a model is trained.
+
+    Attributes:
+        model: Network; its parts may be divided among processes.
+        average: Its averaged weights.
+        optimizer: Of the present stage; None between stages.
+        generator: Source of all random numbers, the same in every process.
+        is_base_kept: Whether weights that never learned belong to the state; those of a pretrained model do not.
+    """
+
+    model: nn.Module
+    average: WeightAverage
+    optimizer: torch.optim.Optimizer | None
+    generator: torch.Generator
+    is_base_kept: bool = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by name."""
+        shadow = self.average.shadow
+        found = {f"model.{k}": x for k, x in self.model.state_dict().items() if self.is_base_kept or k in shadow}
+        found |= {f"average.{name}": value for name, value in shadow.items()}
+        if self.optimizer is not None:
+            for name, parameter in self.model.named_parameters():
+                for key, value in self.optimizer.state.get(parameter, {}).items():
+                    found[f"optimizer.{key}.{name}"] = value.reshape(1) if value.ndim == 0 else value
+        # files hold the standard layout only; an image layout comes back when weights are copied in place
+        return {name: x.contiguous() for name, x in found.items()} | {"generator": self.generator.get_state()}
+
+
+def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, together: Ranks, name: str = "") -> None:
+    """Write a checkpoint; every process must call this. Those before the last two are removed.
 
     Args:
-        folder: Where to.
-        model: Network; of several processes every one must call this.
-        average: Its averaged weights.
-        optimizer: Of the present stage.
-        generator: Source of all random numbers.
+        folder: Folder of the run.
+        state: What to write.
         progress: Where the run stands.
-        only_learned: Leave out weights that never learned: they are those of the pretrained model.
-        is_first: Whether this process writes.
+        together: The processes that train together.
+        name: Name of its folder; by default it follows from the progress.
     """
-    kept = {k: x for k, x in model.state_dict().items() if not only_learned or k in average.shadow}
-    divided = {f"model.{name}": value for name, value in kept.items()}
-    divided |= {f"average.{name}": value for name, value in average.shadow.items()}
-    divided |= _optimizer_tensors(model, optimizer)
-    tensors = {name: whole(value).cpu() for name, value in divided.items()}
-    if not is_first:
-        return
-    tensors["generator"] = generator.get_state()
-    metadata = {"progress": json.dumps(asdict(progress)), "updates": str(average.updates)}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial, path = folder / (STATE_NAME + ".part"), folder / STATE_NAME
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, partial, metadata)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    if path.exists():
-        os.replace(path, folder / PREVIOUS_NAME)
-    os.replace(partial, path)
+    partial = folder / PARTIAL
+    target = folder / (name or f"{PREFIX}{progress.stage:02d}-{progress.step:08d}")
+    if together.is_first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    together.wait()
+    writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
+    try:
+        with _alone_is_fine():
+            dcp.save(state.tensors(), storage_writer=writer, no_dist=together.world == 1)
+    except (dcp.api.CheckpointException, OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go on "
+            "with --resume."
+        ) from error
+    mine = sorted(partial.glob(f"shard-{together.rank + 1:05d}-*.safetensors"))
+    for file in mine:
+        _flush(file)
+    parts = together.gathered({file.name: file_digest(file) for file in mine})
+    if together.is_first:
+        manifest = {"progress": asdict(progress), "files": {k: v for part in parts for k, v in part.items()}}
+        write_text(partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        for old in _found(folder)[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+    together.wait()
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Progress, int] | None:
-    """Return tensors, progress and average updates of the newest readable checkpoint, None if there is none.
+def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | None:
+    """Return the newest whole checkpoint of a run and where it stands; None if the run has none at all.
 
     Raises:
-        CheckpointError: If there are checkpoint files and none of them can be read.
+        CheckpointError: If there are checkpoints, and all of them are damaged.
     """
     broken = []
-    for name in (STATE_NAME, PREVIOUS_NAME):
-        path = folder / name
-        if not path.is_file():
-            continue
+    for path in [folder / name] if name else _found(folder):
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, Progress(**json.loads(metadata["progress"])), int(metadata["updates"])
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            broken.append(f"{name} ({type(error).__name__})")
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            damaged = [file for file, digest in manifest["files"].items() if file_digest(path / file) != digest]
+            if not damaged:
+                return path, Progress(**manifest["progress"])
+            broken.append(f"{path.name} ({damaged[0]} was altered)")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            broken.append(f"{path.name} ({type(error).__name__})")
     if broken:
-        raise CheckpointError(
-            f"{folder}: no readable checkpoint, tried {', '.join(broken)}. Start again in an empty folder."
-        )
+        raise CheckpointError(f"{folder}: no whole checkpoint, tried {', '.join(broken)}. Start in an empty folder.")
     return None
 
 
-def restore(
-    tensors: dict[str, Tensor],
-    updates: int,
-    *,
-    model: nn.Module,
-    average: WeightAverage,
-    generator: torch.Generator,
-) -> None:
-    """Put weights, average and random state of a checkpoint in place."""
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, value in _part(tensors, "model."):
-            own[name].copy_(divided_like(value, own[name]))
-    average.shadow = {name: divided_like(value, own[name]) for name, value in _part(tensors, "average.")}
-    average.updates = updates
-    generator.set_state(tensors["generator"])
+def load_checkpoint(path: Path, state: TrainingState, progress: Progress) -> None:
+    """Put weights, average and random numbers of a checkpoint in place; the optimizer's come with :func:`load_moments`.
+
+    Args:
+        path: Folder of the checkpoint.
+        state: Is filled in place.
+        progress: What the checkpoint says about itself.
+
+    Raises:
+        CheckpointError: If it holds other weights than the model.
+    """
+    own = state.model.state_dict()
+    wanted: dict[str, Tensor] = {"generator": state.generator.get_state()}
+    for key in _stored(path):
+        kind, _, name = key.partition(".")
+        if kind not in ("model", "average"):
+            continue
+        if name not in own:
+            raise CheckpointError(f"{path.name} holds {name}, which this recipe's network does not have.")
+        wanted[key] = own[name] if kind == "model" else torch.empty_like(own[name], dtype=torch.float32)
+    _load(path, wanted)
+    shadow = {key.removeprefix("average."): x for key, x in wanted.items() if key.startswith("average.")}
+    state.average.shadow, state.average.updates = shadow, progress.updates
+    state.generator.set_state(wanted["generator"])
 
 
-def restore_optimizer(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_moments(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put the moments of a checkpoint into an optimizer over the same weights."""
+    stored, wanted = _stored(path), {}
     for name, parameter in model.named_parameters():
-        if f"optimizer.step.{name}" in tensors:
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            if f"optimizer.{key}.{name}" in stored:
+                empty = torch.empty(1) if key == "step" else torch.empty_like(parameter, requires_grad=False)
+                wanted[f"optimizer.{key}.{name}"] = empty
+    if not wanted:
+        return
+    _load(path, wanted)
+    for name, parameter in model.named_parameters():
+        if f"optimizer.step.{name}" in wanted:
             optimizer.state[parameter] = {
-                "step": tensors[f"optimizer.step.{name}"],
-                "exp_avg": divided_like(tensors[f"optimizer.exp_avg.{name}"], parameter),
-                "exp_avg_sq": divided_like(tensors[f"optimizer.exp_avg_sq.{name}"], parameter),
+                "step": wanted[f"optimizer.step.{name}"].reshape(()),
+                "exp_avg": wanted[f"optimizer.exp_avg.{name}"],
+                "exp_avg_sq": wanted[f"optimizer.exp_avg_sq.{name}"],
             }
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
-    return [(name.removeprefix(prefix), value) for name, value in tensors.items() if name.startswith(prefix)]
+def _found(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, newest first."""
+    return sorted(folder.glob(f"{PREFIX}[0-9]*"), reverse=True)
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    if optimizer is None:
-        return {}
-    return {
-        f"optimizer.{key}.{name}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+def _stored(path: Path) -> set[str]:
+    names: set[str] = set()
+    for file in path.glob("*.safetensors"):
+        try:
+            with safe_open(str(file), "pt") as tensors:
+                names |= set(tensors.keys())
+        except SafetensorError as error:
+            raise CheckpointError(f"{path.name}/{file.name} is damaged ({error}).") from error
+    return names
+
+
+def _load(path: Path, into: Mapping[str, Tensor]) -> None:
+    reader = dcp.HuggingFaceStorageReader(str(path))
+    with _alone_is_fine():
+        dcp.load(dict(into), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+
+
+def _cause(error: BaseException) -> str:
+    """Return what went wrong in the first process that failed."""
+    failures = getattr(error, "failures", None) or {0: (error, None)}
+    first = next(iter(failures.values()))[0]
+    return f"{type(first).__name__}: {first}"
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())

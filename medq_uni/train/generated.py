@@ -16,7 +16,7 @@ GRID = 16
 MAX_TOKENS = 160
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int) -> dict[int, list[int]]:
     """Return the description tokens that the model writes about the first ``count`` pairs, by index.
 

@@ -1,60 +1,56 @@
-"""One training loop for every stage and size: batches, losses, optimizer, average, checkpoints."""
+"""One training loop for every stage, size and number of processes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from medq_uni.config import ConfigError, Execution, to_json
 from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pairs import generator_of
-from medq_uni.data.pool import build_pool
+from medq_uni.data.pool import PairPool, build_pool
 from medq_uni.io.atomic import write_text
 from medq_uni.model.medq import MedQ, codec_module
+from medq_uni.model.placement import put
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.adapters import MARK, add_lora, merged
+from medq_uni.train.adapters import add_lora, merged
 from medq_uni.train.checkpoint import (
+    DIVERGED,
     CheckpointError,
     Progress,
+    TrainingState,
     WeightAverage,
-    read_checkpoint,
-    restore,
-    restore_optimizer,
+    load_checkpoint,
+    load_moments,
+    newest_checkpoint,
     save_checkpoint,
 )
 from medq_uni.train.generated import describe_pool
-from medq_uni.train.parallel import (
-    Ranks,
-    average_gradients,
-    clip_gradients,
-    is_divided,
-    ranks,
-    shard,
-    whole,
-)
-from medq_uni.train.recipe import Group, StageConfig, TrainConfig
+from medq_uni.train.journal import Journal, Report
+from medq_uni.train.optimizer import build_optimizer, choose_trainable, learning_rate
+from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients, ranks, shard, whole
+from medq_uni.train.recipe import StageConfig, TrainConfig
 from medq_uni.train.steps import Losses, Stepper
 from medq_uni.train.validate import validate
 
-log = logging.getLogger(__name__)
-Report = Callable[[dict[str, Any]], None]
 CALIBRATION_PAIRS = 256
-IR_PREFIXES = ("vae2llm.", "llm2vae.", "shrinkage.", "time_embedder.")
+RECIPE = "recipe.json"
 
 
-class DivergenceError(RuntimeError):
-    """A loss became NaN or infinite."""
+class DivergenceError(ValueError):
+    """A loss or gradient became NaN or infinite."""
+
+
+class OutOfMemoryError(ValueError):
+    """A step does not fit; says what makes it smaller."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +61,7 @@ class Trained:
     tokenizer: Tokenizer
     is_finished: bool
     is_first: bool = True
-    """Whether this process, of all that trained together, writes files."""
-
-
-def group_of(name: str) -> Group:
-    """Return which trainable group a parameter belongs to, by its name."""
-    if name.startswith("codec."):
-        return "spread" if name.startswith("codec.spread.") else "decoder"
-    return "ir" if ".ir." in name or name.startswith(IR_PREFIXES) else "iqa"
-
-
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Return the rate of step ``step``: linear warm-up, then a cosine to zero."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    done = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
-    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    """Whether this process, of all that trained together, writes files and holds the model."""
 
 
 def train(
@@ -91,86 +72,142 @@ def train(
     max_minutes: float | None = None,
     workers: int = 1,
     device: str | torch.device | None = None,
+    wandb: str | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Run the stages of a recipe, or go on with a run that was stopped.
 
     Args:
         config: The recipe.
-        folder: Where pools, checkpoints and the log (``log.jsonl``) are kept.
-        resume: Go on from the checkpoint in ``folder``; without it a folder with a checkpoint is refused.
+        folder: Where pools, checkpoints and the log (``log.jsonl``, ``tensorboard/``, ``curves.png``) are kept; all
+            processes must see it.
+        resume: Go on from the newest checkpoint in ``folder``; without it a folder with a checkpoint is refused.
         max_minutes: Stop, with a checkpoint, after this time.
         workers: Processes that draw the pairs.
         device: Where to compute; a GPU where there is one. Processes that ``torchrun`` has started train together.
+        wandb: Project on wandb that gets the log too; None sends nothing anywhere.
         report: Called with every line of the log.
 
     Raises:
         CheckpointError: If there is a checkpoint and ``resume`` is false, or it is of another recipe.
-        DivergenceError: If a loss is NaN or infinite; the last checkpoint stays.
+        DivergenceError: If a loss is NaN or infinite; the moment before is kept, for :func:`replay`.
+        OutOfMemoryError: If a step does not fit into memory.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with ranks(where) as together:
-        run = _Run(config, Path(folder), report or (lambda line: None), where, together)
-        run.prepare(workers, resume)
-        deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-        is_finished = run.go(deadline)
-        run.average.swap(run.model)
+        run = _Run(config, Path(folder), where, together)
+        found = run.find(resume)
+        run.prepare(workers, report or (lambda line: None), wandb)
+        if found is not None:
+            run.load(*found)
+        try:
+            deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+            is_finished = run.go(deadline)
+        finally:
+            run.close()
+        run.state.average.swap(run.model)
         return Trained(run.finished_model(), run.tokenizer, is_finished, together.is_first)
 
 
-def _tokenizer(name: str) -> Tokenizer:
-    path = Path(name)
-    return Tokenizer.from_file(path if path.is_file() else folder_of(name) / "tokenizer.json")
+def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "cpu") -> dict[str, float]:
+    """Compute the step at which a run diverged once more, and return its loss terms.
+
+    Autograd names the operation that made the first NaN of the backward pass, if it was there.
+
+    Args:
+        config: Recipe of the run.
+        folder: Folder of the run.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: If the run did not diverge.
+    """
+    run = _Run(config, Path(folder), torch.device(device), Ranks())
+    if not (run.folder / DIVERGED).is_dir():
+        raise CheckpointError(f"{folder} holds no step that diverged ({DIVERGED} is missing).")
+    run.prepare(1, lambda line: None, None)
+    found = newest_checkpoint(run.folder, DIVERGED)
+    assert found is not None, "a named checkpoint is read or refused"
+    run.load(*found)
+    stage = config.stages[run.progress.stage]
+    choose_trainable(run.model, config, stage)
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            terms, total = run.losses(run.stepper(stage))
+            total.backward()  # type: ignore[no-untyped-call]
+    finally:
+        run.close()
+    return {name: float(value.detach()) for name, value in terms.items()}
 
 
 class _Run:
-    """State of one run."""
+    """State of one run in one process."""
 
-    def __init__(
-        self, config: TrainConfig, folder: Path, report: Report, device: torch.device, together: Ranks
-    ) -> None:
-        self.config, self.folder, self.report = config, folder, report
-        self.device, self.together = device, together
+    def __init__(self, config: TrainConfig, folder: Path, device: torch.device, together: Ranks) -> None:
+        self.config, self.folder, self.device, self.together = config, folder, device, together
         self.hash = hashlib.sha256(to_json(config).encode()).hexdigest()
-        self.generator = generator_of(config.seed)
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.loaded: Path | None = None
+        self.journal: Journal | None = None
 
-    def prepare(self, workers: int, resume: bool) -> None:
-        """Build or open the pools, the model and, on resume, the state."""
-        config, folder = self.config, self.folder
-        found = read_checkpoint(folder)
-        if found is not None and not resume:
-            raise CheckpointError(f"{folder} holds a run already. Pass --resume to go on with it, or another folder.")
+    def find(self, resume: bool) -> tuple[Path, Progress] | None:
+        """Return the checkpoint to go on from, refuse one that is in the way."""
+        first = self.together.is_first
+        found = self.together.as_first_says(newest_checkpoint(self.folder) if first else None)
+        if found is None:
+            return None
+        if not resume:
+            raise CheckpointError(
+                f"{self.folder} holds a run already. Pass --resume to go on with it, or another folder."
+            )
+        if found[1].recipe_hash != self.hash:
+            raise CheckpointError(f"{self.folder} holds a run of another recipe. Use another folder.")
+        return found
+
+    def prepare(self, workers: int, report: Report, wandb: str | None) -> None:
+        """Build or open the pools and the model."""
+        config, folder, together = self.config, self.folder, self.together
         folder.mkdir(parents=True, exist_ok=True)
-        self._open_pools(workers)
-        self.model, self.tokenizer = self._initial()
-        self.model.transformer.recompute = config.recompute
-        if config.lora is not None:
-            add_lora(self.model, config.lora, config.seed)
+        names = tuple(stage.name for stage in config.stages)
+        if together.is_first:
+            write_text(folder / RECIPE, to_json(config))
+            self.journal = Journal(folder, names, wandb=wandb, report=report)
+        self.pool, self.val_pool = together.in_turn(lambda: self._pools(workers, report))
+        self.model, self.tokenizer = together.in_turn(self._initial)
         self.model.to(self.device)
-        shard(self.model, self.together)
-        self.average = WeightAverage(config.ema_decay)
-        if self.together.is_first:
-            (folder / "recipe.json").write_text(to_json(config), encoding="utf-8")
-        if found is not None:
-            self.tensors, self.progress, updates = found
-            if self.progress.recipe_hash != self.hash:
-                raise CheckpointError(f"{folder} holds a run of another recipe. Use another folder.")
-            restore(self.tensors, updates, model=self.model, average=self.average, generator=self.generator)
         codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.state = TrainingState(
+            self.model,
+            WeightAverage(config.ema_decay),
+            None,
+            generator_of(config.seed),
+            is_base_kept=config.initial is None,
+        )
 
-    def _open_pools(self, workers: int) -> None:
-        """Draw the pairs, in the first process; the others wait for it."""
-        for turn in (True, False):
-            if self.together.is_first == turn:
-                self.pool, self.val_pool = (
-                    build_pool(pairs, self.folder / name, workers=workers, progress=self._pool_progress(name))
-                    for name, pairs in (("train_pairs", self.config.pairs), ("val_pairs", self.config.val_pairs))
-                )
-            self.together.wait()
+    def load(self, path: Path, progress: Progress) -> None:
+        """Go on from a checkpoint."""
+        load_checkpoint(path, self.state, progress)
+        self.loaded, self.progress = path, progress
+        if self.journal is not None:
+            self.journal.forget_after(progress.stage, progress.step)
+
+    def close(self) -> None:
+        """Finish the log."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def _pools(self, workers: int, report: Report) -> tuple[PairPool, PairPool]:
+        def progress(name: str) -> Callable[[int, int], None]:
+            return lambda done, total: report({"event": name, "step": done, "steps": total})
+
+        pools = ("train_pairs", self.config.pairs), ("val_pairs", self.config.val_pairs)
+        train, val = (
+            build_pool(pairs, self.folder / name, workers=workers, progress=progress(name)) for name, pairs in pools
+        )
+        return train, val
 
     def _initial(self) -> tuple[MedQ, Tokenizer]:
+        """Return the network to begin with, divided among the processes, and its tokenizer."""
         config, tokenizer = self.config, None
         if config.initial is not None:
             loaded = load_pretrained(config.initial, execution=Execution(precision="float32"))
@@ -186,20 +223,29 @@ class _Run:
         if config.tokenizer is not None:
             tokenizer = _tokenizer(config.tokenizer)
         assert tokenizer is not None, "checked by the recipe"
+        model.transformer.recompute = config.recompute
+        if config.lora is not None:
+            add_lora(model, config.lora, config.seed)
+        shard(model, self.together, self.device)
         return model.train(), tokenizer
 
     def finished_model(self) -> MedQ:
         """Return the network whole, without updates beside its weights; of several processes the first one has it."""
         if self.together.world == 1 and self.config.lora is None:
             return self.model.eval()
-        state = {name: whole(value.detach()) for name, value in self.model.state_dict().items()}
-        if self.config.lora is not None:
-            state = merged(state, self.config.lora)
+        state = {}
+        for name, value in self.model.state_dict().items():
+            one = whole(value.detach())
+            if self.together.is_first:
+                state[name] = one.cpu()
         with torch.device("meta"):
             model = MedQ(self.model.config)
         if self.together.is_first:
+            state = merged(state, self.config.lora) if self.config.lora is not None else state
             model.load_state_dict(state, assign=True)
-            model.reset_tables(self.device)
+            for name, buffer in self.model.named_buffers():  # tables that are no weights
+                put(model, name, buffer, Execution())
+            model.to(self.device)
         return model.eval()
 
     def go(self, deadline: float) -> bool:
@@ -207,29 +253,35 @@ class _Run:
         for number in range(self.progress.stage, len(self.config.stages)):
             if number > self.progress.stage:
                 self.progress = replace(self.progress, stage=number, step=0)
-                self.tensors = {}
+                self.loaded = None
             if not self._stage(self.config.stages[number], deadline):
                 return False
         return True
 
-    def _stage(self, stage: StageConfig, deadline: float) -> bool:
+    def stepper(self, stage: StageConfig) -> Stepper:
+        """Return what computes the losses of a stage."""
         if stage.batch_size % self.together.world:
             raise ConfigError(
                 f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {self.together.world} "
                 "processes. Choose a multiple."
             )
-        optimizer = self._optimizer(stage)
-        self.average.track(self.model)
-        restore_optimizer(self.tensors, self.model, optimizer)
-        token_pixels = self.model.config.token_pixels
-        sampler = BatchSampler(self.pool, token_pixels=token_pixels, emphasis=stage.emphasis)
+        sampler = BatchSampler(self.pool, token_pixels=self.model.config.token_pixels, emphasis=stage.emphasis)
         generated = self._generated(stage)
-        stepper = Stepper(self.model, self.tokenizer, stage, sampler, generated, self.together, self.config.recompute)
-        began, saved, step = time.monotonic(), time.monotonic(), self.progress.step
-        before = self.progress.seconds
+        return Stepper(self.model, self.tokenizer, stage, sampler, generated, self.together, self.config.recompute)
+
+    def _stage(self, stage: StageConfig, deadline: float) -> bool:
+        choose_trainable(self.model, self.config, stage)
+        optimizer = build_optimizer(self.model, self.config, stage)
+        self.state = replace(self.state, optimizer=optimizer)
+        self.state.average.track(self.model)
+        if self.loaded is not None:
+            load_moments(self.loaded, self.model, optimizer)
+        stepper, together = self.stepper(stage), self.together
+        began = saved = time.monotonic()
+        before, step = self.progress.seconds, self.progress.step
         while step < stage.steps:
-            if time.monotonic() > deadline:
-                self._save(optimizer, step, before + time.monotonic() - began)
+            if together.as_first_flags(time.monotonic() > deadline):
+                self._save(step, before + time.monotonic() - began)
                 return False
             terms = self._step(stepper, stage, optimizer, step)
             step += 1
@@ -237,60 +289,60 @@ class _Run:
                 self._log(stage, step, terms, before + time.monotonic() - began)
             if step % self.config.validate_every == 0 or step == stage.steps:
                 self._validate(stage, step)
-            if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                self._save(optimizer, step, before + time.monotonic() - began)
+            if together.as_first_flags(time.monotonic() - saved > 60 * self.config.checkpoint_minutes):
+                self._save(step, before + time.monotonic() - began)
                 saved = time.monotonic()
-        self._save(optimizer, step, before + time.monotonic() - began)
+        self._save(step, before + time.monotonic() - began)
         return True
+
+    def losses(self, stepper: Stepper) -> tuple[Losses, torch.Tensor]:
+        """Return the loss terms of the next batch, and their weighted sum."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            terms = stepper.losses(self.state.generator)
+        weights = asdict(stepper.stage.weights)
+        zero = torch.zeros((), device=self.device)
+        return terms, sum((weights[name] * value for name, value in terms.items()), zero)
 
     def _step(self, stepper: Stepper, stage: StageConfig, optimizer: torch.optim.Optimizer, step: int) -> Losses:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            terms = stepper.losses(self.generator)
-        weights = asdict(stage.weights)
-        total = sum((weights[name] * value for name, value in terms.items()), torch.zeros((), device=self.device))
-        if not torch.isfinite(total):
-            found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
-            raise DivergenceError(
-                f"stage {stage.name!r}, step {step}: the loss is {float(total.detach()):g} ({found}). "
-                "Lower the learning rate."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        generator, together = self.state.generator.get_state(), self.together
+        try:
+            terms, total = self.losses(stepper)
+            if together.any(not math.isfinite(total.item())):
+                raise self._diverged(stage, step, terms, generator)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(_smaller(stage, self.config, together)) from error
         learning = [p for group in optimizer.param_groups for p in group["params"]]
-        average_gradients(learning, self.together)
-        clip_gradients(learning, self.config.gradient_clip, self.together)
+        average_gradients(learning, together)
+        norm = clip_gradients(learning, self.config.gradient_clip, together)
+        if not math.isfinite(norm):
+            raise self._diverged(stage, step, {**terms, "gradient": torch.tensor(norm)}, generator)
         optimizer.step()
-        self.average.update(self.model)
+        self.state.average.update(self.model)
         return terms
 
-    def _optimizer(self, stage: StageConfig) -> torch.optim.AdamW:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            is_base = self.config.lora is not None and name.startswith("transformer.") and MARK not in name
-            parameter.requires_grad_(group_of(name) in stage.trainable and not is_base)
-            if parameter.requires_grad:
-                # decayed first; divided weights and whole ones cannot be stepped in one go
-                groups.setdefault((parameter.ndim <= 1, is_divided(parameter)), []).append(parameter)
-        decay = self.config.weight_decay
-        listed = [
-            {"params": parameters, "weight_decay": 0.0 if is_plain else decay}
-            for (is_plain, _), parameters in sorted(groups.items(), key=lambda pair: pair[0])
-        ]
-        return torch.optim.AdamW(listed, lr=stage.learning_rate, betas=self.config.betas)
+    def _diverged(self, stage: StageConfig, step: int, terms: Losses, generator: torch.Tensor) -> DivergenceError:
+        """Keep the moment before the step, and return the error that names its losses."""
+        self.state.generator.set_state(generator)
+        self._save(step, self.progress.seconds, name=DIVERGED)
+        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
+        return DivergenceError(
+            f"stage {stage.name!r}, step {step}: not finite ({found}). Weights and batch of that moment are in "
+            f"{self.folder / DIVERGED}; compute it again with --replay. Lower the learning rate to go on."
+        )
 
     def _generated(self, stage: StageConfig) -> dict[int, list[int]]:
         """Return what the model itself writes about the pool at the start of a joint stage."""
         if stage.layout != "joint" or stage.text.generated <= 0:
             return {}
         path = self.folder / f"generated-{self.progress.stage}.json"
-        is_there = path.is_file()
-        self.together.wait()
-        if not is_there:
-            self.average.swap(self.model)
+        if not self.together.as_first_flags(path.is_file()):
+            self.state.average.swap(self.model)
             texts = describe_pool(self.model.eval(), self.tokenizer, self.pool, stage.text.max_generated)
-            self.average.swap(self.model)
+            self.state.average.swap(self.model)
             self.model.train()
             if self.together.is_first:
                 write_text(path, json.dumps(texts))
@@ -298,37 +350,32 @@ class _Run:
         return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
 
     def _validate(self, stage: StageConfig, step: int) -> None:
-        self.average.swap(self.model)
+        self.state.average.swap(self.model)
         scores = validate(self.model.eval(), self.tokenizer, self.val_pool, stage.layout)
-        self.average.swap(self.model)
+        self.state.average.swap(self.model)
         self.model.train()
-        self._write({"event": "validation", "stage": stage.name, "step": step, **scores})
+        if self.journal is not None:
+            self.journal.write({"event": "validation", "stage": stage.name, "step": step, **scores})
 
-    def _save(self, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-        self.progress = replace(self.progress, step=step, seconds=seconds)
-        save_checkpoint(
-            self.folder,
-            model=self.model,
-            average=self.average,
-            optimizer=optimizer,
-            generator=self.generator,
-            progress=self.progress,
-            only_learned=self.config.initial is not None,
-            is_first=self.together.is_first,
-        )
-        self.together.wait()
+    def _save(self, step: int, seconds: float, name: str = "") -> None:
+        updates = self.state.average.updates
+        self.progress = replace(self.progress, step=step, seconds=seconds, updates=updates)
+        save_checkpoint(self.folder, self.state, self.progress, self.together, name)
 
     def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float) -> None:
         values = {name: round(self.together.mean(float(value.detach())), 5) for name, value in terms.items()}
-        line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
-        self._write({**line, "seconds": round(seconds, 1), **values})
+        if self.journal is not None:
+            line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
+            self.journal.write({**line, "seconds": round(seconds, 1), **values})
 
-    def _pool_progress(self, name: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.report({"event": name, "step": done, "steps": total})
 
-    def _write(self, line: dict[str, Any]) -> None:
-        if not self.together.is_first:
-            return
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.report(line)
+def _tokenizer(name: str) -> Tokenizer:
+    path = Path(name)
+    return Tokenizer.from_file(path if path.is_file() else folder_of(name) / "tokenizer.json")
+
+
+def _smaller(stage: StageConfig, config: TrainConfig, together: Ranks) -> str:
+    ways = [f"batch_size below {stage.batch_size}", f"crop_size below {stage.crop_size}"]
+    ways += [] if config.recompute else ["recompute: true"]
+    ways += ["lora" if config.lora is None else "a lower rank of lora", f"more processes than {together.world}"]
+    return f"stage {stage.name!r}: out of memory. Any of these needs less: {', '.join(ways)}."

@@ -78,7 +78,7 @@ class LoraConfig:
 
     rank: int = 16
     """Rank of every update."""
-    alpha: float = 32.0
+    alpha: int = 32
     """Updates are scaled by alpha / rank."""
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) 
     return {name: round(value, 4) for name, value in scores.items()}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def restoration_gains(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:
     """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs only."""
     gains: dict[str, list[float]] = defaultdict(list)
@@ -56,7 +56,7 @@ def restoration_gains(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout:
     return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict[str, float]:
     """Return, per modality, the factor that makes the predicted standard deviation honest.
 

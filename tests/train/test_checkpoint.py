@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,19 +8,22 @@ import torch
 from torch import nn
 
 from medq_uni.train.checkpoint import (
-    PREVIOUS_NAME,
-    STATE_NAME,
+    KEPT,
+    MANIFEST,
+    PARTIAL,
     CheckpointError,
     Progress,
+    TrainingState,
     WeightAverage,
-    read_checkpoint,
-    restore,
-    restore_optimizer,
+    load_checkpoint,
+    load_moments,
+    newest_checkpoint,
     save_checkpoint,
 )
+from medq_uni.train.parallel import Ranks
 
 
-def make(seed: int) -> tuple[nn.Module, WeightAverage, torch.optim.AdamW, torch.Generator]:
+def make(seed: int) -> TrainingState:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = nn.Linear(3, 2)
@@ -26,51 +32,112 @@ def make(seed: int) -> tuple[nn.Module, WeightAverage, torch.optim.AdamW, torch.
     optimizer.step()
     average = WeightAverage(0.9)
     average.track(model)
-    return model, average, optimizer, torch.Generator().manual_seed(seed)
+    return TrainingState(model, average, optimizer, torch.Generator().manual_seed(seed))
 
 
 def save(folder: Path, seed: int, step: int) -> None:
-    model, average, optimizer, generator = make(seed)
-    progress = Progress(stage=1, step=step, seconds=2.5, recipe_hash="x")
-    save_checkpoint(folder, model=model, average=average, optimizer=optimizer, generator=generator, progress=progress)
+    progress = Progress(stage=1, step=step, seconds=2.5, recipe_hash="x", updates=9)
+    save_checkpoint(folder, make(seed), progress, Ranks())
 
 
 def test_everything_comes_back(tmp_path: Path):
     save(tmp_path, 1, 7)
-    tensors, progress, updates = read_checkpoint(tmp_path)
-    assert (progress.stage, progress.step) == (1, 7)
-    model, average, optimizer, generator = make(2)
-    restore(tensors, updates, model=model, average=average, generator=generator)
-    restore_optimizer(tensors, model, optimizer)
-    expected, expected_average, expected_optimizer, expected_generator = make(1)
-    assert torch.equal(model.weight, expected.weight)
-    assert torch.equal(average.shadow["weight"], expected_average.shadow["weight"])
-    ours, theirs = optimizer.state[model.weight], expected_optimizer.state[expected.weight]
+    path, progress = newest_checkpoint(tmp_path)
+    assert (progress.stage, progress.step, progress.updates) == (1, 7, 9)
+    state, expected = make(2), make(1)
+    load_checkpoint(path, state, progress)
+    load_moments(path, state.model, state.optimizer)
+    assert torch.equal(state.model.weight, expected.model.weight)
+    assert torch.equal(state.average.shadow["weight"], expected.average.shadow["weight"])
+    assert state.average.updates == 9
+    ours = state.optimizer.state[state.model.weight]
+    theirs = expected.optimizer.state[expected.model.weight]
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=expected_generator))
+    assert torch.equal(torch.rand(3, generator=state.generator), torch.rand(3, generator=expected.generator))
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path):
+def test_no_file_of_a_checkpoint_can_hold_code(tmp_path: Path):
+    save(tmp_path, 1, 7)
+    path, _ = newest_checkpoint(tmp_path)
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "no manifest"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str):
     save(tmp_path, 1, 1)
     save(tmp_path, 1, 2)
-    path = tmp_path / STATE_NAME
-    path.write_bytes(path.read_bytes()[:50])
-    assert read_checkpoint(tmp_path)[1].step == 1
-    (tmp_path / PREVIOUS_NAME).write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no readable checkpoint"):
-        read_checkpoint(tmp_path)
+    newest, _ = newest_checkpoint(tmp_path)
+    file = next(newest.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(content[:50])
+    elif damage == "flipped":
+        content[-1] ^= 1
+        file.write_bytes(content)
+    else:
+        (file if damage == "missing" else newest / MANIFEST).unlink()
+    path, progress = newest_checkpoint(tmp_path)
+    assert progress.step == 1
+    (path / MANIFEST).write_text("{")
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        newest_checkpoint(tmp_path)
 
 
-def test_an_empty_folder_has_no_checkpoint(tmp_path: Path):
-    assert read_checkpoint(tmp_path) is None
+def test_only_the_last_two_are_kept(tmp_path: Path):
+    for step in range(4):
+        save(tmp_path, 1, step)
+    assert [json.loads((p / MANIFEST).read_text())["progress"]["step"] for p in sorted(tmp_path.iterdir())] == [2, 3]
+    assert KEPT == 2
+
+
+def test_half_a_checkpoint_is_none(tmp_path: Path):
+    (tmp_path / PARTIAL).mkdir()
+    (tmp_path / PARTIAL / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"half")
+    assert newest_checkpoint(tmp_path) is None
+    save(tmp_path, 1, 1)
+    assert newest_checkpoint(tmp_path)[1].step == 1
+    assert not (tmp_path / PARTIAL).exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
+    save(tmp_path, 1, 1)
+    path, progress = newest_checkpoint(tmp_path)
+    other = TrainingState(nn.Sequential(nn.Linear(3, 2)), WeightAverage(0.9), None, torch.Generator())
+    with pytest.raises(CheckpointError, match="which this recipe's network does not have"):
+        load_checkpoint(path, other, progress)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from tests.train.test_checkpoint import save
+from medq_uni.train.checkpoint import CheckpointError
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save(Path(sys.argv[1]), 1, 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+try:
+    save(Path(sys.argv[1]), 1, 2)
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_loses_no_earlier_checkpoint(tmp_path: Path):
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "make room, then go on with --resume" in done.stdout
+    assert newest_checkpoint(tmp_path)[1].step == 1
 
 
 def test_swapping_the_average_twice_changes_nothing():
-    model, average, _, _ = make(3)
+    state = make(3)
     with torch.no_grad():
-        model.weight.add_(1)
-    before = model.weight.detach().clone()
-    average.swap(model)
-    assert not torch.equal(model.weight, before)
-    average.swap(model)
-    assert torch.equal(model.weight, before)
+        state.model.weight.add_(1)
+    before = state.model.weight.detach().clone()
+    state.average.swap(state.model)
+    assert not torch.equal(state.model.weight, before)
+    state.average.swap(state.model)
+    assert torch.equal(state.model.weight, before)

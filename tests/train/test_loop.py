@@ -10,8 +10,9 @@ from medq_uni.data.pairs import PairsConfig
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError
-from medq_uni.train.loop import DivergenceError, group_of, learning_rate, train
+from medq_uni.train.loop import DivergenceError, train
 from medq_uni.train.losses import LossWeights
+from medq_uni.train.optimizer import group_of, learning_rate
 from medq_uni.train.publish import publish
 from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
 

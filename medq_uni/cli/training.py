@@ -1,0 +1,70 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medq_uni.cli.shared import DeviceOption, SourcesOption, clear_errors, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file; see recipes/.")]
+
+
+def train(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path("runs/run"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
+    source: SourcesOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
+    device: DeviceOption = None,
+    wandb: Annotated[str | None, typer.Option(help="Also send the log to this project on wandb.")] = None,
+    again: Annotated[bool, typer.Option("--replay", help="Compute the step that diverged once more.")] = False,
+) -> None:
+    """Train a model by a recipe; the finished one is written to OUTPUT/model.
+
+    On several GPUs: torchrun --nproc-per-node 8 --no-python medq train RECIPE -o OUTPUT
+    """
+    with clear_errors():
+        from medq_uni.train.loop import replay
+        from medq_uni.train.loop import train as run
+        from medq_uni.train.publish import publish
+        from medq_uni.train.recipe import read_recipe
+
+        config = read_recipe(recipe)
+        if source:
+            config = config.with_sources(tuple(source))
+        if again:
+            typer.echo(json.dumps(replay(config, output, device=device or "cpu")))
+            return
+        with progress_bar("train") as progress:
+            trained = run(
+                config,
+                output,
+                resume=resume,
+                max_minutes=max_minutes,
+                workers=workers,
+                device=device,
+                wandb=wandb,
+                report=lambda line: _report(line, progress),
+            )
+        if not trained.is_first:
+            return
+        if trained.is_finished:
+            digest = publish(trained, config, output, output / "model")
+            typer.echo(f"{output / 'model'} (sha256 {digest[:12]})")
+        else:
+            typer.echo(f"stopped; go on with: medq train {recipe} -o {output} --resume")
+
+
+def _report(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
+    if line["event"] == "validation":
+        typer.echo(json.dumps(line))
+    elif line["step"] % 10 == 0:
+        progress(line["step"], line["steps"])

@@ -1,0 +1,53 @@
+"""Which weights learn in a stage, how fast, and the step that moves them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from medq_uni.model.medq import MedQ
+from medq_uni.train.adapters import MARK
+from medq_uni.train.parallel import is_divided
+from medq_uni.train.recipe import Group, StageConfig, TrainConfig
+
+IR_PREFIXES = ("vae2llm.", "llm2vae.", "shrinkage.", "time_embedder.")
+
+
+def group_of(name: str) -> Group | None:
+    """Return which trainable group a parameter belongs to, by its name; an encoder of the codec never learns."""
+    if name.startswith("codec.encoder."):
+        return None
+    if name.startswith("codec."):
+        return "spread" if name.startswith("codec.spread.") else "decoder"
+    return "ir" if ".ir." in name or name.startswith(IR_PREFIXES) else "iqa"
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Return the rate of step ``step``: linear warm-up, then a cosine to zero."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    done = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
+    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def choose_trainable(model: MedQ, config: TrainConfig, stage: StageConfig) -> None:
+    """Let the weights that a stage names learn, and no others; with LoRA only the updates of the blocks."""
+    for name, parameter in model.named_parameters():
+        is_base = config.lora is not None and name.startswith("transformer.") and MARK not in name
+        parameter.requires_grad_(group_of(name) in stage.trainable and not is_base)
+
+
+def build_optimizer(model: MedQ, config: TrainConfig, stage: StageConfig) -> torch.optim.AdamW:
+    """Return AdamW over the weights that learn; vectors are not decayed."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # decayed first; divided weights and whole ones cannot be stepped in one go
+            groups.setdefault((parameter.ndim <= 1, is_divided(parameter)), []).append(parameter)
+    listed = [
+        {"params": parameters, "weight_decay": 0.0 if is_plain else config.weight_decay}
+        for (is_plain, _), parameters in sorted(groups.items(), key=lambda pair: pair[0])
+    ]
+    return torch.optim.AdamW(listed, lr=stage.learning_rate, betas=config.betas)
