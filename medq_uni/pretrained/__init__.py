@@ -7,7 +7,6 @@ of the released base model; see :mod:`medq_uni.pretrained.released`. Nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -23,12 +22,14 @@ from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig, 
 from medq_uni.io.atomic import file_digest
 from medq_uni.model.medq import MedQ
 from medq_uni.model.placement import place
-from medq_uni.pretrained.hub import HUB_ID, fetch, verified_digests
+from medq_uni.pretrained.hub import HUB_ID, digest_of, fetch, verified_digests
 from medq_uni.pretrained.keys import WeightsMismatch, match
 from medq_uni.pretrained.memory import NotEnoughMemory, check_memory
 from medq_uni.pretrained.released import (
+    CARD_FILE,
     EXTRA_FILE,
     LLM_FILE,
+    QWEN_FILES,
     VIT_FILE,
     ReleasedFolder,
     is_released,
@@ -161,21 +162,16 @@ def _load_released(folder: Path, name: str, device: torch.device, execution: Exe
         )
     _, sources = match_stored(config, released.stored)
     check_memory(config, {name: one.shape for name, one in sources.items()}, execution, device)
-    settings = (LLM_FILE, VIT_FILE, EXTRA_FILE, TOKENIZER, "vocab.json", "merges.txt", "tokenizer_config.json")
+    settings = (LLM_FILE, VIT_FILE, EXTRA_FILE, CARD_FILE, TOKENIZER, *QWEN_FILES)
     files = [*released.weight_files, *(folder / file for file in settings if (folder / file).is_file())]
     with ThreadPoolExecutor(1) as thread:  # hashing a large file takes as long as reading it
         hashing = thread.submit(verified_digests, folder, files)
         model = load_released(released, config, execution=execution, device=device)
         digests = hashing.result()
     card = {"tile_size": config.max_latent_size * config.token_pixels, "sampler": asdict(RELEASED_SAMPLER)}
-    return Pretrained(model, released.tokenizer, config, card, _digest_of(digests), execution)
-
-
-def _digest_of(digests: dict[str, str]) -> str:
-    """Return the hash of the hashes of files."""
-    return hashlib.sha256(
-        "".join(f"{file}:{digest}\n" for file, digest in sorted(digests.items())).encode()
-    ).hexdigest()
+    if (folder / CARD_FILE).is_file():
+        card |= json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    return Pretrained(model, released.tokenizer, config, card, digest_of(digests), execution)
 
 
 def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pretrained:
@@ -224,7 +220,7 @@ def verify(folder: Path) -> tuple[dict[str, Any], str]:
                 f"{folder.name}/{file} has sha256 {found[:12]}..., the manifest says {expected[:12]}...: "
                 "the file was altered or damaged. Install again."
             )
-    return manifest, _digest_of(digests)
+    return manifest, digest_of(digests)
 
 
 def save_pretrained(

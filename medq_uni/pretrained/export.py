@@ -13,9 +13,9 @@ from torch import Tensor
 from medq_uni.config import FluxCodecConfig, ModelConfig
 from medq_uni.io.atomic import atomic_folder, file_digest
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained.hub import SUMS
+from medq_uni.pretrained.hub import SUMS, digest_of
 from medq_uni.pretrained.keys import WeightsMismatch, released_key
-from medq_uni.pretrained.released import CODEC_FILE, EXTRA_FILE, LLM_FILE, VIT_FILE
+from medq_uni.pretrained.released import CARD_FILE, CODEC_FILE, EXTRA_FILE, LLM_FILE, VIT_FILE
 from medq_uni.tokenizer import Tokenizer
 
 State = dict[str, Tensor]
@@ -51,13 +51,14 @@ def to_released(model: MedQ) -> tuple[State, State]:
     return network, codec
 
 
-def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a network and its tokenizer as a released checkpoint, whole or not at all.
+def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: dict[str, Any] | None = None) -> str:
+    """Write a network and its tokenizer as a released checkpoint, whole or not at all; return the hash of its files.
 
     Args:
         model: Of the released architecture, its weights not quantized.
         tokenizer: With the released special tokens.
         folder: Is created; one that is there is replaced.
+        card: What only our loader reads: how to sample, training, calibration.
 
     Raises:
         WeightsMismatch: If the model has parts that the released layout does not know, such as those of nano.
@@ -70,11 +71,14 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path) -> None:
         save_file({key: x.detach().contiguous() for key, x in network.items()}, temporary / "ema.safetensors")
         save_file({key: x.detach().contiguous() for key, x in codec.items()}, temporary / CODEC_FILE)
         names = ["ema.safetensors", CODEC_FILE, *tokenizer.save_qwen_files(temporary)]
-        for name, values in _settings(model.config).items():
+        files = _settings(model.config) | ({CARD_FILE: card} if card else {})
+        for name, values in files.items():
             (temporary / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             names.append(name)
-        sums = "".join(f"{file_digest(temporary / name)}  {name}\n" for name in sorted(names))
+        digests = {name: file_digest(temporary / name) for name in sorted(names)}
+        sums = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
         (temporary / SUMS).write_text(sums, encoding="utf-8")
+    return digest_of(digests)
 
 
 def _settings(config: ModelConfig) -> dict[str, dict[str, Any]]:

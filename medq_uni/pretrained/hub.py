@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -108,3 +109,10 @@ def verified_digests(folder: Path, files: list[Path]) -> dict[str, str]:
                 "altered or damaged. Download it again."
             )
     return found
+
+
+def digest_of(digests: dict[str, str]) -> str:
+    """Return the hash of the hashes of files."""
+    return hashlib.sha256(
+        "".join(f"{file}:{digest}\n" for file, digest in sorted(digests.items())).encode()
+    ).hexdigest()

@@ -39,6 +39,10 @@ SHARDS = "*-of-*.safetensors"
 """The same in several files, as other programs save it."""
 CODEC_FILE = "ae.safetensors"
 LLM_FILE, VIT_FILE, EXTRA_FILE = "llm_config.json", "vit_config.json", "config.json"
+QWEN_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+"""The tokenizer, where ``tokenizer.json`` does not hold all of it."""
+CARD_FILE = "medq_card.json"
+"""How a checkpoint that was trained here was made and is sampled; other programs ignore it."""
 VIEW_SIDES = (378, 980)
 """Sides to which the base model resizes what its vision encoder sees (UniMedVL, questions about images)."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")

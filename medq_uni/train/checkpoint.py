@@ -1,7 +1,7 @@
 """Training state on disk: sharded safetensors, hashed, whole or not at all, for any number of processes.
 
-Every process writes its own part (PyTorch's distributed checkpoints in their safetensors form), so nobody ever holds the
-whole state, and what many have written any other number can read. Nothing is pickled.
+Every process writes its own part (PyTorch's distributed checkpoints in their safetensors form), so nobody ever holds
+the whole state, and what many have written any other number can read. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, toge
             dcp.save(state.tensors(), storage_writer=writer, no_dist=together.world == 1)
     except (dcp.api.CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go on "
-            "with --resume."
+            f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go "
+            "on with --resume."
         ) from error
     mine = sorted(partial.glob(f"shard-{together.rank + 1:05d}-*.safetensors"))
     for file in mine:

@@ -1,4 +1,4 @@
-"""The journal of a run: every logged line in ``log.jsonl``, the same in TensorBoard and on wandb, and the curves as a picture."""
+"""The journal of a run: every line in ``log.jsonl``, the same in TensorBoard and on wandb, the curves as a picture."""
 
 from __future__ import annotations
 

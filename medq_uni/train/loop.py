@@ -351,7 +351,7 @@ class _Run:
 
     def _validate(self, stage: StageConfig, step: int) -> None:
         self.state.average.swap(self.model)
-        scores = validate(self.model.eval(), self.tokenizer, self.val_pool, stage.layout)
+        scores = validate(self.model.eval(), self.tokenizer, self.val_pool, stage.layout, self.config.sampler)
         self.state.average.swap(self.model)
         self.model.train()
         if self.journal is not None:

@@ -45,7 +45,7 @@ class Ranks:
             dist.barrier()
 
     def in_turn(self, act: Callable[[], T]) -> T:
-        """Return what ``act`` returns in this process, after those before it: never two at once, the first one first."""
+        """Return what ``act`` returns; one process acts after the other, the first one first, never two at once."""
         for turn in range(self.world):
             if turn == self.rank:
                 result = act()
@@ -107,7 +107,8 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
 def shard(model: MedQ, together: Ranks, device: torch.device) -> None:
     """Divide a network among the processes, on their devices; call it before the optimizer is made.
 
-    The small rest (codec, connector, latent head) is held whole by every process. A block comes to the device whole and leaves its part there, so no device ever holds the whole network.
+    The small rest (codec, connector, latent head) is held whole by every process. A block comes to the device whole
+    and leaves its part there, so no device ever holds the whole network.
     """
     if together.world == 1:
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from medq_uni.config import ConfigError, ModelConfig, read_json
+from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, read_json
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.taxonomy import Task
 from medq_uni.train.losses import LossWeights
@@ -111,6 +111,8 @@ class TrainConfig:
     """Learn low-rank updates of the linear layers of the blocks instead of the layers themselves."""
     recompute: bool = False
     """Whether activations are computed again in the backward pass, which saves most of their memory."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """How validation samples, and how the finished model is sampled where nobody says otherwise."""
     seed: int = 0
     """Seed of the weights and of every batch."""
     ema_decay: float = 0.998

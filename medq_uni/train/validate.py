@@ -25,7 +25,9 @@ from medq_uni.train.recipe import Layout
 MAX_PAIRS = 150
 
 
-def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:
+def validate(
+    model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout, sampler: SamplerConfig
+) -> dict[str, float]:
     """Return ``gain_<task>`` in dB and, where the layout assesses, shares of right verdicts and types.
 
     Args:
@@ -33,31 +35,34 @@ def validate(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) 
         tokenizer: Its tokenizer.
         pool: Validation pairs; the first 150 are used.
         layout: What the stage trains: ``codec`` decodes the degraded latent, the other restoring layouts
-            sample with the default sampler, ``joint`` with the true description.
+            sample, ``joint`` with the true description.
+        sampler: How they sample.
     """
     scores: dict[str, float] = {}
     if layout != "assess":
-        scores |= restoration_gains(model, tokenizer, pool, layout)
+        scores |= restoration_gains(model, tokenizer, pool, layout, sampler)
     if layout in ("assess", "joint"):
         scores |= assessment_scores(model, tokenizer, pool)
     return {name: round(value, 4) for name, value in scores.items()}
 
 
 @torch.no_grad()
-def restoration_gains(model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout) -> dict[str, float]:
+def restoration_gains(
+    model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout, sampler: SamplerConfig
+) -> dict[str, float]:
     """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs only."""
     gains: dict[str, list[float]] = defaultdict(list)
     for index, item in enumerate(pool.items[:MAX_PAIRS]):
         if item.severity is Severity.NONE:
             continue
         degraded, reference = _native(pool, index)
-        image = decode_one(model, tokenizer, item, degraded, layout).image
+        image = decode_one(model, tokenizer, item, degraded, layout, sampler, seed=index).image
         gains[f"gain_{item.task.value}"].append(gain_db(item, degraded, image, reference))
     return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
 
 
 @torch.no_grad()
-def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict[str, float]:
+def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool, sampler: SamplerConfig) -> dict[str, float]:
     """Return, per modality, the factor that makes the predicted standard deviation honest.
 
     It is the 68.3 % quantile of |error| / predicted over the pixels of the degraded validation pairs (split
@@ -68,7 +73,7 @@ def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict
         if item.severity is Severity.NONE:
             continue
         degraded, reference = _native(pool, index)
-        decoded = decode_one(model, tokenizer, item, degraded, "joint")
+        decoded = decode_one(model, tokenizer, item, degraded, "joint", sampler, seed=index)
         if decoded.log_variance is None:
             return {}
         scaling = Scaling(*item.scaling)
@@ -87,8 +92,16 @@ def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
     return degraded, reference
 
 
-def decode_one(model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tensor, layout: Layout) -> DecodedImage:
-    """Return the restored views of one degraded slice, as the layout restores it."""
+def decode_one(
+    model: MedQ,
+    tokenizer: Tokenizer,
+    item: PoolItem,
+    degraded: Tensor,
+    layout: Layout,
+    sampler: SamplerConfig,
+    seed: int,
+) -> DecodedImage:
+    """Return the restored views of one degraded slice, as the layout restores it; ``seed`` is that of the noise."""
     scaling = Scaling(*item.scaling)
     degraded = degraded.to(model.device)
     image = as_channels(degraded, channels=model.config.codec.in_channels)
@@ -104,7 +117,8 @@ def decode_one(model: MedQ, tokenizer: Tokenizer, item: PoolItem, degraded: Tens
             text = describe(item.task.modality, item.anatomy, records, generator_of(records[0].seed))
             model.append_text(context, [tokenizer.encode_description(text)])
         shape = (latent.shape[-2], latent.shape[-1])
-        latent = model.sample(context, shape, SamplerConfig(), start_latent=latent)[0]
+        samples = model.sample(context, shape, sampler, start_latent=latent, generator=generator_of(seed))
+        latent = samples.mean(dim=0)
     decoded = model.codec.decode(latent, fidelity)
     log_variance = None if decoded.log_variance is None else decoded.log_variance.cpu()
     return DecodedImage(as_views(decoded.image.float().cpu(), scaling), log_variance)

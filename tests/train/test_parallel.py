@@ -99,5 +99,3 @@ def test_a_batch_that_cannot_be_divided_is_refused(config: TrainConfig, tmp_path
     odd = tiny_recipe(stage("codec", steps=1, batch_size=3))
     with pytest.raises(AssertionError, match=r"batch_size 3 cannot be divided among 2\s+processes"):
         in_processes(2, odd, tmp_path / "run")
-
-
