@@ -25,7 +25,7 @@ from medq_uni.model.inference import Context
 from medq_uni.model.medq import MedQ
 from medq_uni.model.placement import place, weight_bytes
 from medq_uni.preprocess import vision_input
-from medq_uni.pretrained.memory import GIB, need_of
+from medq_uni.pretrained.memory import GIB, need_of, needs_of
 
 INSTRUCTION, DESCRIPTION, WRITTEN = 20, 60, 48
 """Tokens of the instruction and of the description that guide, and tokens that are written to time them."""
@@ -56,6 +56,7 @@ def main() -> None:
     machine = _machine(torch.device(options.device), torch.bfloat16 if is_gpu else torch.float32)
     name = torch.cuda.get_device_name(machine.device) if is_gpu else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}: {machine.flops / 1e12:.2f} TFLOP/s in matrix products, {machine.bandwidth / 1e9:.0f} GB/s read\n")
+    _print_memory()
     config = released_config() if is_gpu else _small()
     model = random_model(config, machine.device, machine.dtype)
     execution = Execution(precision=options.precision if is_gpu else "float32", compile=options.compile)
@@ -71,6 +72,18 @@ def main() -> None:
         _print_text(model, machine, execution)
     peak = torch.cuda.max_memory_allocated() if is_gpu else psutil.Process().memory_info().rss
     print(f"\n{'peak' if is_gpu else 'resident'} memory {peak / GIB:.1f} GiB")
+
+
+def _print_memory() -> None:
+    """Print what the full model is estimated to need in every mode, whatever this machine has."""
+    config = released_config()
+    with torch.device("meta"):
+        shapes = {key: tuple(weight.shape) for key, weight in MedQ(config).state_dict().items()}
+    print("| the full model in | on the device (GiB) | of it work for one slice of 512x512 | in host memory |")
+    print("|---|---|---|---|")
+    for need in needs_of(config, shapes):
+        print(f"| {need.name} | {need.device / GIB:.1f} | {need.work / GIB:.1f} | {need.host / GIB:.1f} |")
+    print()
 
 
 def _print_steps(model: MedQ, machine: Machine, batches: Sequence[int]) -> None:

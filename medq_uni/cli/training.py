@@ -66,5 +66,5 @@ def train(
 def _report(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
     if line["event"] == "validation":
         typer.echo(json.dumps(line))
-    elif line["step"] % 10 == 0:
+    else:
         progress(line["step"], line["steps"])

@@ -50,6 +50,19 @@ class Batch:
             scaling=self.scaling[rows],
         )
 
+    def chosen(self, rows: Int[Tensor, " n"]) -> Batch:
+        """Return the samples at some places, on the device on which they are."""
+        places = rows.tolist()
+        return Batch(
+            index=[self.index[place] for place in places],
+            degraded=self.degraded[rows],
+            reference=self.reference[rows],
+            valid=self.valid[rows],
+            vision=self.vision[rows] if len(self.vision) else self.vision,
+            offset=self.offset,
+            scaling=[self.scaling[place] for place in places],
+        )
+
 
 class BatchSampler:
     """Draws batches in which tasks are balanced.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +30,22 @@ def add_lora(model: MedQ, config: LoraConfig, seed: int) -> None:
     Raises:
         ValueError: If peft is not installed.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise ValueError('LoRA needs peft. Install it: pip install "medq-uni[lora]"') from error
+    peft = _peft()
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=LAYERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.LoraModel(model, {"default": settings}, "default")
+
+
+def _peft() -> Any:
+    logging.disable(logging.WARNING)  # other libraries that it looks for complain about kernels that nobody needs
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError('LoRA needs peft. Install it: pip install "medq-uni[lora]"') from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return peft
 
 
 def merged(state: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ from medq_uni.train.parallel import Ranks
 PREFIX, PARTIAL, MANIFEST = "checkpoint-", "checkpoint.part", "progress.json"
 DIVERGED = "diverged"
 """Checkpoint of the moment before a loss became NaN."""
+FILE_BYTES = 2**29
+"""Size at which the next file is begun."""
 KEPT = 2
 """Checkpoints that are kept: the newest, and the one before as a second chance."""
 
@@ -133,10 +135,12 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, toge
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     together.wait()
-    writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
+    tensors = state.tensors()
+    files = _files_of(tensors)
+    writer = dcp.HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
     try:
         with _alone_is_fine():
-            dcp.save(state.tensors(), storage_writer=writer, no_dist=together.world == 1)
+            dcp.save(tensors, storage_writer=writer, no_dist=together.world == 1)
     except (dcp.api.CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go "
@@ -221,6 +225,18 @@ def load_moments(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
                 "exp_avg": wanted[f"optimizer.exp_avg.{name}"],
                 "exp_avg_sq": wanted[f"optimizer.exp_avg_sq.{name}"],
             }
+
+
+def _files_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the number of the file of every tensor: a file is put together in memory, so none becomes large."""
+    number, size = 1, 0
+    files: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        size += tensor.numel() * tensor.element_size()
+        if size > FILE_BYTES and files:
+            number, size = number + 1, tensor.numel() * tensor.element_size()
+        files[name] = number
+    return files
 
 
 def _found(folder: Path) -> list[Path]:

@@ -279,13 +279,15 @@ class _Run:
         stepper, together = self.stepper(stage), self.together
         began = saved = time.monotonic()
         before, step = self.progress.seconds, self.progress.step
+        if self.config.initial is not None and self.progress.stage == step == 0:
+            self._validate(stage, step)  # what there was before
         while step < stage.steps:
             if together.as_first_flags(time.monotonic() > deadline):
                 self._save(step, before + time.monotonic() - began)
                 return False
             terms = self._step(stepper, stage, optimizer, step)
             step += 1
-            if step % 10 == 0:
+            if step % self.config.log_every == 0:
                 self._log(stage, step, terms, before + time.monotonic() - began)
             if step % self.config.validate_every == 0 or step == stage.steps:
                 self._validate(stage, step)

@@ -33,9 +33,14 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 
 
 def choose_trainable(model: MedQ, config: TrainConfig, stage: StageConfig) -> None:
-    """Let the weights that a stage names learn, and no others; with LoRA only the updates of the blocks."""
+    """Let the weights that a stage names learn, and no others.
+
+    With LoRA these are the updates of the blocks, the small layers around the latent, and the decoder where it is
+    named: neither vocabulary nor vision encoder, which are larger than all updates.
+    """
+    small = (*IR_PREFIXES, "codec.")
     for name, parameter in model.named_parameters():
-        is_base = config.lora is not None and name.startswith("transformer.") and MARK not in name
+        is_base = config.lora is not None and MARK not in name and not name.startswith(small)
         parameter.requires_grad_(group_of(name) in stage.trainable and not is_base)
 
 

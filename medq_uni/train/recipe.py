@@ -57,6 +57,9 @@ class StageConfig:
     """What joint samples are told."""
     noise_start: float = 0.15
     """Share of batches that start from noise, as in the paper; the others start from the degraded latent."""
+    noise_pixel_time: float = 0.0
+    """Pixel losses of batches that start from noise count up to this time, 1 as in the paper: an early guess from pure
+    noise is garbage, and a decoder that learns would unlearn on it."""
     assess_share: float = 0.35
     """Share of joint steps that train the assessment alone, in the layout in which it is asked."""
     emphasis: tuple[Task, ...] = ()
@@ -129,6 +132,8 @@ class TrainConfig:
     """Minutes between checkpoints."""
     validate_every: int = 500
     """Steps between validations."""
+    log_every: int = 10
+    """Steps between lines of the log."""
 
     def __post_init__(self) -> None:
         """Check that there is a network and a tokenizer."""

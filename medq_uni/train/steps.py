@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -58,6 +58,10 @@ class Bridge:
     x1: Float[Tensor, "B c h w"] | None
     """Noise; None starts from the degraded latent."""
     t: Float[Tensor, " B"]
+    is_decoded: Bool[Tensor, " B"]
+    """Samples whose pixel losses count."""
+    num_decoded: int
+    """Their number in the batch of all processes."""
 
 
 class Stepper:
@@ -147,11 +151,13 @@ class Stepper:
         x1 = torch.randn(shape, generator=generator) if from_noise else None
         t = torch.rand(count, generator=generator)
         t[torch.rand(count, generator=generator) < stage.final_time] = 1.0
-        return Bridge(x1, t)
+        is_decoded = t <= (stage.noise_pixel_time if from_noise else 1.0)
+        return Bridge(x1, t, is_decoded, int(is_decoded.sum()))
 
     def _part(self, bridge: Bridge) -> Bridge:
         x1 = None if bridge.x1 is None else bridge.x1[self.rows].to(self.device)
-        return Bridge(x1, bridge.t[self.rows].to(self.device))
+        t, is_decoded = (x[self.rows].to(self.device) for x in (bridge.t, bridge.is_decoded))
+        return Bridge(x1, t, is_decoded, bridge.num_decoded)
 
     def _restore(self, batch: Batch, told: Told, bridge: Bridge, *, labels: int | None) -> Losses:
         """Return the losses of a restoration; ``labels`` counts those of the whole batch, None is without text."""
@@ -170,12 +176,16 @@ class Stepper:
         if labels is not None:
             wanted = torch.tensor(told.is_reference, device=self.device)[stream.label_positions // stream.length]
             losses["text"] = self._mean_text(outputs.logits[wanted], stream.labels[wanted], labels)
-        if bridge.x1 is not None:
-            # an early guess from pure noise is garbage; through the decoder it would undo what that has learned
+        if not bridge.num_decoded:
             return losses
-        x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)
-        fidelity = model.codec.features(_fast(image))
-        return losses | self._pixels(x0_hat, fidelity, batch, told.target)
+        rows = bridge.is_decoded.nonzero()[:, 0]
+        share = len(rows) * self.ranks.world / bridge.num_decoded
+        if not len(rows):  # others decode theirs: the codec needs a gradient here too, if only of zeros
+            rows = rows.new_zeros(1)
+        x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)[rows]
+        fidelity = model.codec.features(_fast(image[rows]))
+        pixels = self._pixels(x0_hat, fidelity, batch.chosen(rows), told.target[rows])
+        return losses | {name: value if share == 1 else value * share for name, value in pixels.items()}
 
     def _channels(self, views: Tensor) -> Tensor:
         return as_channels(views, channels=self.model.config.codec.in_channels)

@@ -79,14 +79,6 @@ def all_stages() -> TrainConfig:
     return tiny_recipe(*(stage(layout) for layout in ("codec", "restore", "assess", "joint")))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def step_lines(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if line["event"] == "step"]
