@@ -91,6 +91,37 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """A prompt that was sent to a describer, and what came back.
+
+    Attributes:
+        key: Of the image.
+        cache_key: Hash of model, prompt and pictures.
+        model: That answered.
+        prompt: As it was sent, with a hash in the place of every picture.
+        answer: As it came; empty where none came.
+        error: Why it could not be used; empty where it could.
+        is_valid: Whether the answer is a description of this image.
+        prompt_tokens: As the server counted them; None where it did not.
+        answer_tokens: As prompt_tokens.
+        seconds: From question to answer.
+        at: When, in UTC.
+    """
+
+    key: str
+    cache_key: str
+    model: str
+    prompt: dict[str, Any]
+    answer: str
+    error: str
+    is_valid: bool
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    seconds: float
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Entry:
     """A review as it stands in the form, finished or not; the finished one is :meth:`description`.
 

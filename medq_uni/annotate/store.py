@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +15,9 @@ from sqlalchemy.exc import IntegrityError
 from medq_uni.annotate.accounts import Accounts
 from medq_uni.annotate.database import Database
 from medq_uni.annotate.outcomes import Outcomes
-from medq_uni.annotate.records import Draft, Event, ImageRecord, StoreError, UnknownRecord
+from medq_uni.annotate.records import Draft, Event, Exchange, ImageRecord, StoreError, UnknownRecord
 from medq_uni.annotate.reviews import Reviews
-from medq_uni.annotate.schema import DraftRow, EventRow, ImageRow
+from medq_uni.annotate.schema import DraftRow, EventRow, ExchangeRow, ImageRow
 from medq_uni.description import QualityDescription
 from medq_uni.taxonomy import Modality
 
@@ -127,6 +128,30 @@ class Store:
             for key, row in session.execute(query.execution_options(yield_per=1000)):
                 yield _draft(key, row)
 
+    def undrafted(self, round: int) -> list[str]:
+        """Return the keys of the images that have no draft in a round."""
+        drafted = select(DraftRow.id).where(DraftRow.image_id == ImageRow.id, DraftRow.round == round).exists()
+        with self.database.reading() as session:
+            return list(session.scalars(select(ImageRow.key).where(~drafted).order_by(ImageRow.key)))
+
+    def add_exchange(self, exchange: Exchange) -> None:
+        """Keep a prompt and its answer."""
+        with self.database.writing() as session:
+            session.add(ExchangeRow(**vars(exchange)))
+
+    def valid_exchange(self, cache_key: str) -> Exchange | None:
+        """Return an exchange with this hash whose answer was a description; None where there is none."""
+        query = select(ExchangeRow).where(ExchangeRow.cache_key == cache_key, ExchangeRow.is_valid)
+        with self.database.reading() as session:
+            row = session.scalar(query.order_by(ExchangeRow.id).limit(1))
+            return None if row is None else _exchange(row)
+
+    def exchanges(self, key: str) -> list[Exchange]:
+        """Return every prompt about an image with its answer, the oldest first."""
+        query = select(ExchangeRow).where(ExchangeRow.key == key).order_by(ExchangeRow.id)
+        with self.database.reading() as session:
+            return [_exchange(row) for row in session.scalars(query)]
+
     def rounds(self) -> list[int]:
         """Return the numbers of the rounds that have drafts or reviews."""
         with self.database.reading() as session:
@@ -173,6 +198,10 @@ class Store:
 
 def _image(row: ImageRow) -> ImageRecord:
     return ImageRecord(row.key, None if row.modality is None else Modality(row.modality), row.has_reference)
+
+
+def _exchange(row: ExchangeRow) -> Exchange:
+    return Exchange(**{one.name: getattr(row, one.name) for one in fields(Exchange)})
 
 
 def _draft(key: str, row: DraftRow) -> Draft:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ def add_lora(model: MedQ, config: LoraConfig, seed: int) -> None:
         import peft
     except ImportError as error:
         raise ValueError('LoRA needs peft. Install it: pip install "medq-uni[lora]"') from error
-    settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=LAYERS)
+    alpha: Any = config.alpha  # declared as an integer, used as a factor
+    settings = peft.LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=LAYERS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.LoraModel(model, {"default": settings}, "default")
