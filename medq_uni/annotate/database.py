@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +55,7 @@ class Database:
     Attributes:
         engine: Of SQLAlchemy.
         name: What messages call it; without a password.
+        version: Of its tables.
     """
 
     def __init__(self, url: str | Path, *, create: bool = True) -> None:
@@ -71,10 +74,12 @@ class Database:
         self.name = self.path.name if self.path is not None else parsed.render_as_string(hide_password=True)
         if self.path is not None and not create and not self.path.is_file():
             raise StoreError(f"{self.name}: no annotation store here. Begin one with: medq annotate draft")
+        if self.path is not None:
+            _claim(self.path, self.name)
         self.engine = _engine(parsed, self.is_sqlite)
         self._writing = self.engine.execution_options(**{_WRITES: True})
         try:
-            with self._plain_errors():
+            with self.plain_errors():
                 self._migrate()
         except BaseException:
             self.close()
@@ -91,7 +96,7 @@ class Database:
         Raises:
             StoreError: If the database cannot be read.
         """
-        with self._plain_errors(), Session(self.engine) as session, session.begin():
+        with self.plain_errors(), Session(self.engine) as session, session.begin():
             yield session
 
     @contextmanager
@@ -101,32 +106,44 @@ class Database:
         Raises:
             StoreError: If they cannot be kept, for example because the disk is full.
         """
-        with self._plain_errors(), Session(self._writing) as session, session.begin():
+        with self.plain_errors(), Session(self._writing) as session, session.begin():
             yield session
 
     @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
+    def plain_errors(self) -> Iterator[None]:
+        """Turn errors of the database that a user can cause into :class:`StoreError`.
+
+        Raises:
+            StoreError: With what to do.
+        """
         try:
             yield
-        except DBAPIError as error:
-            said = f"{type(error.orig).__name__} {error.orig}".lower()
+        except (DBAPIError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            said = f"{type(cause).__name__} {cause}".lower()
             for signs, reason in _REASONS:
                 if any(sign in said for sign in signs):
                     raise StoreError(f"{self.name}: {reason}") from error
             raise
 
+    @staticmethod
+    def newest_version() -> str:
+        """Return the version of the tables that this software works with."""
+        newest = ScriptDirectory.from_config(_migrations()).get_current_head()
+        assert newest is not None
+        return newest
+
     def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        config = _migrations()
         script = ScriptDirectory.from_config(config)
-        newest = script.get_current_head()
+        self.version = self.newest_version()
         with self.engine.connect() as connection:
-            if self._version(connection, script) == newest:
+            if self._version(connection, script) == self.version:
                 return
         with self._writing.begin() as connection:
             if not self.is_sqlite:  # two servers that start together must not migrate together
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            if self._version(connection, script) != newest:
+            if self._version(connection, script) != self.version:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
@@ -137,6 +154,12 @@ class Database:
         if found is not None and found not in {one.revision for one in script.walk_revisions()}:
             raise StoreError(f"{self.name}: was made by a newer version of this software. Update medq-uni.")
         return found
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
 
 
 def _parse(url: str | Path) -> URL:
@@ -165,6 +188,14 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _claim(path: Path, name: str) -> None:
+    """Make the file if it is not there, for its owner alone: it will hold hashes of passwords."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreError(f"{name}: cannot be opened ({error.strerror}). Check that the folder exists.") from error
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -112,6 +112,23 @@ class Outcomes:
                 reviews = tuple(revision_of(row[2]) for row in group)
                 yield ReviewedImage(name, round, State(group[0][1]), reviews, resolved.get(name))
 
+    def histories(self, round: int) -> Iterator[tuple[str, dict[int, list[Revision]]]]:
+        """Yield the key of every assigned image of a round with all revisions of every reviewer, finished or not."""
+        query = (
+            select(ImageRow.key, AssignmentRow.account_id, RevisionRow)
+            .join(AssignmentRow, AssignmentRow.image_id == ImageRow.id)
+            .outerjoin(RevisionRow, RevisionRow.assignment_id == AssignmentRow.id)
+            .where(AssignmentRow.round == round)
+            .order_by(ImageRow.key, AssignmentRow.account_id, RevisionRow.number)
+        )
+        with self._database.reading() as session:
+            found = session.execute(query.execution_options(yield_per=1000))
+            for name, rows in groupby(found, key=lambda row: str(row[0])):
+                histories: dict[int, list[Revision]] = {}
+                for _, account_id, row in rows:
+                    histories.setdefault(account_id, []).extend([] if row is None else [revision_of(row)])
+                yield name, histories
+
     def resolution(self, key: str, round: int) -> Revision | None:
         """Return the newest decision of an administrator about an image; None where there is none."""
         with self._database.reading() as session:

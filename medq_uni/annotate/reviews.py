@@ -112,6 +112,14 @@ class Reviews:
         """
         return self._one(_assignments(account_id).where(AssignmentRow.position == position))
 
+    def of_image(self, account_id: int, key: str, round: int) -> Assignment:
+        """Return the reviewer's assignment of an image in a round.
+
+        Raises:
+            UnknownRecord: If there is none.
+        """
+        return self._one(_assignments(account_id).where(ImageRow.key == key, AssignmentRow.round == round))
+
     def _one(self, query: Any) -> Assignment:
         with self._database.reading() as session:
             row = session.execute(query).first()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medq_uni.annotate.export import description_line
 from medq_uni.annotate.images import ImageSource
 from medq_uni.annotate.majority import SLOTS, slots_of
 from medq_uni.annotate.prompts import Example, messages_for
@@ -147,9 +148,9 @@ def choose_examples(store: Store, source: ImageSource, round: int, modality: Mod
 def write_tuning_data(store: Store, source: ImageSource, round: int, folder: Path) -> int:
     """Write what a describer can learn from a round, and return the number of images.
 
-    ``descriptions.jsonl`` has key and description of every image, as :func:`medq_uni.annotate.export.export_descriptions`
-    writes them. ``chat.jsonl`` has the same as chats of question and answer with the pictures in ``pictures/``, in the
-    form that fine-tuning programs of vision-language models read.
+    ``descriptions.jsonl`` has key and description of every image, as :mod:`medq_uni.annotate.export` writes them.
+    ``chat.jsonl`` has the same as chats of question and answer with the pictures in ``pictures/``, in the form that
+    fine-tuning programs of vision-language models read.
 
     Raises:
         StoreError: If no image of the round has a result.
@@ -165,17 +166,18 @@ def write_tuning_data(store: Store, source: ImageSource, round: int, folder: Pat
         ):
             for one in found:
                 key, image = one.draft.key, source.image(one.draft.key)
-                line = {"key": key, "description": one.result.to_text(), "round": round, "how": one.how}
-                words.write(json.dumps(line) + "\n")
+                words.write(json.dumps(description_line(key, one.result, round, one.how)) + "\n")
                 names = []
                 for number, window in enumerate(windows_of(image), start=1):
                     names.append(f"pictures/{key}-{number}.png")
                     (temporary / names[-1]).write_bytes(png_of(image, window))
-                chats.write(json.dumps(_chat(image_messages(messages_for(image), names), one.result)) + "\n")
+                question = _with_files(messages_for(image), names)
+                answer = {"role": "assistant", "content": json.dumps(one.result.to_dict())}
+                chats.write(json.dumps({"messages": [*question, answer]}) + "\n")
     return len(found)
 
 
-def image_messages(messages: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+def _with_files(messages: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
     """Return messages with file names in the place of the pictures, in their order."""
     left = iter(names)
     plain = []
@@ -187,7 +189,3 @@ def image_messages(messages: list[dict[str, Any]], names: list[str]) -> list[dic
             ]
         plain.append(message | {"content": content})
     return plain
-
-
-def _chat(messages: list[dict[str, Any]], answer: QualityDescription) -> dict[str, Any]:
-    return {"messages": [*messages, {"role": "assistant", "content": json.dumps(answer.to_dict())}]}

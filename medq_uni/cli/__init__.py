@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import dataset, images, weights
+from medq_uni.cli import annotate, dataset, images, weights
 from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.command()(images.assess)
 app.command()(images.restore)
 app.command()(images.degrade)
+app.add_typer(annotate.app, name="annotate")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(weights.app, name="weights")
 
