@@ -1,4 +1,5 @@
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,15 +25,26 @@ def source(images: Path) -> ImageSource:
     return open_source(images)
 
 
+@pytest.fixture(scope="session")
+def department(tmp_path_factory: pytest.TempPathFactory, images: Path) -> tuple[Path, dict[str, Account]]:
+    """Return a store with a department, to be copied, and its accounts."""
+    path = tmp_path_factory.mktemp("department") / "store.sqlite"
+    with Store.open(path) as store:
+        return path, open_department(store, images)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Yield a store: that of a department where a test asks for its accounts, else an empty one."""
+    if "accounts" in request.fixturenames:
+        shutil.copy(request.getfixturevalue("department")[0], tmp_path / "store.sqlite")
     with Store.open(tmp_path / "store.sqlite") as opened:
         yield opened
 
 
 @pytest.fixture
-def accounts(store: Store, images: Path) -> dict[str, Account]:
-    return open_department(store, images)
+def accounts(department: tuple[Path, dict[str, Account]]) -> dict[str, Account]:
+    return department[1]
 
 
 @pytest.fixture
