@@ -137,8 +137,9 @@ def draft_images(
             image = replace(image, modality=store.image(key).modality)
         store.add_draft(key, round, describer.name, describer(key, image))
 
+    ahead = 1 if threads == 1 else 2 * threads  # one slow image does not let the other threads wait
     with ThreadPoolExecutor(threads) as pool:
-        for number, (key, future) in enumerate(_in_order(pool, draft, keys, 2 * threads), start=1):
+        for number, (key, future) in enumerate(_in_order(pool, draft, keys, ahead), start=1):
             try:
                 future.result()
                 silent = 0
