@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from medq_uni.data.dataset import Dataset, DatasetRecipe, build_dataset
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.description import QualityDescription
 from medq_uni.serve.accounts import hash_password
+from tests.services.postgres import free_port
 
 PASSWORD = "correct horse battery"
 REVIEWERS = ("ana", "ben", "cora")
@@ -53,14 +53,6 @@ def open_department(store: Store, images: Path, *, reviewers: tuple[str, ...] = 
         order = random.Random(number).sample(keys, len(keys))
         store.reviews.assign(1, [(key, accounts[name].id) for key in order])
     return accounts
-
-
-def free_port() -> int:
-    """Return a port of loopback that nothing listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def start_server(url: str, images: Path, port: int) -> subprocess.Popen[bytes]:

@@ -8,7 +8,8 @@ import pytest
 from medq_uni.annotate.records import Account, Role
 from medq_uni.annotate.store import Store
 from medq_uni.serve.server import NotServed, check_address, is_loopback, serve
-from tests.serve.department import free_port, password_hash
+from tests.serve.department import password_hash
+from tests.services.postgres import free_port
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "[::1]", "localhost", "LOCALHOST"])

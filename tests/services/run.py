@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.services.packages import require_chromium
 from tests.services.postgres import free_port, running_postgres
 
 
 def main() -> int:
     """Return the exit status of the tests; a server that does not start is a failure."""
+    require_chromium()
     with running_ray() as ray, running_postgres() as postgres:
         environment = os.environ | {
             "MEDQ_RAY_ADDRESS": ray,

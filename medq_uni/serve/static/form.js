@@ -53,14 +53,15 @@ export class Form {
       doubt.addEventListener("click", () => this.toggleDoubt(name));
       const id = `aspect-${name}`;
       const title = element("h2", { id }, element("i", {}, String(number + 1)), TITLES[name]);
-      const head = element("header", {}, title, element("span", { class: "edited" }), doubt);
+      const doubters = element("span", { class: "doubters" });
+      const head = element("header", {}, title, element("span", { class: "edited" }), doubters, doubt);
       const body = element("div", { class: "body" });
       const note = element("p", { class: "note", role: "status" });
       const section = element("section", { "data-aspect": name, "aria-labelledby": id }, head, body, note);
       section.addEventListener("focusin", () => this.setCurrent(name));
       section.addEventListener("pointerdown", () => this.setCurrent(name));
       this.root.append(section);
-      this.sections[name] = { section, body, note, doubt, mark: head.querySelector(".edited") };
+      this.sections[name] = { section, body, note, doubt, doubters, mark: head.querySelector(".edited") };
     });
     this.addChoices("image", "modality", words.modalities, MODALITY_KEYS, "row");
     this.addChoices("image", "anatomy", words.anatomies, "12345678", "grid");
@@ -72,7 +73,8 @@ export class Form {
     this.comment = element("input", { type: "text", maxlength: String(words.comment_chars), id: "comment" });
     this.comment.addEventListener("input", () => this.edited());
     const label = element("label", { for: "comment" }, "Comment ", element("kbd", {}, "I"));
-    this.root.append(element("section", { class: "comment" }, label, this.comment));
+    this.remarks = element("div", { class: "remarks" });
+    this.root.append(element("section", { class: "comment" }, label, this.comment), this.remarks);
   }
 
   addChoices(aspect, name, choices, keys, layout) {
@@ -143,6 +145,13 @@ export class Form {
     });
   }
 
+  /** Another modality has other degradations; what was graded comes back with the modality. */
+  changeModality(modality, grades) {
+    this.graded[this.shownModality] = grades;
+    this.shownModality = modality;
+    this.buildGrades(modality, this.graded[modality] ?? {});
+  }
+
   check(name, value) {
     for (const input of this.root.querySelectorAll(`input[name="${name}"]`)) input.checked = input.value === value;
   }
@@ -170,6 +179,7 @@ export class Form {
     this.cause.value = values.cause ?? "";
     this.impact.value = values.impact ?? "";
     this.shownModality = values.modality;
+    this.graded = {};
     this.buildGrades(values.modality, gradesOf(values));
     this.setCurrent("image");
     this.refresh();
@@ -219,10 +229,10 @@ export class Form {
   }
 
   refresh() {
-    const now = this.values();
+    let now = this.values();
     if (now.modality !== this.shownModality) {
-      this.shownModality = now.modality;
-      this.buildGrades(now.modality, gradesOf(now));
+      this.changeModality(now.modality, gradesOf(now));
+      now = this.values();
     }
     const notes = Object.fromEntries(this.problems());
     const implied = impliedVerdict(now);
@@ -240,6 +250,7 @@ export class Form {
       section.classList.toggle("doubted", this.doubts.has(name));
     }
     this.showVotes();
+    this.showRemarks();
   }
 
   showVotes() {
@@ -251,16 +262,30 @@ export class Form {
     for (const name of ["cause", "impact"]) {
       const said = this.sections[name].body.querySelector(".said");
       said.replaceChildren();
-      for (const vote of this.votes) {
-        const use = element("button", { type: "button" }, element("b", {}, vote.label), ` ${vote.entry[name]}`);
+      for (const text of new Set(this.votes.map(({ entry }) => entry[name]))) {
+        const labels = this.votes.filter(({ entry }) => entry[name] === text).map(({ label }) => label);
+        const use = element("button", { type: "button" }, element("b", {}, labels.join("")), ` ${text}`);
         use.addEventListener("click", () => {
-          this[name].value = vote.entry[name];
+          this[name].value = text;
           this.refresh();
           this.edited();
         });
         said.append(use);
       }
     }
+  }
+
+  /** What only somebody who decides sees: who was in doubt where, and what they wrote beside. */
+  showRemarks() {
+    for (const name of ASPECTS) {
+      const doubters = this.votes.filter(({ entry }) => SLOTS[name].some((slot) => entry.doubts.includes(slot)));
+      const letters = doubters.map(({ label }) => label).join("");
+      this.sections[name].doubters.textContent = letters ? `in doubt: ${letters}` : "";
+    }
+    const said = this.votes.filter(({ entry }) => entry.comment);
+    this.remarks.replaceChildren(
+      ...said.map(({ label, entry }) => element("p", {}, element("b", {}, label), ` ${entry.comment}`)),
+    );
   }
 
   markContested(aspects) {

@@ -12,6 +12,7 @@ const form = new Form(by("aspects"), JSON.parse(page.vocabulary), edited);
 const prepared = new Map(); // id -> promise of an item with its slices
 let item = null;
 let saver = null;
+let latest = null; // progress after the last save
 let busy = false;
 
 const itemUrl = (id) => `${page.api}/${id}`;
@@ -19,11 +20,12 @@ const itemUrl = (id) => `${page.api}/${id}`;
 /** An item and its slices, fetched once. */
 function prepare(id) {
   if (!prepared.has(id)) {
+    const at = performance.now();
     const loading = call("GET", itemUrl(id)).then(async (found) => {
       const slices = [fetchSlice(`${itemUrl(id)}/image`)];
       if (found.has_reference) slices.push(fetchSlice(`${itemUrl(id)}/reference`));
       const [image, reference] = await Promise.all(slices);
-      return { found, image, reference: reference ?? null };
+      return { found, image, reference: reference ?? null, at };
     });
     loading.catch(() => prepared.delete(id));
     prepared.set(id, loading);
@@ -36,9 +38,10 @@ async function open(id, { remember = true } = {}) {
   busy = true;
   hideBanner();
   try {
-    const { found, image, reference } = await prepare(id);
+    const { found, image, reference, at } = await prepare(id);
     prepared.delete(id); // what the server says now is used once; coming back asks again
     item = found;
+    if (latest && latest.at > at) item.progress = latest.progress; // it was fetched before the last save
     saver = new Saver(itemUrl(id), id, found.revision, shelf, told);
     viewer.show(image, reference, found.entry.anatomy);
     form.load(found.entry, found.draft, found.votes);
@@ -123,7 +126,9 @@ function told(state, error, answer) {
     item.revision = answer.revision;
     item.can_undo = answer.can_undo;
     item.is_done = answer.is_done;
-    if (answer.progress) item.progress = answer.progress;
+    item.progress = answer.progress;
+    item.next = answer.next;
+    latest = { progress: answer.progress, at: performance.now() };
     showItem();
   }
   if (state === "saved" && answer && by("banner").dataset.kind === "retrying") hideBanner();
