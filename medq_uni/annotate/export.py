@@ -10,13 +10,8 @@ from typing import Any
 from medq_uni.annotate.majority import settle
 from medq_uni.annotate.records import Revision, State, StoreError
 from medq_uni.annotate.store import Store
-from medq_uni.description import DescriptionError, QualityDescription
+from medq_uni.data.descriptions import description_line
 from medq_uni.io.atomic import atomic_file
-
-
-def description_line(key: str, description: QualityDescription, round: int, how: str) -> dict[str, Any]:
-    """Return a line of an export of descriptions: ``description`` is the text that a dataset's index has."""
-    return {"key": key, "description": description.to_text(), "round": round, "how": how}
 
 
 def export_descriptions(store: Store, round: int, path: Path) -> int:
@@ -35,26 +30,6 @@ def export_reviews(store: Store, round: int, path: Path) -> int:
         StoreError: If no image is assigned.
     """
     return _write(_reviews(store, round), path, f"round {round} has no assigned images. Assign them first.")
-
-
-def read_descriptions(path: Path) -> dict[str, QualityDescription]:
-    """Return the descriptions of :func:`export_descriptions` by key.
-
-    Raises:
-        DescriptionError: If a line cannot be read, or a key comes twice; the message gives its number.
-    """
-    found: dict[str, QualityDescription] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                values = json.loads(line)
-                key, description = str(values["key"]), QualityDescription.from_text(values["description"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise DescriptionError(f"{path.name}, line {number}: cannot be read: {error}") from error
-            if key in found:
-                raise DescriptionError(f"{path.name}, line {number}: {key} comes twice.")
-            found[key] = description
-    return found
 
 
 def _descriptions(store: Store, round: int) -> Iterator[dict[str, Any]]:

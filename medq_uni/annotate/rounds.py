@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medq_uni.annotate.export import description_line
 from medq_uni.annotate.images import ImageSource
 from medq_uni.annotate.majority import SLOTS, slots_of
 from medq_uni.annotate.prompts import Example, messages_for
 from medq_uni.annotate.records import Draft, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.annotate.views import png_of, windows_of
+from medq_uni.data.descriptions import description_line
 from medq_uni.description import QualityDescription
 from medq_uni.io.atomic import atomic_folder
 from medq_uni.taxonomy import Modality
@@ -148,7 +148,7 @@ def choose_examples(store: Store, source: ImageSource, round: int, modality: Mod
 def write_tuning_data(store: Store, source: ImageSource, round: int, folder: Path) -> int:
     """Write what a describer can learn from a round, and return the number of images.
 
-    ``descriptions.jsonl`` has key and description of every image, as :mod:`medq_uni.annotate.export` writes them.
+    ``descriptions.jsonl`` has key and description of every image, as :mod:`medq_uni.data.descriptions` reads them.
     ``chat.jsonl`` has the same as chats of question and answer with the pictures in ``pictures/``, in the form that
     fine-tuning programs of vision-language models read.
 

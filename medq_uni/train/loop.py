@@ -17,8 +17,10 @@ from torch import nn
 
 from medq_uni.config import ConfigError, Execution, to_json
 from medq_uni.data.batches import BatchSampler
+from medq_uni.data.descriptions import descriptions_by_number
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.pool import build_pool
+from medq_uni.description import QualityDescription
 from medq_uni.io.atomic import write_text
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.pretrained import folder_of, load_pretrained
@@ -170,6 +172,23 @@ class _Run:
                 )
             self.together.wait()
 
+    def _described(self) -> dict[int, QualityDescription]:
+        """Return what experts say about pairs, by index.
+
+        Raises:
+            ConfigError: If it speaks of another modality than the pair, so that it belongs to another dataset.
+        """
+        if self.config.descriptions is None:
+            return {}
+        found = descriptions_by_number(Path(self.config.descriptions), len(self.pool))
+        for index, description in found.items():
+            if description.modality is not self.pool.items[index].task.modality:
+                raise ConfigError(
+                    f"{self.config.descriptions}: pair {index} is {self.pool.items[index].task.modality.value}, its "
+                    f"description speaks of {description.modality.value}. Use the recipe of the annotated dataset."
+                )
+        return found
+
     def _initial(self) -> tuple[MedQ, Tokenizer]:
         config, tokenizer = self.config, None
         if config.initial is not None:
@@ -224,7 +243,16 @@ class _Run:
         token_pixels = self.model.config.token_pixels
         sampler = BatchSampler(self.pool, token_pixels=token_pixels, emphasis=stage.emphasis)
         generated = self._generated(stage)
-        stepper = Stepper(self.model, self.tokenizer, stage, sampler, generated, self.together, self.config.recompute)
+        stepper = Stepper(
+            self.model,
+            self.tokenizer,
+            stage,
+            sampler,
+            generated,
+            self.together,
+            self.config.recompute,
+            self._described(),
+        )
         began, saved, step = time.monotonic(), time.monotonic(), self.progress.step
         before = self.progress.seconds
         while step < stage.steps:

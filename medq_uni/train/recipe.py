@@ -111,6 +111,9 @@ class TrainConfig:
     """Learn low-rank updates of the linear layers of the blocks instead of the layers themselves."""
     recompute: bool = False
     """Whether activations are computed again in the backward pass, which saves most of their memory."""
+    descriptions: str | None = None
+    """File of descriptions that experts agreed on (``medq annotate export``), of a dataset whose split has the same
+    ``pairs``; they take the place of those that follow from the records. None uses the records alone."""
     seed: int = 0
     """Seed of the weights and of every batch."""
     ema_decay: float = 0.998

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +74,7 @@ class Stepper:
         generated: Description tokens that the model wrote about pairs of the pool, by index.
         ranks: The processes that train together.
         recompute: Whether the codec's activations are computed again in the backward pass.
+        described: What experts say about pairs of the pool, by index; it takes the place of what the records say.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Stepper:
         generated: dict[int, list[int]],
         ranks: Ranks | None = None,
         recompute: bool = False,
+        described: Mapping[int, QualityDescription] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.stage = model, tokenizer, stage
         self.sampler, self.generated = sampler, generated
         self.ranks, self.recompute = ranks or Ranks(), recompute
         self.rows = slice(self.ranks.rank, None, self.ranks.world)
         self.device = model.device
+        self.described = described or {}
 
     def losses(self, generator: torch.Generator) -> Losses:
         """Draw a batch and return every loss term, unweighted."""
@@ -245,6 +248,8 @@ class Stepper:
         return told
 
     def _reference(self, index: int, generator: torch.Generator) -> QualityDescription:
+        if index in self.described:
+            return self.described[index]
         item = self.sampler.pool.items[index]
         return describe(item.task.modality, item.anatomy, physics.read_records(item.records), generator)
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from medq_uni.annotate.export import export_descriptions, export_reviews, read_descriptions
+from medq_uni.annotate.export import export_descriptions, export_reviews
 from medq_uni.annotate.records import Entry, StoreError
-from medq_uni.description import DescriptionError
+from medq_uni.data.descriptions import read_descriptions
 from medq_uni.taxonomy import Anatomy
 
 
@@ -58,17 +58,3 @@ def test_nothing_to_export_is_said_and_writes_nothing(project: SimpleNamespace, 
         with pytest.raises(StoreError, match=message):
             export(project.store, 1, tmp_path / "none.jsonl")
     assert list(tmp_path.glob("*.jsonl")) == []
-
-
-@pytest.mark.parametrize(
-    "line", ["nonsense", "[]", "{}", '{"key": "a", "description": "Image: ?"}', '{"key": "a", "description": null}']
-)
-def test_a_line_that_is_no_description_is_named(tmp_path: Path, noise, line: str):
-    path = tmp_path / "descriptions.jsonl"
-    good = json.dumps({"key": "good", "description": noise.to_text()})
-    path.write_text(f"{good}\n{line}\n")
-    with pytest.raises(DescriptionError, match="line 2"):
-        read_descriptions(path)
-    path.write_text(f"{good}\n{good}\n")
-    with pytest.raises(DescriptionError, match="comes twice"):
-        read_descriptions(path)

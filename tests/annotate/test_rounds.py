@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medq_uni.annotate.export import read_descriptions
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.records import Entry, Role, StoreError
 from medq_uni.annotate.rounds import choose_examples, edit_distance, measure_round, write_tuning_data
 from medq_uni.annotate.store import Store
+from medq_uni.data.descriptions import read_descriptions
 from medq_uni.taxonomy import Anatomy, Modality, Verdict
 
 
