@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medq_uni.cli import accounts
-from medq_uni.cli.drafting import external_describer, show_queue
+from medq_uni.cli.drafting import ask_consent, external_describer, show_drafts, show_queue
 from medq_uni.cli.shared import (
-    BAD_INPUT,
     NOTICE,
-    SOME_FAILED,
     DatasetArgument,
     DeviceOption,
     ModalityOption,
@@ -74,7 +73,7 @@ def draft(
 
     The key of a server comes from the environment variable MEDQ_DESCRIBER_KEY.
     """
-    with clear_errors(), open_store(dataset, store, create=True) as opened:
+    with clear_errors(), open_store(dataset, store, create=True) as opened, ExitStack() as stack:
         from medq_uni.annotate.drafts import FunctionDescriber, RecordDescriber, draft_images, pending_keys
         from medq_uni.annotate.images import open_source
 
@@ -83,8 +82,7 @@ def draft(
             chosen: Describer = RecordDescriber(source)
             threads = 1
         elif describer == "nano":
-            restorer = load_restorer(model, device, None, False)
-            chosen, threads = FunctionDescriber(model, restorer.assess), 1
+            chosen, threads = FunctionDescriber(model, load_restorer(model, device, None, False).assess), 1
         else:
             from medq_uni.annotate.external import ExternalConfig
 
@@ -100,19 +98,15 @@ def draft(
                 max_cost=max_cost,
             )
             keys = pending_keys(opened, source, round_number)[:limit]
-            chosen = external_describer(config, opened, source, round_number, examples, keys, yes)
+            external = external_describer(config, opened, source, round_number, examples)
+            chosen = stack.enter_context(closing(external))
+            if keys:
+                ask_consent(external, config, source.image(keys[0]), len(keys), yes)
         with progress_bar("drafts") as progress:
             report = draft_images(
                 opened, source, chosen, round=round_number, limit=limit, threads=threads, progress=progress
             )
-    for key, reason in report.failed:
-        typer.echo(f"{key}\t{reason}")
-    counts = f"{report.drafted} drafted, {report.kept} had one, {len(report.failed)} failed"
-    typer.echo(f"round {round_number}: {counts}", err=True)
-    if report.stopped:
-        typer.echo(f"{report.stopped} What is drafted is kept; run the same command to go on.", err=True)
-    if report.stopped or report.failed:
-        raise typer.Exit(SOME_FAILED if report.drafted else BAD_INPUT)
+    show_drafts(report, round_number)
 
 
 @app.command()

@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED
+
 if TYPE_CHECKING:
-    from medq_uni.annotate.drafts import Describer
-    from medq_uni.annotate.external import ExternalConfig
+    from medq_uni.annotate.drafts import DraftReport
+    from medq_uni.annotate.external import ExternalConfig, ExternalDescriber
     from medq_uni.annotate.images import ImageSource
     from medq_uni.annotate.store import Store
+    from medq_uni.image import MedicalImage
 
 
 def external_describer(
-    config: ExternalConfig,
-    store: Store,
-    source: ImageSource,
-    round_number: int,
-    count: int,
-    keys: list[str],
-    yes: bool,
-) -> Describer:
-    """Return the describer behind a URL, once the user agrees to what it costs and where the images go."""
+    config: ExternalConfig, store: Store, source: ImageSource, round_number: int, count: int
+) -> ExternalDescriber:
+    """Return the describer behind a URL, which shows corrections of the round before in every question."""
     from medq_uni.annotate.external import ExternalDescriber
     from medq_uni.annotate.rounds import choose_examples
 
@@ -31,10 +28,18 @@ def external_describer(
     def examples(modality: Any) -> Any:
         return choose_examples(store, source, round_number - 1, modality, count) if round_number > 1 else []
 
-    describer = ExternalDescriber(config, store, examples=examples)
-    if not keys:
-        return describer
-    estimate = describer.estimate(source.image(keys[0]), len(keys))
+    return ExternalDescriber(config, store, examples=examples)
+
+
+def ask_consent(
+    describer: ExternalDescriber, config: ExternalConfig, image: MedicalImage, count: int, yes: bool
+) -> None:
+    """Say what a run costs and where the images go, and ask whether to begin where either matters.
+
+    Raises:
+        ValueError: If it would cost more than is allowed.
+    """
+    estimate = describer.estimate(image, count)
     where = "stay on this machine" if config.is_local else "LEAVE this machine"
     typer.echo(
         f"{estimate.images} images for {describer.model}: about {estimate.tokens_in} tokens in and at most "
@@ -45,7 +50,18 @@ def external_describer(
         raise ValueError(f"the estimate is above --max-cost {config.max_cost:g}. Draft fewer (--limit) or allow more.")
     if not yes and (estimate.cost > 0 or not config.is_local):
         typer.confirm("Begin?", abort=True, err=True)
-    return describer
+
+
+def show_drafts(report: DraftReport, round_number: int) -> None:
+    """Print what a run did; end with the exit code of failures where there are any."""
+    for key, reason in report.failed:
+        typer.echo(f"{key}\t{reason}")
+    counts = f"{report.drafted} drafted, {report.kept} had one, {len(report.failed)} failed"
+    typer.echo(f"round {round_number}: {counts}", err=True)
+    if report.stopped:
+        typer.echo(f"{report.stopped} What is drafted is kept; run the same command to go on.", err=True)
+    if report.stopped or report.failed:
+        raise typer.Exit(SOME_FAILED if report.drafted else BAD_INPUT)
 
 
 def show_queue(store: Store, round_number: int) -> None:
