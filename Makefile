@@ -28,7 +28,7 @@ test: $(STAMP) ## run the tests
 test-slow: $(STAMP) ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-test-services: $(STAMP) ## start a real Ray cluster and run the tests that talk to it
+test-services: $(STAMP) ## start a real Ray cluster, PostgreSQL and Chromium, and run the tests that use them
 	$(BIN)/python -m pip install --quiet -e ".[ray]"
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.services.run
 

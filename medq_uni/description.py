@@ -180,6 +180,11 @@ class QualityDescription:
             raise DescriptionError(f"a description is a JSON object, got {type(values).__name__}.")
         return cls.from_dict(values)
 
+    @property
+    def class_label(self) -> str:
+        """The kinds of degradation alone, without grades or anything else."""
+        return ", ".join(PHRASES[d.task] for d in self.degradations) or "none"
+
     def validate(self) -> list[str]:
         """Return what contradicts itself, one sentence each; empty where nothing does."""
         problems = [

@@ -5,8 +5,10 @@ Every text element of a DICOM file carries a canary that no message may show.
 
 from __future__ import annotations
 
+import os
+import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,6 +174,19 @@ def phantom() -> SimpleNamespace:
         pet_header=pet_header,
         sop_classes=SOP_CLASSES,
     )
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A database of its own on the server that make test-services started; without one, fail, do not skip."""
+    import psycopg
+
+    server = os.environ["MEDQ_POSTGRES_URL"]
+    name = f"medq_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield server.rpartition("/")[0] + f"/{name}"
+        connection.execute(f"DROP DATABASE {name}")
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ FLOORS = (
     {"image", "description", "config"},
     {"io", "physics", "preprocess", "metrics", "tokenizer", "stream", "distribute", "tiles"},
     {"data", "model", "restoration"},
-    {"pretrained"},
+    {"pretrained", "annotate"},
     {"train", "pipeline"},
     {"report"},
-    {"evaluate", "batch", "demo", "doctor"},
+    {"evaluate", "batch", "demo", "doctor", "serve"},
     {"cli"},
     {"__main__"},
 )

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import dataset, images, training, weights
+from medq_uni.cli import annotate, dataset, images, training, weights
 from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command()(images.assess)
 app.command()(images.restore)
 app.command()(images.degrade)
+app.add_typer(annotate.app, name="annotate")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(weights.app, name="weights")
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ from medq_uni.taxonomy import Modality
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from medq_uni.annotate.store import Store
     from medq_uni.pipeline import Restorer
 
 NOTICE = "Research use only. Not for diagnostic use. Always view the original."
@@ -34,6 +36,18 @@ SourcesOption = Annotated[
         "--source",
         "--data",
         help="Real volumes: FOLDER, or KIND:FOLDER with aapm-mayo, ixi, udpet, ct, mr, pet. Repeatable.",
+    ),
+]
+
+
+DatasetArgument = Annotated[Path, typer.Argument(help="Folder of a dataset, or of DICOM, NIfTI, PNG or TIFF files.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="MEDQ_STORE",
+        show_envvar=True,
+        help="SQLite file or postgresql://USER@HOST/NAME; default: DATASET.annotations.sqlite beside the dataset.",
     ),
 ]
 
@@ -78,6 +92,39 @@ def load_restorer(
     name, _, revision = model.partition("@")
     execution = Execution(precision=None if precision is None else precision.value, offload=offload, compile=compiled)
     return Restorer.from_pretrained(name, device=device, execution=execution, revision=revision or None)
+
+
+def need_extra(extra: str, *modules: str) -> None:
+    """Refuse to go on without the libraries of an extra.
+
+    Raises:
+        ValueError: With what to install.
+    """
+    from importlib.util import find_spec
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ValueError(f'this needs {", ".join(missing)}. Install it: pip install "medq-uni[{extra}]"')
+
+
+def store_url(dataset: Path, store: str | None) -> str:
+    """Return where the annotations of a dataset are kept: as told, else in a file beside it."""
+    folder = dataset.resolve()
+    return store or str(folder.with_name(folder.name + ".annotations.sqlite"))
+
+
+@contextmanager
+def open_store(dataset: Path, store: str | None, *, create: bool = False) -> Iterator[Store]:
+    """Yield the annotation store of a dataset.
+
+    Raises:
+        ValueError: If it cannot be opened, or SQLAlchemy and alembic are not installed.
+    """
+    need_extra("annotate", "sqlalchemy", "alembic")
+    from medq_uni.annotate.store import Store
+
+    with Store.open(store_url(dataset, store), create=create) as opened:
+        yield opened
 
 
 @contextmanager

@@ -148,6 +148,52 @@ def read_shard(path: Path) -> Iterator[StoredPair]:
         raise DatasetError(f"{path.name}: the last pair is not whole. Build it again.")
 
 
+@dataclass(frozen=True)
+class PairPlace:
+    """Where the files of one pair lie in a shard: (first byte, number of bytes) by suffix."""
+
+    spans: dict[str, tuple[int, int]]
+
+
+def pair_places(path: Path) -> dict[str, PairPlace]:
+    """Return where every pair of a shard lies, by key; only the headers are read.
+
+    Raises:
+        DatasetError: If it is not a whole shard.
+    """
+    places: dict[str, PairPlace] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, suffix = member.name.partition(".")
+                places.setdefault(key, PairPlace({})).spans[suffix] = (member.offset_data, member.size)
+    except (tarfile.TarError, EOFError) as error:
+        raise DatasetError(f"{path.name}: not a whole shard ({type(error).__name__}). Build it again.") from error
+    return places
+
+
+def read_pair(path: Path, place: PairPlace) -> StoredPair:
+    """Return one pair of a shard without reading the others.
+
+    Raises:
+        DatasetError: If it is damaged.
+    """
+    try:
+        files = {}
+        with path.open("rb") as file:
+            for suffix, (start, size) in place.spans.items():
+                file.seek(start)
+                files[suffix] = file.read(size)
+        pair = StoredPair(json.loads(files["json"]), _array(files["degraded.npy"]), _array(files["reference.npy"]))
+        hashes = {"degraded": digest_of(pair.degraded), "reference": digest_of(pair.reference)}
+        is_whole = hashes == pair.meta["sha256"]
+    except (KeyError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path.name}: not a whole shard ({type(error).__name__}). Build it again.") from error
+    if not is_whole:
+        raise DatasetError(f"{path.name}: the bytes of a pair have changed. Check it: medq dataset verify")
+    return pair
+
+
 def digest_of(array: np.ndarray) -> str:
     """Return the sha256 of the shape and bytes of an array."""
     return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()

@@ -40,6 +40,7 @@ from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients, ra
 from medq_uni.train.recipe import StageConfig, TrainConfig
 from medq_uni.train.steps import Losses, Stepper
 from medq_uni.train.validate import validate
+from medq_uni.train.words import Words, read_described
 
 CALIBRATION_PAIRS = 256
 RECIPE = "recipe.json"
@@ -174,6 +175,9 @@ class _Run:
             self.journal = Journal(folder, names, wandb=wandb, report=report)
         self.pool, self.val_pool = together.in_turn(lambda: self._pools(workers, report))
         self.model, self.tokenizer = together.in_turn(self._initial)
+        described = read_described(config.descriptions, self.pool)
+        self.words = Words(self.pool, self.tokenizer, config.label, config.wrong_labels, config.seed, described)
+        self.val_words = Words(self.val_pool, self.tokenizer, config.label)
         self.model.to(self.device)
         codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.state = TrainingState(
@@ -266,8 +270,9 @@ class _Run:
                 "processes. Choose a multiple."
             )
         sampler = BatchSampler(self.pool, token_pixels=self.model.config.token_pixels, emphasis=stage.emphasis)
-        generated = self._generated(stage)
-        return Stepper(self.model, self.tokenizer, stage, sampler, generated, self.together, self.config.recompute)
+        return Stepper(
+            self.model, self.words, stage, sampler, self._generated(stage), self.together, self.config.recompute
+        )
 
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
         choose_trainable(self.model, self.config, stage)
@@ -353,7 +358,7 @@ class _Run:
 
     def _validate(self, stage: StageConfig, step: int) -> None:
         self.state.average.swap(self.model)
-        scores = validate(self.model.eval(), self.tokenizer, self.val_pool, stage.layout, self.config.sampler)
+        scores = validate(self.model.eval(), self.val_words, stage.layout, self.config.sampler)
         self.state.average.swap(self.model)
         self.model.train()
         if self.journal is not None:

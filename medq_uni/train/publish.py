@@ -13,6 +13,7 @@ from medq_uni.pretrained.export import export_released
 from medq_uni.train.loop import Trained
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.validate import restoration_gains, uncertainty_scale
+from medq_uni.train.words import Words
 
 
 def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> str:
@@ -28,7 +29,7 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
         target: Folder to write.
     """
     is_released = isinstance(trained.model.config.codec, FluxCodecConfig)
-    judged = trained.model, trained.tokenizer, PairPool(run / "val_pairs")
+    judged = trained.model, Words(PairPool(run / "val_pairs"), trained.tokenizer, config.label)
     card = {
         "software": f"medq-uni {__version__}",
         "about": list(config.about),

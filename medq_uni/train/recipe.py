@@ -13,6 +13,7 @@ from medq_uni.train.losses import LossWeights
 
 Group = Literal["decoder", "spread", "ir", "iqa"]
 Layout = Literal["codec", "restore", "assess", "joint"]
+LabelForm = Literal["description", "class"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,13 @@ class TrainConfig:
     """Whether activations are computed again in the backward pass, which saves most of their memory."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """How validation samples, and how the finished model is sampled where nobody says otherwise."""
+    descriptions: str | None = None
+    """File of descriptions that experts agreed on (``medq annotate export``), of a dataset whose split has the same
+    ``pairs``; they take the place of those that follow from the records. None uses the records alone."""
+    label: LabelForm = "description"
+    """What the restoration is told: the description, or the kinds of degradation alone."""
+    wrong_labels: float = 0.0
+    """Probability with which every slot of a label is wrong: noisy pseudo-labels."""
     seed: int = 0
     """Seed of the weights and of every batch."""
     ema_decay: float = 0.998

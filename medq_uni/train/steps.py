@@ -10,21 +10,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medq_uni import physics
 from medq_uni.data.batches import Batch, BatchSampler, edited_target
-from medq_uni.data.describe import describe, instruction
+from medq_uni.data.describe import instruction
 from medq_uni.data.pairs import randint
-from medq_uni.data.pool import POOL_SIZE, PoolItem
-from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
+from medq_uni.data.pool import POOL_SIZE
+from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT
 from medq_uni.model.flow import interpolate, predicted_data, target_velocity
 from medq_uni.model.medq import MedQ, StreamInputs
 from medq_uni.preprocess import as_channels, as_views, vision_input
 from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, pack
 from medq_uni.taxonomy import Severity
-from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.losses import flow_loss, pixel_losses, spread_loss, text_loss
 from medq_uni.train.parallel import Ranks
 from medq_uni.train.recipe import StageConfig
+from medq_uni.train.words import Words
 
 Losses = dict[str, Float[Tensor, ""]]
 
@@ -72,7 +71,7 @@ class Stepper:
 
     Args:
         model: Network.
-        tokenizer: Text to tokens.
+        words: What is said about the pairs.
         stage: What to train.
         sampler: Where batches come from.
         generated: Description tokens that the model wrote about pairs of the pool, by index.
@@ -83,14 +82,15 @@ class Stepper:
     def __init__(
         self,
         model: MedQ,
-        tokenizer: Tokenizer,
+        words: Words,
         stage: StageConfig,
         sampler: BatchSampler,
         generated: dict[int, list[int]],
         ranks: Ranks | None = None,
         recompute: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.stage = model, tokenizer, stage
+        self.model, self.words, self.stage = model, words, stage
+        self.tokenizer = words.tokenizer
         self.sampler, self.generated = sampler, generated
         self.ranks, self.recompute = ranks or Ranks(), recompute
         self.rows = slice(self.ranks.rank, None, self.ranks.world)
@@ -124,7 +124,7 @@ class Stepper:
         return self._pixels(self.model.codec.encode(degraded), fidelity, batch, batch.reference)
 
     def _assess(self, whole: Batch, generator: torch.Generator) -> Losses:
-        coded = [self.tokenizer.encode_slots(self._reference(i, generator)) for i in whole.index]
+        coded = [self.words.slots(index, generator) for index in whole.index]
         words = [self.tokenizer.encode(instruction("assess", generator)) for _ in whole.index]
         # one label for every token and one for the end of each text, sample by sample
         slots = [[*(is_slot for _, is_slot in text), False] for text in coded]
@@ -238,13 +238,13 @@ class Stepper:
             draw = float(torch.rand(1, generator=generator))
             words, text, is_reference = DEFAULT_RESTORE, None, False
             if draw < mix.reference or (draw < mix.reference + mix.generated and index not in self.generated):
-                text, is_reference = self._encoded(index, generator), True
+                text, is_reference = self.words.tokens(index, generator), True
                 words = instruction("restore", generator)
             elif draw < mix.reference + mix.generated:
                 text = self.generated[index]
             elif draw < mix.reference + mix.generated + mix.edited:
                 stated = Severity.from_level(randint(4, generator))
-                text, words = self._edited(index, item, stated, generator), FOLLOW_REPORT
+                text, words = self.words.tokens(index, generator, stated), FOLLOW_REPORT
                 told.target[place] = edited_target(
                     batch.degraded[place], batch.reference[place], true=item.severity, stated=stated
                 )
@@ -253,16 +253,6 @@ class Stepper:
             told.has_description.append(text is not None)
             told.is_reference.append(is_reference)
         return told
-
-    def _reference(self, index: int, generator: torch.Generator) -> QualityDescription:
-        item = self.sampler.pool.items[index]
-        return describe(item.task.modality, item.anatomy, physics.read_records(item.records), generator)
-
-    def _encoded(self, index: int, generator: torch.Generator) -> list[int]:
-        return self.tokenizer.encode_description(self._reference(index, generator))
-
-    def _edited(self, index: int, item: PoolItem, stated: Severity, generator: torch.Generator) -> list[int]:
-        return self.tokenizer.encode_description(self._reference(index, generator).with_severity(stated))
 
 
 def _fast(image: Tensor) -> Tensor:

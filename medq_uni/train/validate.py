@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from medq_uni import physics
 from medq_uni.config import SamplerConfig
-from medq_uni.data.describe import describe
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.pool import POOL_SIZE, PairPool, PoolItem
 from medq_uni.description import DEFAULT_RESTORE
@@ -17,63 +16,58 @@ from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
 from medq_uni.preprocess import Scaling, as_channels, as_views, padded_side, vision_input
 from medq_uni.taxonomy import Modality, Severity
-from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.generated import GRID, describe_pool, parsed
 from medq_uni.train.losses import COVERAGE
 from medq_uni.train.recipe import Layout
+from medq_uni.train.words import Words
 
 MAX_PAIRS = 150
 
 
-def validate(
-    model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout, sampler: SamplerConfig
-) -> dict[str, float]:
+def validate(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) -> dict[str, float]:
     """Return ``gain_<task>`` in dB and, where the layout assesses, shares of right verdicts and types.
 
     Args:
         model: In evaluation mode, with the weights to judge.
-        tokenizer: Its tokenizer.
-        pool: Validation pairs; the first 150 are used.
+        words: Validation pairs and what is said about them; the first 150 are used.
         layout: What the stage trains: ``codec`` decodes the degraded latent, the other restoring layouts
             sample, ``joint`` with the true description.
         sampler: How they sample.
     """
     scores: dict[str, float] = {}
     if layout != "assess":
-        scores |= restoration_gains(model, tokenizer, pool, layout, sampler)
+        scores |= restoration_gains(model, words, layout, sampler)
     if layout in ("assess", "joint"):
-        scores |= assessment_scores(model, tokenizer, pool)
+        scores |= assessment_scores(model, words)
     return {name: round(value, 4) for name, value in scores.items()}
 
 
 @torch.no_grad()
-def restoration_gains(
-    model: MedQ, tokenizer: Tokenizer, pool: PairPool, layout: Layout, sampler: SamplerConfig
-) -> dict[str, float]:
+def restoration_gains(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) -> dict[str, float]:
     """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs only."""
     gains: dict[str, list[float]] = defaultdict(list)
-    for index, item in enumerate(pool.items[:MAX_PAIRS]):
+    for index, item in enumerate(words.pool.items[:MAX_PAIRS]):
         if item.severity is Severity.NONE:
             continue
-        degraded, reference = _native(pool, index)
-        image = decode_one(model, tokenizer, item, degraded, layout, sampler, seed=index).image
+        degraded, reference = native(words.pool, index)
+        image = decode_one(model, words, index, degraded, layout, sampler).image
         gains[f"gain_{item.task.value}"].append(gain_db(item, degraded, image, reference))
     return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
 
 
 @torch.no_grad()
-def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool, sampler: SamplerConfig) -> dict[str, float]:
+def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict[str, float]:
     """Return, per modality, the factor that makes the predicted standard deviation honest.
 
     It is the 68.3 % quantile of |error| / predicted over the pixels of the degraded validation pairs (split
     conformal prediction): that share of errors lies within one scaled standard deviation.
     """
     ratios: dict[str, list[Tensor]] = defaultdict(list)
-    for index, item in enumerate(pool.items[:MAX_PAIRS]):
+    for index, item in enumerate(words.pool.items[:MAX_PAIRS]):
         if item.severity is Severity.NONE:
             continue
-        degraded, reference = _native(pool, index)
-        decoded = decode_one(model, tokenizer, item, degraded, "joint", sampler, seed=index)
+        degraded, reference = native(words.pool, index)
+        decoded = decode_one(model, words, index, degraded, "joint", sampler)
         if decoded.log_variance is None:
             return {}
         scaling = Scaling(*item.scaling)
@@ -84,7 +78,7 @@ def uncertainty_scale(model: MedQ, tokenizer: Tokenizer, pool: PairPool, sampler
     return {name: round(float(torch.cat(r).quantile(COVERAGE)), 4) for name, r in sorted(ratios.items())}
 
 
-def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
+def native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
     """Return degraded and reference views at their own size, rounded up to the token grid."""
     item = pool.items[index]
     height, width = (padded_side(side, GRID) for side in (item.height, item.width))
@@ -94,15 +88,25 @@ def _native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
 
 def decode_one(
     model: MedQ,
-    tokenizer: Tokenizer,
-    item: PoolItem,
+    words: Words,
+    index: int,
     degraded: Tensor,
     layout: Layout,
     sampler: SamplerConfig,
-    seed: int,
+    told: Sequence[int] | None = None,
 ) -> DecodedImage:
-    """Return the restored views of one degraded slice, as the layout restores it; ``seed`` is that of the noise."""
-    scaling = Scaling(*item.scaling)
+    """Return the restored views of one degraded slice, as the layout restores it.
+
+    Args:
+        model: In evaluation mode.
+        words: What is said about the pairs.
+        index: Place of the pair in its pool, and seed of the noise.
+        degraded: Its degraded views.
+        layout: What is read before the restoration.
+        sampler: How it samples.
+        told: Text tokens that a joint layout reads instead of the true label; none at all where it is empty.
+    """
+    scaling = Scaling(*words.pool.items[index].scaling)
     degraded = degraded.to(model.device)
     image = as_channels(degraded, channels=model.config.codec.in_channels)
     fidelity, latent = model.codec.features(image), model.codec.encode(image)
@@ -111,13 +115,13 @@ def decode_one(
         model.append_latent(context, latent)
         if layout == "joint":
             model.append_vision(context, vision_input(degraded, model.config.vision, size=POOL_SIZE))
-        model.append_text(context, [tokenizer.encode(DEFAULT_RESTORE)])
+        model.append_text(context, [words.tokenizer.encode(DEFAULT_RESTORE)])
         if layout == "joint":
-            records = physics.read_records(item.records)
-            text = describe(item.task.modality, item.anatomy, records, generator_of(records[0].seed))
-            model.append_text(context, [tokenizer.encode_description(text)])
+            told = words.tokens(index, generator_of(index)) if told is None else told
+            if told:
+                model.append_text(context, [list(told)])
         shape = (latent.shape[-2], latent.shape[-1])
-        samples = model.sample(context, shape, sampler, start_latent=latent, generator=generator_of(seed))
+        samples = model.sample(context, shape, sampler, start_latent=latent, generator=generator_of(index))
         latent = samples.mean(dim=0)
     decoded = model.codec.decode(latent, fidelity)
     log_variance = None if decoded.log_variance is None else decoded.log_variance.cpu()
@@ -137,13 +141,12 @@ def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tenso
     return float(10 * torch.log10(before / after))
 
 
-def assessment_scores(model: MedQ, tokenizer: Tokenizer, pool: PairPool) -> dict[str, float]:
+def assessment_scores(model: MedQ, words: Words) -> dict[str, float]:
     """Return the shares of right verdicts, severities and degradation types."""
-    texts = describe_pool(model, tokenizer, pool, MAX_PAIRS)
+    texts = describe_pool(model, words.tokenizer, words.pool, MAX_PAIRS)
     right: dict[str, list[bool]] = defaultdict(list)
     for index, ids in texts.items():
-        item, found = pool.items[index], parsed(tokenizer, ids)
-        true = describe(item.task.modality, item.anatomy, physics.read_records(item.records), generator_of(0))
+        item, found, true = words.pool.items[index], parsed(words.tokenizer, ids), words.truth(index, generator_of(0))
         right["verdict"].append(found.verdict is true.verdict)
         right["severity"].append(found.worst is item.severity)
         if item.task.modality is Modality.MR:

@@ -1,0 +1,180 @@
+"""How well reviewers agree: Fleiss' kappa per slot, Cohen's kappa per pair, every reviewer against the majority.
+
+J. L. Fleiss, Psychological Bulletin 76 (1971) 378; J. Cohen, Educational and Psychological Measurement 20 (1960) 37.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from medq_uni.annotate.majority import SLOTS, slots_of
+from medq_uni.annotate.outcomes import ReviewedImage
+from medq_uni.taxonomy import Modality, Task
+
+
+@dataclass(frozen=True)
+class SlotAgreement:
+    """Agreement about one slot.
+
+    Attributes:
+        images: Images with at least two reviews.
+        fleiss_kappa: 1 is full agreement, 0 what chance gives; None where all gave the same value, so that there is
+            nothing to tell from chance.
+        observed: Share of pairs of reviews that agree.
+    """
+
+    images: int
+    fleiss_kappa: float | None
+    observed: float | None
+
+
+@dataclass(frozen=True)
+class PairAgreement:
+    """Agreement of two reviewers, over the images that both have reviewed."""
+
+    first: str
+    second: str
+    images: int
+    cohen_kappa: dict[str, float | None]
+    observed: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ReviewerAgreement:
+    """How often a reviewer gave the value of the majority of the other reviewers and himself, where there is one."""
+
+    name: str
+    images: int
+    with_majority: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement in one round."""
+
+    round: int
+    images: int
+    slots: dict[str, SlotAgreement]
+    pairs: tuple[PairAgreement, ...]
+    reviewers: tuple[ReviewerAgreement, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return asdict(self)
+
+
+def fleiss_kappa(counts: Sequence[Sequence[int]] | np.ndarray) -> float | None:
+    """Return kappa = (P - P_e) / (1 - P_e) of ratings in categories.
+
+    P is the mean over subjects of the share of agreeing pairs of ratings, P_e the sum of the squared shares of the
+    categories. Subjects may have different numbers of ratings; those with fewer than two are left out.
+
+    Args:
+        counts: (subjects, categories), how many raters put the subject there.
+
+    Returns:
+        None where there is no subject, or only one category was ever used.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    table = table[table.sum(1) >= 2] if table.size else table
+    if not table.size:
+        return None
+    ratings = table.sum(1)
+    observed = (((table**2).sum(1) - ratings) / (ratings * (ratings - 1))).mean()
+    expected = ((table.sum(0) / table.sum()) ** 2).sum()
+    return None if expected >= 1 - 1e-12 else float((observed - expected) / (1 - expected))
+
+
+def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
+    """Return kappa = (p_o - p_e) / (1 - p_e) of two raters of the same subjects.
+
+    Returns:
+        None where there is no subject, or both always gave the same single category.
+
+    Raises:
+        ValueError: If the two have not rated the same number of subjects.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"both raters need the same subjects, got {len(first)} and {len(second)} ratings.")
+    if not first:
+        return None
+    one, other = np.asarray(first), np.asarray(second)
+    observed = float((one == other).mean())
+    expected = sum(float((one == value).mean()) * float((other == value).mean()) for value in {*first, *second})
+    return None if expected >= 1 - 1e-12 else (observed - expected) / (1 - expected)
+
+
+def measure_agreement(round: int, images: Iterable[ReviewedImage], names: dict[int, str]) -> Agreement:
+    """Return the agreement of the finished reviews of a round.
+
+    A kind of degradation is looked at in images of its modality alone; elsewhere all agree that it is not there.
+
+    Args:
+        round: Number of the round.
+        images: Of the round; see :meth:`medq_uni.annotate.outcomes.Outcomes.reviewed`.
+        names: What the accounts are called.
+    """
+    given: list[dict[int, dict[str, str]]] = []
+    for image in images:
+        one = {review.account_id: slots_of(review.entry.description()) for review in image.reviews}
+        if len(one) >= 2:
+            given.append(one)
+    accounts = sorted({account for one in given for account in one})
+    return Agreement(
+        round=round,
+        images=len(given),
+        slots={slot: _slot_agreement(_relevant(slot, given), slot) for slot in SLOTS},
+        pairs=tuple(_pair_agreement(given, a, b, names) for a, b in combinations(accounts, 2)),
+        reviewers=tuple(_reviewer_agreement(given, account, names) for account in accounts),
+    )
+
+
+def _relevant(slot: str, given: list[dict[int, dict[str, str]]]) -> list[dict[int, dict[str, str]]]:
+    if slot not in {task.value for task in Task}:
+        return given
+    modality: Modality = Task(slot).modality
+    return [one for one in given if any(values["modality"] == modality.value for values in one.values())]
+
+
+def _slot_agreement(given: list[dict[int, dict[str, str]]], slot: str) -> SlotAgreement:
+    values = sorted({values[slot] for one in given for values in one.values()})
+    table = np.array([[sum(v[slot] == value for v in one.values()) for value in values] for one in given])
+    if not given:
+        return SlotAgreement(0, None, None)
+    ratings = table.sum(1)
+    observed = float((((table**2).sum(1) - ratings) / (ratings * (ratings - 1))).mean())
+    return SlotAgreement(len(given), fleiss_kappa(table), observed)
+
+
+def _pair_agreement(given: list[dict[int, dict[str, str]]], a: int, b: int, names: dict[int, str]) -> PairAgreement:
+    both = [one for one in given if a in one and b in one]
+    kappas: dict[str, float | None] = {}
+    observed: dict[str, float] = {}
+    for slot in SLOTS:
+        shared = _relevant(slot, both)
+        first, second = [one[a][slot] for one in shared], [one[b][slot] for one in shared]
+        kappas[slot] = cohen_kappa(first, second)
+        if shared:
+            observed[slot] = sum(x == y for x, y in zip(first, second, strict=True)) / len(shared)
+    return PairAgreement(names[a], names[b], len(both), kappas, observed)
+
+
+def _reviewer_agreement(
+    given: list[dict[int, dict[str, str]]], account: int, names: dict[int, str]
+) -> ReviewerAgreement:
+    own = [one for one in given if account in one]
+    shares: dict[str, float | None] = {}
+    for slot in SLOTS:
+        hits = []
+        for one in _relevant(slot, own):
+            values = [v[slot] for v in one.values()]
+            winner = next((value for value in values if 2 * values.count(value) > len(values)), None)
+            if winner is not None:
+                hits.append(one[account][slot] == winner)
+        shares[slot] = sum(hits) / len(hits) if hits else None
+    return ReviewerAgreement(names[account], len(own), shares)

@@ -1,0 +1,202 @@
+"""Where the images that are annotated come from: a finished dataset, or a folder of the user's own files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from medq_uni.annotate.records import ImageRecord, UnknownRecord
+from medq_uni.data.dataset import MANIFEST, RECIPE, Dataset
+from medq_uni.data.shards import PairPlace, StoredPair, pair_places, read_pair
+from medq_uni.image import MedicalImage
+from medq_uni.io import ImageItem, UnreadableImage, find_images, identify, read_image
+from medq_uni.preprocess import guess_modality
+from medq_uni.taxonomy import Modality
+
+KEPT_PAIRS, KEPT_VOLUMES = 64, 4
+"""Decoded images that are kept in memory, the latest used."""
+Value = TypeVar("Value")
+_FOLDER_KEY = re.compile(r"([0-9a-f]{16})-(\d+)of(\d+)")
+
+
+class ImageSource(Protocol):
+    """Gives slices by key."""
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Yield what is known about every image without reading its voxels."""
+
+    def image(self, key: str) -> MedicalImage:
+        """Return the slice that is judged, with its modality where it is known.
+
+        Raises:
+            UnknownRecord: If the source has no such image.
+            ValueError: If it cannot be read.
+        """
+
+    def reference(self, key: str) -> MedicalImage | None:
+        """Return the clean slice beside it; None where there is none."""
+
+
+def open_source(path: str | Path, *, modality: Modality | None = None, slices: int = 1) -> ImageSource:
+    """Return the images of a dataset, or of a folder of DICOM, NIfTI, PNG and TIFF files.
+
+    Args:
+        path: Folder.
+        modality: Of the files in a folder that do not say it.
+        slices: Slices of every volume of a folder, spread evenly over it; one is the middle one.
+
+    Raises:
+        DatasetError: If it is a dataset that is not finished.
+        UnreadableImage: If there is no such folder.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file() or (path / RECIPE).is_file():
+        return DatasetImages(path)
+    return FolderImages(path, modality=modality, slices=slices)
+
+
+class DatasetImages:
+    """The pairs of a dataset, by random access into its shards; safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the index; the places of pairs in a shard are found when one of them is asked for.
+
+        Raises:
+            DatasetError: If there is no finished dataset.
+        """
+        dataset = Dataset(folder)
+        self._folder = dataset.folder
+        self._known: dict[str, tuple[str, Modality]] = {}
+        for meta in dataset.index():
+            self._known[meta["key"]] = (meta["shard"], Modality(meta["modality"]))
+        self._places: dict[str, dict[str, PairPlace]] = {}
+        self._pairs: _Kept[StoredPair] = _Kept(KEPT_PAIRS)
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Yield what is known about every pair."""
+        for key, (_, modality) in self._known.items():
+            yield ImageRecord(key, modality, True)
+
+    def meta(self, key: str) -> dict[str, Any]:
+        """Return what the dataset says about a pair: records, anatomy, description, ...
+
+        Raises:
+            UnknownRecord: If there is none of this key.
+        """
+        return self._pair(key).meta
+
+    def image(self, key: str) -> MedicalImage:
+        """Return the degraded slice; see :class:`ImageSource`."""
+        pair = self._pair(key)
+        return pair.image(pair.degraded)
+
+    def reference(self, key: str) -> MedicalImage | None:
+        """Return the clean slice; see :class:`ImageSource`."""
+        pair = self._pair(key)
+        return pair.image(pair.reference)
+
+    def _pair(self, key: str) -> StoredPair:
+        kept = self._pairs.get(key)
+        if kept is not None:
+            return kept
+        if key not in self._known:
+            raise UnknownRecord("the dataset has no such image. Is it the one that the store was begun with?")
+        shard = self._known[key][0]
+        path = self._folder / shard
+        if shard not in self._places:
+            self._places[shard] = pair_places(path)
+        if key not in self._places[shard]:
+            raise UnknownRecord(f"{shard}: does not hold this image. Check it: medq dataset verify")
+        return self._pairs.put(key, read_pair(path, self._places[shard][key]))
+
+
+class FolderImages:
+    """Slices of image files; a key is a hash of the place in the folder, so that no file name leaves it."""
+
+    def __init__(self, folder: Path, *, modality: Modality | None = None, slices: int = 1) -> None:
+        """List the files.
+
+        Raises:
+            UnreadableImage: If there is no such folder, or no image in it.
+        """
+        found = find_images(folder)
+        if not found:
+            raise UnreadableImage(f"{folder.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
+        self._modality, self._slices = modality, slices
+        self._items = {_hash_of(item): item for item in found}
+        self._volumes: _Kept[MedicalImage] = _Kept(KEPT_VOLUMES)
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Yield what the headers say; a file whose header cannot be read is left out."""
+        for name, item in self._items.items():
+            try:
+                modality = self._modality or identify(item)[0]
+            except UnreadableImage:
+                continue
+            for number in range(1, self._slices + 1):
+                yield ImageRecord(f"{name}-{number}of{self._slices}", modality, False)
+
+    def place(self, key: str) -> Path:
+        """Return where an image lies, relative to the folder.
+
+        Raises:
+            UnknownRecord: If there is none of this key.
+        """
+        return self._find(key)[0].relative
+
+    def image(self, key: str) -> MedicalImage:
+        """Return the slice; see :class:`ImageSource`. A modality that nothing states is guessed, with a warning."""
+        item, number, total = self._find(key)
+        name = key.partition("-")[0]
+        volume = self._volumes.get(name)
+        if volume is None:
+            read = read_image(item, modality=self._modality)
+            if read.modality is None:
+                read = read_image(item, modality=guess_modality(read))
+            volume = self._volumes.put(name, read)
+        z = int((number - 0.5) / total * volume.shape[0])
+        return volume.slice_at(z)
+
+    def reference(self, key: str) -> MedicalImage | None:
+        """Return None: a folder has no clean images."""
+        self._find(key)
+        return None
+
+    def _find(self, key: str) -> tuple[ImageItem, int, int]:
+        match = _FOLDER_KEY.fullmatch(key)
+        if match is None or match[1] not in self._items or not 1 <= int(match[2]) <= int(match[3]):
+            raise UnknownRecord("the folder has no such image. Is it the one that the store was begun with?")
+        return self._items[match[1]], int(match[2]), int(match[3])
+
+
+class _Kept(Generic[Value]):
+    """The latest used of some values, by name; safe to use from several threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Value | None:
+        """Return the value of a name, if it is still there."""
+        with self._lock:
+            if name in self._values:
+                self._values.move_to_end(name)
+            return self._values.get(name)
+
+    def put(self, name: str, value: Value) -> Value:
+        """Keep a value, and return it."""
+        with self._lock:
+            self._values[name] = value
+            if len(self._values) > self._most:
+                self._values.popitem(last=False)
+        return value
+
+
+def _hash_of(item: ImageItem) -> str:
+    return hashlib.sha256(item.relative.as_posix().encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,0 +1,81 @@
+"""What the annotation commands show before they begin, and while something waits."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED
+
+if TYPE_CHECKING:
+    from medq_uni.annotate.drafts import DraftReport
+    from medq_uni.annotate.external import ExternalConfig, ExternalDescriber
+    from medq_uni.annotate.images import ImageSource
+    from medq_uni.annotate.store import Store
+    from medq_uni.image import MedicalImage
+
+
+def external_describer(
+    config: ExternalConfig, store: Store, source: ImageSource, round_number: int, count: int
+) -> ExternalDescriber:
+    """Return the describer behind a URL, which shows corrections of the round before in every question."""
+    from medq_uni.annotate.external import ExternalDescriber
+    from medq_uni.annotate.rounds import choose_examples
+
+    @functools.cache
+    def examples(modality: Any) -> Any:
+        return choose_examples(store, source, round_number - 1, modality, count) if round_number > 1 else []
+
+    return ExternalDescriber(config, store, examples=examples)
+
+
+def ask_consent(
+    describer: ExternalDescriber, config: ExternalConfig, image: MedicalImage, count: int, yes: bool
+) -> None:
+    """Say what a run costs and where the images go, and ask whether to begin where either matters.
+
+    Raises:
+        ValueError: If it would cost more than is allowed.
+    """
+    estimate = describer.estimate(image, count)
+    where = "stay on this machine" if config.is_local else "LEAVE this machine"
+    typer.echo(
+        f"{estimate.images} images for {describer.model}: about {estimate.tokens_in} tokens in and at most "
+        f"{estimate.tokens_out} out, cost at most about {estimate.cost:.2f}. The images {where}.",
+        err=True,
+    )
+    if config.max_cost is not None and estimate.cost > config.max_cost:
+        raise ValueError(f"the estimate is above --max-cost {config.max_cost:g}. Draft fewer (--limit) or allow more.")
+    if not yes and (estimate.cost > 0 or not config.is_local):
+        typer.confirm("Begin?", abort=True, err=True)
+
+
+def show_drafts(report: DraftReport, round_number: int) -> None:
+    """Print what a run did; end with the exit code of failures where there are any."""
+    for key, reason in report.failed:
+        typer.echo(f"{key}\t{reason}")
+    counts = f"{report.drafted} drafted, {report.kept} had one, {len(report.failed)} failed"
+    typer.echo(f"round {round_number}: {counts}", err=True)
+    if report.stopped:
+        typer.echo(f"{report.stopped} What is drafted is kept; run the same command to go on.", err=True)
+    if report.stopped or report.failed:
+        raise typer.Exit(SOME_FAILED if report.drafted else BAD_INPUT)
+
+
+def show_queue(store: Store, round_number: int) -> None:
+    """Print the images of a round that wait for adjudication, with what is disputed and the votes."""
+    from medq_uni.annotate.majority import settle
+
+    after = ""
+    while queue := store.outcomes.disputed(round_number, after=after):
+        for standing in queue:
+            image = next(store.outcomes.reviewed(round_number, key=standing.key))
+            settled = settle([one.entry for one in image.reviews])
+            parts = []
+            for slot in settled.disputed:
+                votes = settled.votes.get(slot, {})
+                parts.append(f"{slot} " + "/".join(f"{value}:{count}" for value, count in votes.items()))
+            typer.echo(f"{standing.key}\t{'; '.join(parts)}")
+        after = queue[-1].key

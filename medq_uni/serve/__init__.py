@@ -1,0 +1,1 @@
+"""The annotation screen: a web server for reviewers and administrators."""
