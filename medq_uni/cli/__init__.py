@@ -55,6 +55,7 @@ def _root(
 
 
 app.command()(training.train)
+app.command()(training.ablate)
 
 
 @app.command()

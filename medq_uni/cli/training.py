@@ -41,7 +41,8 @@ def train(
         if source:
             config = config.with_sources(tuple(source))
         if again:
-            typer.echo(json.dumps(replay(config, output, device=device or "cpu")))
+            terms, fault = replay(config, output, device=device or "cpu")
+            typer.echo(json.dumps({**terms, "fault": fault}))
             return
         with progress_bar("train") as progress:
             trained = run(
@@ -68,3 +69,29 @@ def _report(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
         typer.echo(json.dumps(line))
     else:
         progress(line["step"], line["steps"])
+
+
+def ablate(
+    plan: Annotated[Path, typer.Argument(help="Plan; see recipes/ablations.json.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs and the table.")],
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw the pairs.")] = 1,
+    device: DeviceOption = None,
+) -> None:
+    """Train and score recipes that differ in one thing, at equal budget, and write a table with intervals."""
+    with clear_errors():
+        from medq_uni.evaluate.ablations import run_ablations
+
+        with progress_bar("ablate") as progress:
+            is_done = run_ablations(
+                plan,
+                output,
+                max_minutes=max_minutes,
+                workers=workers,
+                device=device,
+                report=lambda line: _report(line, progress),
+            )
+    if is_done:
+        typer.echo((output / "results.md").read_text(encoding="utf-8"), nl=False)
+    else:
+        typer.echo(f"stopped; go on with: medq ablate {plan} -o {output}")

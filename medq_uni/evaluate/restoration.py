@@ -78,7 +78,12 @@ def _row(group: str, task: Task, name: str, values: list[tuple[str, float, float
 
 
 def clustered_lower_bound(values: np.ndarray, subjects: Sequence[str], *, seed: int = 0) -> float:
-    """Return the 2.5 % quantile of the mean when whole subjects are drawn with replacement (bootstrap).
+    """Return the lower end of :func:`clustered_interval`."""
+    return clustered_interval(values, subjects, seed=seed)[0]
+
+
+def clustered_interval(values: np.ndarray, subjects: Sequence[str], *, seed: int = 0) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 % quantiles of the mean when whole subjects are drawn with replacement (bootstrap).
 
     Args:
         values: One per image.
@@ -89,7 +94,8 @@ def clustered_lower_bound(values: np.ndarray, subjects: Sequence[str], *, seed: 
     sums = np.array([values[[s == name for s in subjects]].sum() for name in names])
     counts = np.array([sum(s == name for s in subjects) for name in names])
     drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
-    return float(np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), 0.025))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def train(
     workers: int = 1,
     device: str | torch.device | None = None,
     wandb: str | None = None,
+    pools: Path | None = None,
     report: Report | None = None,
 ) -> Trained:
     """Run the stages of a recipe, or go on with a run that was stopped.
@@ -87,6 +89,7 @@ def train(
         workers: Processes that draw the pairs.
         device: Where to compute; a GPU where there is one. Processes that ``torchrun`` has started train together.
         wandb: Project on wandb that gets the log too; None sends nothing anywhere.
+        pools: Where drawn pairs are kept, for several runs on the same pairs; by default ``folder``.
         report: Called with every line of the log.
 
     Raises:
@@ -96,7 +99,7 @@ def train(
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with ranks(where) as together:
-        run = _Run(config, Path(folder), where, together)
+        run = _Run(config, Path(folder), where, together, pools)
         found = run.find(resume)
         run.prepare(workers, report or (lambda line: None), wandb)
         if found is not None:
@@ -110,10 +113,12 @@ def train(
         return Trained(run.finished_model(), run.tokenizer, is_finished, together.is_first)
 
 
-def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "cpu") -> dict[str, float]:
-    """Compute the step at which a run diverged once more, and return its loss terms.
+def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, float], str]:
+    """Compute the step at which a run diverged once more.
 
-    Autograd names the operation that made the first NaN of the backward pass, if it was there.
+    Returns:
+        Its loss terms, and the operation whose gradient was the first to be NaN, in autograd's words; empty where the
+        gradients are finite.
 
     Args:
         config: Recipe of the run.
@@ -133,19 +138,24 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
     stage = config.stages[run.progress.stage]
     choose_trainable(run.model, config, stage)
     try:
-        with torch.autograd.set_detect_anomaly(True):
-            terms, total = run.losses(run.stepper(stage))
+        terms, total, fault = *run.losses(run.stepper(stage)), ""
+        with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings(action="ignore"):
             total.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        fault = str(error)
     finally:
         run.close()
-    return {name: float(value.detach()) for name, value in terms.items()}
+    return {name: float(value.detach()) for name, value in terms.items()}, fault
 
 
 class _Run:
     """State of one run in one process."""
 
-    def __init__(self, config: TrainConfig, folder: Path, device: torch.device, together: Ranks) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, device: torch.device, together: Ranks, pools: Path | None = None
+    ) -> None:
         self.config, self.folder, self.device, self.together = config, folder, device, together
+        self.pools = pools or folder
         self.hash = hashlib.sha256(to_json(config).encode()).hexdigest()
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
         self.loaded: Path | None = None
@@ -206,7 +216,7 @@ class _Run:
 
         pools = ("train_pairs", self.config.pairs), ("val_pairs", self.config.val_pairs)
         train, val = (
-            build_pool(pairs, self.folder / name, workers=workers, progress=progress(name)) for name, pairs in pools
+            build_pool(pairs, self.pools / name, workers=workers, progress=progress(name)) for name, pairs in pools
         )
         return train, val
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medq_uni.config import SamplerConfig
@@ -130,15 +131,17 @@ def decode_one(
 
 def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
     """Return 10 log10 of the ratio of squared errors before and after, on the scoring range."""
-    scaling = Scaling(*item.scaling)
-    low, high = (
-        (scaling.window_low, scaling.window_high) if item.task.modality is Modality.CT else (scaling.low, scaling.high)
-    )
-    values = [
-        scaling.from_views(x)[:, : item.height, : item.width].clamp(low, high) for x in (degraded, restored, reference)
-    ]
+    values = [scoring_values(item, views)[0] for views in (degraded, restored, reference)]
     before, after = ((x - values[2]).square().mean() for x in values[:2])
     return float(10 * torch.log10(before / after))
+
+
+def scoring_values(item: PoolItem, views: Float[Tensor, "B 2 H W"]) -> tuple[Float[Tensor, "B h w"], float]:
+    """Return the physical values on the scoring range, without padding, and the width of that range."""
+    scaling = Scaling(*item.scaling)
+    is_ct = item.task.modality is Modality.CT
+    low, high = (scaling.window_low, scaling.window_high) if is_ct else (scaling.low, scaling.high)
+    return scaling.from_views(views)[:, : item.height, : item.width].clamp(low, high), high - low
 
 
 def assessment_scores(model: MedQ, words: Words) -> dict[str, float]:

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError
-from medq_uni.train.loop import DivergenceError, train
+from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.optimizer import group_of, learning_rate
 from medq_uni.train.publish import publish
 from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
+from medq_uni.train.steps import Stepper
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
 ALL = LossWeights(flow=1.0, l1=1.0, l2=1.0, ssim=0.5, spread=0.05, text=1.0, slots=1.0)
@@ -176,6 +178,28 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_error(tmp_path: Path):
         train(config, tmp_path)
 
 
+def test_a_step_that_diverged_can_be_computed_again(tmp_path: Path):
+    config = tiny_recipe(stage("codec", learning_rate=float("inf"), warmup_steps=0))
+    with pytest.raises(DivergenceError, match="--replay"):
+        train(config, tmp_path)
+    first = json.loads((tmp_path / "diverged" / "progress.json").read_text())["progress"]["step"]
+    assert first > 0  # the first step is taken from sound weights
+    terms, fault = replay(config, tmp_path)
+    assert not all(math.isfinite(value) for value in terms.values())
+    assert "returned nan values" in fault
+    with pytest.raises(CheckpointError, match="no step that diverged"):
+        replay(config, tmp_path / "other")
+
+
+def test_out_of_memory_says_what_needs_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Stepper, "losses", full)
+    with pytest.raises(OutOfMemoryError, match=r"batch_size below 4, crop_size below 64, recompute: true"):
+        train(tiny_recipe(stage("codec")), tmp_path)
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     config = stage("codec", steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(config, step) for step in range(100)]
@@ -200,7 +224,8 @@ def test_the_losses_of_a_tiny_run_are_the_golden_ones(tmp_path: Path):
         assert numbers[0] == pytest.approx(numbers[1], rel=5e-3, abs=5e-3)
 
 
-RECIPES = [path for path in (Path(__file__).parents[2] / "recipes").glob("*.json") if "dataset" not in path.name]
+PLANS = ("dataset", "ablations")
+RECIPES = [p for p in (Path(__file__).parents[2] / "recipes").glob("*.json") if not p.name.startswith(PLANS)]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

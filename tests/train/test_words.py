@@ -1,0 +1,52 @@
+import pytest
+
+from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pool import PairPool, build_pool
+from medq_uni.pretrained import folder_of
+from medq_uni.taxonomy import Severity
+from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.words import Words
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> PairPool:
+    return build_pool(PairsConfig(count=20, seed=4, phantom_sizes=(40,)), tmp_path_factory.mktemp("pool"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(folder_of("nano") / "tokenizer.json")
+
+
+def test_the_label_says_what_was_done_to_the_pair(pool: PairPool, tokenizer: Tokenizer) -> None:
+    words = Words(pool, tokenizer)
+    for index, item in enumerate(pool.items):
+        label = words.label(index, generator_of(index))
+        assert label.worst is item.severity
+        assert tokenizer.decode(words.tokens(index, generator_of(index))) == label.to_text()
+
+
+def test_a_wrong_label_stays_as_wrong_as_it_is(pool: PairPool, tokenizer: Tokenizer) -> None:
+    words = Words(pool, tokenizer, wrong_labels=0.5, seed=1)
+    slots = [(label.anatomy, label.degradations, label.verdict) for label in _labels(words, 0)]
+    assert slots == [(label.anatomy, label.degradations, label.verdict) for label in _labels(words, 99)]
+    right = [(label.anatomy, label.degradations, label.verdict) for label in _labels(Words(pool, tokenizer), 0)]
+    assert 3 < sum(one != two for one, two in zip(slots, right, strict=True)) <= len(right)
+
+
+def _labels(words: Words, seed: int) -> list:
+    return [words.label(index, generator_of(seed, index)) for index in range(len(words.pool))]
+
+
+def test_a_class_names_the_kind_and_hides_grade_and_words(pool: PairPool, tokenizer: Tokenizer) -> None:
+    words = Words(pool, tokenizer, form="class")
+    for index, item in enumerate(pool.items):
+        text = tokenizer.decode(words.tokens(index, generator_of(index)))
+        assert (text == "none") == (item.severity is Severity.NONE)
+        assert not any(grade.value in text.split() for grade in Severity if grade is not Severity.NONE)
+
+
+def test_a_stated_grade_takes_the_place_of_the_true_one(pool: PairPool, tokenizer: Tokenizer) -> None:
+    words = Words(pool, tokenizer)
+    index = next(i for i, item in enumerate(pool.items) if item.severity is Severity.MILD)
+    assert "severe" in tokenizer.decode(words.tokens(index, generator_of(0), Severity.SEVERE))
