@@ -1,0 +1,304 @@
+"""A run in one process: pairs, network, stages, steps, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from medq_uni.config import ConfigError, Execution, to_json
+from medq_uni.data.batches import BatchSampler
+from medq_uni.data.pairs import generator_of
+from medq_uni.data.pool import PairPool, build_pool
+from medq_uni.io.atomic import write_text
+from medq_uni.model.medq import MedQ, codec_module
+from medq_uni.model.placement import put
+from medq_uni.pretrained import folder_of, load_pretrained
+from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.adapters import add_lora, merged
+from medq_uni.train.checkpoint import (
+    DIVERGED,
+    CheckpointError,
+    Progress,
+    TrainingState,
+    WeightAverage,
+    load_checkpoint,
+    load_moments,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from medq_uni.train.generated import describe_pool
+from medq_uni.train.journal import Journal, Report
+from medq_uni.train.optimizer import build_optimizer, choose_trainable, learning_rate
+from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients, shard, whole
+from medq_uni.train.recipe import StageConfig, TrainConfig
+from medq_uni.train.steps import Losses, Stepper
+from medq_uni.train.validate import validate
+from medq_uni.train.words import Words, read_described
+
+CALIBRATION_PAIRS = 256
+RECIPE = "recipe.json"
+
+
+class DivergenceError(ValueError):
+    """A loss or gradient became NaN or infinite."""
+
+
+class OutOfMemoryError(ValueError):
+    """A step does not fit; says what makes it smaller."""
+
+
+class Run:
+    """State of one run in one process."""
+
+    def __init__(
+        self, config: TrainConfig, folder: Path, device: torch.device, together: Ranks, pools: Path | None = None
+    ) -> None:
+        self.config, self.folder, self.device, self.together = config, folder, device, together
+        self.pools = pools or folder
+        self.hash = hashlib.sha256(to_json(config).encode()).hexdigest()
+        self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
+        self.loaded: Path | None = None
+        self.journal: Journal | None = None
+
+    def find(self, resume: bool) -> tuple[Path, Progress] | None:
+        """Return the checkpoint to go on from, refuse one that is in the way."""
+        first = self.together.is_first
+        found = self.together.as_first_says(newest_checkpoint(self.folder) if first else None)
+        if found is None:
+            return None
+        if not resume:
+            raise CheckpointError(
+                f"{self.folder} holds a run already. Pass --resume to go on with it, or another folder."
+            )
+        if found[1].recipe_hash != self.hash:
+            raise CheckpointError(f"{self.folder} holds a run of another recipe. Use another folder.")
+        return found
+
+    def prepare(self, workers: int, report: Report, wandb: str | None) -> None:
+        """Build or open the pools and the model."""
+        config, folder, together = self.config, self.folder, self.together
+        folder.mkdir(parents=True, exist_ok=True)
+        names = tuple(stage.name for stage in config.stages)
+        if together.is_first:
+            write_text(folder / RECIPE, to_json(config))
+            self.journal = Journal(folder, names, wandb=wandb, report=report)
+        self.pool, self.val_pool = together.in_turn(lambda: self._pools(workers, report))
+        self.model, self.tokenizer = together.in_turn(self._initial)
+        described = read_described(config.descriptions, self.pool)
+        self.words = Words(self.pool, self.tokenizer, config.label, config.wrong_labels, config.seed, described)
+        self.val_words = Words(self.val_pool, self.tokenizer, config.label)
+        self.model.to(self.device)
+        codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.state = TrainingState(
+            self.model,
+            WeightAverage(config.ema_decay),
+            None,
+            generator_of(config.seed),
+            is_base_kept=config.initial is None,
+        )
+
+    def load(self, path: Path, progress: Progress) -> None:
+        """Go on from a checkpoint."""
+        load_checkpoint(path, self.state, progress)
+        self.loaded, self.progress = path, progress
+        if self.journal is not None:
+            self.journal.forget_after(progress.stage, progress.step)
+
+    def close(self) -> None:
+        """Finish the log."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def _pools(self, workers: int, report: Report) -> tuple[PairPool, PairPool]:
+        def progress(name: str) -> Callable[[int, int], None]:
+            return lambda done, total: report({"event": name, "step": done, "steps": total})
+
+        pools = ("train_pairs", self.config.pairs), ("val_pairs", self.config.val_pairs)
+        train, val = (
+            build_pool(pairs, self.pools / name, workers=workers, progress=progress(name)) for name, pairs in pools
+        )
+        return train, val
+
+    def _initial(self) -> tuple[MedQ, Tokenizer]:
+        """Return the network to begin with, divided among the processes, and its tokenizer."""
+        config, tokenizer = self.config, None
+        if config.initial is not None:
+            loaded = load_pretrained(config.initial, execution=Execution(precision="float32"))
+            model, tokenizer = loaded.model, loaded.tokenizer
+        else:
+            assert config.model is not None, "checked by the recipe"
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model = MedQ(config.model)
+            if hasattr(model.codec, "calibrate"):
+                count = min(CALIBRATION_PAIRS, len(self.pool))
+                model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
+        if config.tokenizer is not None:
+            tokenizer = _tokenizer(config.tokenizer)
+        assert tokenizer is not None, "checked by the recipe"
+        model.transformer.recompute = config.recompute
+        if config.lora is not None:
+            add_lora(model, config.lora, config.seed)
+        shard(model, self.together, self.device)
+        return model.train(), tokenizer
+
+    def finished_model(self) -> MedQ:
+        """Return the network whole, without updates beside its weights; of several processes the first one has it."""
+        if self.together.world == 1 and self.config.lora is None:
+            return self.model.eval()
+        state = {}
+        for name, value in self.model.state_dict().items():
+            one = whole(value.detach())
+            if self.together.is_first:
+                state[name] = one.cpu()
+        with torch.device("meta"):
+            model = MedQ(self.model.config)
+        if self.together.is_first:
+            state = merged(state, self.config.lora) if self.config.lora is not None else state
+            model.load_state_dict(state, assign=True)
+            for name, buffer in self.model.named_buffers():  # tables that are no weights
+                put(model, name, buffer, Execution())
+            model.to(self.device)
+        return model.eval()
+
+    def go(self, deadline: float) -> bool:
+        """Run the remaining stages until the deadline; return whether all are done."""
+        for number in range(self.progress.stage, len(self.config.stages)):
+            if number > self.progress.stage:
+                self.progress = replace(self.progress, stage=number, step=0)
+                self.loaded = None
+            if not self._stage(self.config.stages[number], deadline):
+                return False
+        return True
+
+    def stepper(self, stage: StageConfig) -> Stepper:
+        """Return what computes the losses of a stage."""
+        if stage.batch_size % self.together.world:
+            raise ConfigError(
+                f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {self.together.world} "
+                "processes. Choose a multiple."
+            )
+        sampler = BatchSampler(self.pool, token_pixels=self.model.config.token_pixels, emphasis=stage.emphasis)
+        return Stepper(
+            self.model, self.words, stage, sampler, self._generated(stage), self.together, self.config.recompute
+        )
+
+    def _stage(self, stage: StageConfig, deadline: float) -> bool:
+        choose_trainable(self.model, self.config, stage)
+        optimizer = build_optimizer(self.model, self.config, stage)
+        self.state = replace(self.state, optimizer=optimizer)
+        self.state.average.track(self.model)
+        if self.loaded is not None:
+            load_moments(self.loaded, self.model, optimizer)
+        stepper, together = self.stepper(stage), self.together
+        began = saved = time.monotonic()
+        before, step = self.progress.seconds, self.progress.step
+        if self.config.initial is not None and self.progress.stage == step == 0:
+            self._validate(stage, step)  # what there was before
+        while step < stage.steps:
+            if together.as_first_flags(time.monotonic() > deadline):
+                self._save(step, before + time.monotonic() - began)
+                return False
+            terms = self._step(stepper, stage, optimizer, step)
+            step += 1
+            if step % self.config.log_every == 0:
+                self._log(stage, step, terms, before + time.monotonic() - began)
+            if step % self.config.validate_every == 0 or step == stage.steps:
+                self._validate(stage, step)
+            if together.as_first_flags(time.monotonic() - saved > 60 * self.config.checkpoint_minutes):
+                self._save(step, before + time.monotonic() - began)
+                saved = time.monotonic()
+        self._save(step, before + time.monotonic() - began)
+        return True
+
+    def losses(self, stepper: Stepper) -> tuple[Losses, torch.Tensor]:
+        """Return the loss terms of the next batch, and their weighted sum."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            terms = stepper.losses(self.state.generator)
+        weights = asdict(stepper.stage.weights)
+        zero = torch.zeros((), device=self.device)
+        return terms, sum((weights[name] * value for name, value in terms.items()), zero)
+
+    def _step(self, stepper: Stepper, stage: StageConfig, optimizer: torch.optim.Optimizer, step: int) -> Losses:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage, step)
+        generator, together = self.state.generator.get_state(), self.together
+        try:
+            terms, total = self.losses(stepper)
+            if together.any(not math.isfinite(total.item())):
+                raise self._diverged(stage, step, terms, generator)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(_smaller(stage, self.config, together)) from error
+        learning = [p for group in optimizer.param_groups for p in group["params"]]
+        average_gradients(learning, together)
+        norm = clip_gradients(learning, self.config.gradient_clip, together)
+        if not math.isfinite(norm):
+            raise self._diverged(stage, step, {**terms, "gradient": torch.tensor(norm)}, generator)
+        optimizer.step()
+        self.state.average.update(self.model)
+        return terms
+
+    def _diverged(self, stage: StageConfig, step: int, terms: Losses, generator: torch.Tensor) -> DivergenceError:
+        """Keep the moment before the step, and return the error that names its losses."""
+        self.state.generator.set_state(generator)
+        self._save(step, self.progress.seconds, name=DIVERGED)
+        found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
+        return DivergenceError(
+            f"stage {stage.name!r}, step {step}: not finite ({found}). Weights and batch of that moment are in "
+            f"{self.folder / DIVERGED}; compute it again with --replay. Lower the learning rate to go on."
+        )
+
+    def _generated(self, stage: StageConfig) -> dict[int, list[int]]:
+        """Return what the model itself writes about the pool at the start of a joint stage."""
+        if stage.layout != "joint" or stage.text.generated <= 0:
+            return {}
+        path = self.folder / f"generated-{self.progress.stage}.json"
+        if not self.together.as_first_flags(path.is_file()):
+            self.state.average.swap(self.model)
+            texts = describe_pool(self.model.eval(), self.tokenizer, self.pool, stage.text.max_generated)
+            self.state.average.swap(self.model)
+            self.model.train()
+            if self.together.is_first:
+                write_text(path, json.dumps(texts))
+            self.together.wait()
+        return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
+
+    def _validate(self, stage: StageConfig, step: int) -> None:
+        self.state.average.swap(self.model)
+        scores = validate(self.model.eval(), self.val_words, stage.layout, self.config.sampler)
+        self.state.average.swap(self.model)
+        self.model.train()
+        if self.journal is not None:
+            self.journal.write({"event": "validation", "stage": stage.name, "step": step, **scores})
+
+    def _save(self, step: int, seconds: float, name: str = "") -> None:
+        updates = self.state.average.updates
+        self.progress = replace(self.progress, step=step, seconds=seconds, updates=updates)
+        save_checkpoint(self.folder, self.state, self.progress, self.together, name)
+
+    def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float) -> None:
+        values = {name: round(self.together.mean(float(value.detach())), 5) for name, value in terms.items()}
+        if self.journal is not None:
+            line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
+            self.journal.write({**line, "seconds": round(seconds, 1), **values})
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    path = Path(name)
+    return Tokenizer.from_file(path if path.is_file() else folder_of(name) / "tokenizer.json")
+
+
+def _smaller(stage: StageConfig, config: TrainConfig, together: Ranks) -> str:
+    ways = [f"batch_size below {stage.batch_size}", f"crop_size below {stage.crop_size}"]
+    ways += [] if config.recompute else ["recompute: true"]
+    ways += ["lora" if config.lora is None else "a lower rank of lora", f"more processes than {together.world}"]
+    return f"stage {stage.name!r}: out of memory. Any of these needs less: {', '.join(ways)}."
