@@ -32,6 +32,10 @@ class Task(StrEnum):
         return Modality(self.value.split("-", 1)[0])
 
 
+NOISES = frozenset({Task.CT_LOW_DOSE, Task.MR_NOISE, Task.PET_LOW_COUNT})
+"""Degradations that are noise, and nothing else."""
+
+
 class Severity(StrEnum):
     """Grade of a degradation, ordered from ``none`` (level 0) to ``severe`` (level 3)."""
 

@@ -133,7 +133,14 @@ def edited_target(
 
     See :func:`medq_uni.taxonomy.restoration_strength`.
     """
-    return degraded + restoration_strength(true, stated) * (reference - degraded)
+    return moved_target(degraded, reference, restoration_strength(true, stated))
+
+
+def moved_target(
+    degraded: Float[Tensor, "2 H W"], reference: Float[Tensor, "2 H W"], strength: float
+) -> Float[Tensor, "2 H W"]:
+    """Return a share of the way from the degraded to the true image; 1 is all of it."""
+    return degraded + strength * (reference - degraded)
 
 
 def pad_tokens(sequences: list[list[int]], *, fill: int) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:

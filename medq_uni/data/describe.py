@@ -18,6 +18,7 @@ from medq_uni.description import (
 from medq_uni.physics import DegradationRecord, draw
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
 
+Instruction = Literal["assess", "restore", "gentler", "stronger", "denoise"]
 _CAUSES: dict[Task | None, tuple[str, ...]] = {
     None: (
         "the acquisition was adequate",
@@ -139,7 +140,7 @@ _IMPACTS: dict[Task | None, tuple[tuple[str, ...], ...]] = {
         ("lesions cannot be told from noise", "uptake values are unreliable", "strong mottle hides lesions"),
     ),
 }
-_INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+_INSTRUCTIONS: dict[Instruction, tuple[str, ...]] = {
     "assess": (
         DEFAULT_ASSESS,
         DEFAULT_ASSESS,
@@ -155,6 +156,20 @@ _INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Remove the degradation.",
         "Restore the image quality.",
         "Repair this scan.",
+    ),
+    "gentler": (
+        "Restore this image gently.",
+        "Remove only a part of the degradation.",
+        "Improve this image a little.",
+    ),
+    "stronger": (
+        "Restore this image strongly.",
+        "Remove the degradation thoroughly.",
+        "Improve this image as far as possible.",
+    ),
+    "denoise": (
+        "Remove the noise only.",
+        "Denoise this image and leave all else.",
     ),
 }
 
@@ -253,7 +268,9 @@ def _wrong_slot(
     return {"impact": _pick(_pick(_IMPACTS[kind], generator), generator)}
 
 
-def instruction(kind: Literal["assess", "restore"], generator: torch.Generator) -> str:
+def instruction(
+    kind: Literal["assess", "restore", "gentler", "stronger", "denoise"], generator: torch.Generator
+) -> str:
     """Return one of the phrasings of a task instruction."""
     return _pick(_INSTRUCTIONS[kind], generator)
 

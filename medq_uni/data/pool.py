@@ -39,6 +39,11 @@ class PoolItem:
     width: int
     scaling: tuple[float, float, float, float]
 
+    @property
+    def num_degradations(self) -> int:
+        """How many kinds of degradation the pair has."""
+        return len(json.loads(self.records))
+
 
 class PairPool:
     """Pairs kept on disk as memory-mapped arrays, cropped to at most 256 x 256 pixels.

@@ -105,7 +105,7 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
     stage = config.stages[run.progress.stage]
     choose_trainable(run.model, config, stage)
     try:
-        terms, total, fault = *run.losses(run.stepper(stage)), ""
+        terms, total, fault = *run.losses(stage, run.drawer(stage).draw(run.state.generator)), ""
         with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings(action="ignore"):
             total.backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:

@@ -28,6 +28,8 @@ class TextMix:
     """Pairs about which the model writes; the others are told the reference."""
     edited: float = 0.15
     """A description with another severity, and a target that is restored that much."""
+    instructed: float = 0.0
+    """No description, but an instruction that asks for less, for more, or for noise alone, with a target to match."""
 
 
 @dataclass(frozen=True, kw_only=True)

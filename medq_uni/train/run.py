@@ -33,6 +33,7 @@ from medq_uni.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from medq_uni.train.draws import Draw, Drawer, Feed
 from medq_uni.train.generated import describe_pool
 from medq_uni.train.journal import Journal, Report
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, learning_rate
@@ -178,17 +179,16 @@ class Run:
                 return False
         return True
 
-    def stepper(self, stage: StageConfig) -> Stepper:
-        """Return what computes the losses of a stage."""
+    def drawer(self, stage: StageConfig) -> Drawer:
+        """Return what draws the steps of a stage."""
         if stage.batch_size % self.together.world:
             raise ConfigError(
                 f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {self.together.world} "
                 "processes. Choose a multiple."
             )
-        sampler = BatchSampler(self.pool, token_pixels=self.model.config.token_pixels, emphasis=stage.emphasis)
-        return Stepper(
-            self.model, self.words, stage, sampler, self._generated(stage), self.together, self.config.recompute
-        )
+        config = self.model.config
+        sampler = BatchSampler(self.pool, token_pixels=config.token_pixels, emphasis=stage.emphasis)
+        return Drawer(self.words, stage, config, sampler, self._generated(stage))
 
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
         choose_trainable(self.model, self.config, stage)
@@ -197,7 +197,14 @@ class Run:
         self.state.average.track(self.model)
         if self.loaded is not None:
             load_moments(self.loaded, self.model, optimizer)
-        stepper, together = self.stepper(stage), self.together
+        feed = Feed(self.drawer(stage), self.state.generator.get_state())
+        try:
+            return self._steps(stage, feed, optimizer, deadline)
+        finally:
+            feed.close()
+
+    def _steps(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.Optimizer, deadline: float) -> bool:
+        together = self.together
         began = saved = time.monotonic()
         before, step = self.progress.seconds, self.progress.step
         if self.config.initial is not None and self.progress.stage == step == 0:
@@ -206,7 +213,7 @@ class Run:
             if together.as_first_flags(time.monotonic() > deadline):
                 self._save(step, before + time.monotonic() - began)
                 return False
-            terms = self._step(stepper, stage, optimizer, step)
+            terms = self._step(stage, feed, optimizer, step)
             step += 1
             if step % self.config.log_every == 0:
                 self._log(stage, step, terms, before + time.monotonic() - began)
@@ -218,22 +225,23 @@ class Run:
         self._save(step, before + time.monotonic() - began)
         return True
 
-    def losses(self, stepper: Stepper) -> tuple[Losses, torch.Tensor]:
-        """Return the loss terms of the next batch, and their weighted sum."""
+    def losses(self, stage: StageConfig, draw: Draw) -> tuple[Losses, torch.Tensor]:
+        """Return the loss terms of a step, and their weighted sum."""
+        stepper = Stepper(self.model, self.together, self.config.recompute)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            terms = stepper.losses(self.state.generator)
-        weights = asdict(stepper.stage.weights)
+            terms = stepper.losses(draw)
+        weights = asdict(stage.weights)
         zero = torch.zeros((), device=self.device)
         return terms, sum((weights[name] * value for name, value in terms.items()), zero)
 
-    def _step(self, stepper: Stepper, stage: StageConfig, optimizer: torch.optim.Optimizer, step: int) -> Losses:
+    def _step(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.Optimizer, step: int) -> Losses:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
-        generator, together = self.state.generator.get_state(), self.together
+        before, together = feed.state, self.together
         try:
-            terms, total = self.losses(stepper)
+            terms, total = self.losses(stage, feed.take())
             if together.any(not math.isfinite(total.item())):
-                raise self._diverged(stage, step, terms, generator)
+                raise self._diverged(stage, step, terms, before)
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:
@@ -242,9 +250,10 @@ class Run:
         average_gradients(learning, together)
         norm = clip_gradients(learning, self.config.gradient_clip, together)
         if not math.isfinite(norm):
-            raise self._diverged(stage, step, {**terms, "gradient": torch.tensor(norm)}, generator)
+            raise self._diverged(stage, step, {**terms, "gradient": torch.tensor(norm)}, before)
         optimizer.step()
         self.state.average.update(self.model)
+        self.state.generator.set_state(feed.state)
         return terms
 
     def _diverged(self, stage: StageConfig, step: int, terms: Losses, generator: torch.Tensor) -> DivergenceError:
