@@ -67,6 +67,11 @@ def train(
 def _report(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
     if line["event"] == "validation":
         typer.echo(json.dumps(line))
+    elif line["event"] == "memory":
+        needs = (
+            f"{line['held_gib']:.2f} GiB for weights and optimizer, about {line['activations_gib']:.2f} GiB for a step"
+        )
+        typer.echo(f"{line['stage']}: {needs}", err=True)
     else:
         progress(line["step"], line["steps"])
 

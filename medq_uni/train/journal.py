@@ -11,6 +11,8 @@ from typing import Any
 from medq_uni.io.atomic import atomic_file, write_text
 
 LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
+NO_CURVES = ("seconds", "waited")
+"""Time so far, and the share of it in which the computation waited for its samples."""
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -92,7 +94,7 @@ def draw_curves(log: Path, target: Path) -> None:
         at = borders[line["stage"]] + line["step"]
         done = max(done, at)
         for name, value in line.items():
-            if isinstance(value, float) and name != "seconds":
+            if isinstance(value, float) and name not in NO_CURVES and line["event"] != "memory":
                 curves[name][0].append(at)
                 curves[name][1].append(value)
     if not curves:

@@ -127,6 +127,11 @@ def is_divided(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor that may be divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor that may be divided, whole; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -20,6 +20,7 @@ from medq_uni.io.atomic import write_text
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.model.placement import put
 from medq_uni.pretrained import folder_of, load_pretrained
+from medq_uni.pretrained.memory import GIB
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.adapters import add_lora, merged
 from medq_uni.train.checkpoint import (
@@ -33,6 +34,7 @@ from medq_uni.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from medq_uni.train.cost import SavedBytes, held_bytes
 from medq_uni.train.draws import Draw, Drawer, Feed
 from medq_uni.train.generated import describe_pool
 from medq_uni.train.journal import Journal, Report
@@ -175,7 +177,11 @@ class Run:
             if number > self.progress.stage:
                 self.progress = replace(self.progress, stage=number, step=0)
                 self.loaded = None
-            if not self._stage(self.config.stages[number], deadline):
+            try:
+                is_done = self._stage(self.config.stages[number], deadline)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemoryError(_smaller(self.config.stages[number], self.config, self.together)) from error
+            if not is_done:
                 return False
         return True
 
@@ -197,7 +203,9 @@ class Run:
         self.state.average.track(self.model)
         if self.loaded is not None:
             load_moments(self.loaded, self.model, optimizer)
-        feed = Feed(self.drawer(stage), self.state.generator.get_state())
+        drawer = self.drawer(stage)
+        self._tell_memory(drawer)
+        feed = Feed(drawer, self.state.generator.get_state())
         try:
             return self._steps(stage, feed, optimizer, deadline)
         finally:
@@ -216,7 +224,9 @@ class Run:
             terms = self._step(stage, feed, optimizer, step)
             step += 1
             if step % self.config.log_every == 0:
-                self._log(stage, step, terms, before + time.monotonic() - began)
+                self._log(
+                    stage, step, terms, before + time.monotonic() - began, feed.seconds / (time.monotonic() - began)
+                )
             if step % self.config.validate_every == 0 or step == stage.steps:
                 self._validate(stage, step)
             if together.as_first_flags(time.monotonic() - saved > 60 * self.config.checkpoint_minutes):
@@ -224,6 +234,19 @@ class Run:
                 saved = time.monotonic()
         self._save(step, before + time.monotonic() - began)
         return True
+
+    def _tell_memory(self, drawer: Drawer) -> None:
+        """Log what the stage will need: what must be held, and activations as one sample of a batch keeps them."""
+        stage, world = drawer.stage, self.together.world
+        # the largest layout of a stage; every process computes one sample
+        one = replace(drawer, stage=replace(stage, batch_size=world, assess_share=0.0, noise_start=0.0))
+        with SavedBytes(self.model) as saved:
+            self.losses(stage, one.draw(generator_of(self.config.seed, self.progress.stage)))
+        if self.journal is not None:
+            activations = saved.total * stage.batch_size // world
+            values = {"held_gib": held_bytes(self.model) / GIB, "activations_gib": activations / GIB}
+            line = {"event": "memory", "stage": stage.name, "step": self.progress.step}
+            self.journal.write({**line, **{name: round(value, 3) for name, value in values.items()}})
 
     def losses(self, stage: StageConfig, draw: Draw) -> tuple[Losses, torch.Tensor]:
         """Return the loss terms of a step, and their weighted sum."""
@@ -238,14 +261,11 @@ class Run:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage, step)
         before, together = feed.state, self.together
-        try:
-            terms, total = self.losses(stage, feed.take())
-            if together.any(not math.isfinite(total.item())):
-                raise self._diverged(stage, step, terms, before)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(_smaller(stage, self.config, together)) from error
+        terms, total = self.losses(stage, feed.take())
+        if together.any(not math.isfinite(total.item())):
+            raise self._diverged(stage, step, terms, before)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         average_gradients(learning, together)
         norm = clip_gradients(learning, self.config.gradient_clip, together)
@@ -294,11 +314,11 @@ class Run:
         self.progress = replace(self.progress, step=step, seconds=seconds, updates=updates)
         save_checkpoint(self.folder, self.state, self.progress, self.together, name)
 
-    def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float) -> None:
+    def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float, waited: float) -> None:
         values = {name: round(self.together.mean(float(value.detach())), 5) for name, value in terms.items()}
         if self.journal is not None:
             line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
-            self.journal.write({**line, "seconds": round(seconds, 1), **values})
+            self.journal.write({**line, "seconds": round(seconds, 1), "waited": round(waited, 4), **values})
 
 
 def _tokenizer(name: str) -> Tokenizer:

@@ -34,7 +34,7 @@ def in_processes(count: int, config: TrainConfig, folder: Path, *options: str) -
 
 
 def losses(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("seconds", "event")} for line in step_lines(folder)]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "waited", "event")} for line in step_lines(folder)]
 
 
 def assert_same_curve(folder: Path, other: Path) -> None:
