@@ -116,7 +116,7 @@ class ExternalDescriber:
         config: ExternalConfig,
         store: Store,
         *,
-        examples: Callable[[Modality], Sequence[Example]] = lambda modality: (),
+        examples: Callable[[str, Modality], Sequence[Example]] = lambda key, modality: (),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Connect.
@@ -124,7 +124,7 @@ class ExternalDescriber:
         Args:
             config: Server and limits.
             store: Where questions and answers are kept.
-            examples: Corrected images of a modality, shown before the question.
+            examples: Corrected images of a modality to show before the question about the image of a key.
             sleep: Waits, in seconds.
 
         Raises:
@@ -165,7 +165,7 @@ class ExternalDescriber:
             StoreError: If the exchange cannot be kept.
         """
         modality = image.modality
-        question = messages_for(image, () if modality is None else self._examples(modality))
+        question = messages_for(image, () if modality is None else self._examples(key, modality))
         assert modality is not None  # a question about an image without one is refused
         cache_key = self._hash(question)
         kept = self._store.valid_exchange(cache_key)
@@ -184,9 +184,9 @@ class ExternalDescriber:
             self._sleep(self._wait(attempt, reply))
         raise AssertionError
 
-    def estimate(self, image: MedicalImage, images: int) -> Estimate:
+    def estimate(self, key: str, image: MedicalImage, images: int) -> Estimate:
         """Return what a number of images like this one will cost."""
-        examples = self._examples(image.modality) if image.modality is not None else ()
+        examples = self._examples(key, image.modality) if image.modality is not None else ()
         tokens_in = tokens_of(messages_for(image, examples)) * images
         tokens_out = self._config.max_tokens * images
         return Estimate(images, tokens_in, tokens_out, self._config.cost(tokens_in, tokens_out))

@@ -100,8 +100,7 @@ def draft(
             keys = pending_keys(opened, source, round_number)[:limit]
             external = external_describer(config, opened, source, round_number, examples)
             chosen = stack.enter_context(closing(external))
-            if keys:
-                ask_consent(external, config, source.image(keys[0]), len(keys), yes)
+            ask_consent(external, config, source, keys, yes)
         with progress_bar("drafts") as progress:
             report = draft_images(
                 opened, source, chosen, round=round_number, limit=limit, threads=threads, progress=progress

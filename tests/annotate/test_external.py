@@ -35,7 +35,7 @@ def connect(here: Store, chat):
 
     def make(**changes) -> ExternalDescriber:
         waits = changes.pop("waits", [])
-        examples = changes.pop("examples", lambda modality: ())
+        examples = changes.pop("examples", lambda key, modality: ())
         config = ExternalConfig(**({"url": chat.url, "retries": 2} | changes))
         made.append(ExternalDescriber(config, here, examples=examples, sleep=waits.append))
         return made[-1]
@@ -81,7 +81,9 @@ def test_the_same_question_is_asked_once(connect, chat, slice_ct, here: Store):
     chat.models = ["another"]
     connect()("image-0", slice_ct)
     connect(model="third")("image-0", slice_ct)
-    connect(examples=lambda modality: [Example(slice_ct, connect()("image-0", slice_ct))])("image-0", slice_ct)
+    connect(examples=lambda key, modality: [Example("other", slice_ct, connect()("image-0", slice_ct))])(
+        "image-0", slice_ct
+    )
     assert len(chat.requests) == 4
     changed = slice_ct.with_voxels(slice_ct.voxels + 50)
     connect()("image-0", changed)
@@ -89,7 +91,7 @@ def test_the_same_question_is_asked_once(connect, chat, slice_ct, here: Store):
 
 
 def test_examples_come_before_the_question_as_answered_ones(connect, chat, slice_ct, graded):
-    connect(examples=lambda modality: [Example(slice_ct, graded("severe"))])("image-0", slice_ct)
+    connect(examples=lambda key, modality: [Example("other", slice_ct, graded("severe"))])("image-0", slice_ct)
     messages = chat.requests[0]["messages"]
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert json.loads(messages[2]["content"]) == graded("severe").to_dict()
@@ -238,7 +240,7 @@ def test_the_rate_limit_holds_for_all_threads_together(connect, chat, slice_ct):
 
 def test_the_cost_is_estimated_counted_and_capped(connect, chat, slice_ct):
     describer = connect(price_in=2.0, price_out=10.0, max_cost=0.004)
-    estimate = describer.estimate(slice_ct, 100)
+    estimate = describer.estimate("image-0", slice_ct, 100)
     assert estimate.images == 100
     assert 15_000 < estimate.tokens_in < 40_000
     assert estimate.tokens_out == 40_000
