@@ -110,8 +110,11 @@ class Database:
             yield session
 
     @contextmanager
-    def plain_errors(self) -> Iterator[None]:
+    def plain_errors(self, name: str | None = None) -> Iterator[None]:
         """Turn errors of the database that a user can cause into :class:`StoreError`.
+
+        Args:
+            name: What the message calls the file, where it is another one than this database.
 
         Raises:
             StoreError: With what to do.
@@ -123,7 +126,7 @@ class Database:
             said = f"{type(cause).__name__} {cause}".lower()
             for signs, reason in _REASONS:
                 if any(sign in said for sign in signs):
-                    raise StoreError(f"{self.name}: {reason}") from error
+                    raise StoreError(f"{name or self.name}: {reason}") from error
             raise
 
     @staticmethod
