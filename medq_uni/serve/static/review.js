@@ -292,7 +292,7 @@ const ANYWHERE = {
   0: () => viewer.reset(),
   9: () => viewer.nextPreset(),
   o: () => viewer.invert(),
-  u: () => form.toggleDoubt(),
+  u: () => page.autosave === "yes" && form.toggleDoubt(),
   h: () => toggleHelp(),
   "?": () => toggleHelp(),
   PageUp: () => move(item?.previous),
