@@ -93,7 +93,7 @@ def test_the_whole_way_from_drafts_to_the_next_round(dataset: Path, people: str,
     assert read_descriptions(tmp_path / "found.jsonl")[key].anatomy is Anatomy.CHEST
     medq("export", dataset, "-o", tmp_path / "reviews.jsonl", "--format", "reviews", *at)
     medq("export", dataset, "-o", tmp_path / "studio", "--format", "label-studio", *at)
-    assert "30 were there" in medq("import", dataset, tmp_path / "studio" / "tasks.json", *at)
+    assert "30 were there" in medq("import", dataset, tmp_path / "studio" / "reviews.json", *at)
     exists = medq("export", dataset, "-o", tmp_path / "found.jsonl", *at, code=BAD_INPUT)
     assert "exists already" in exists
 
