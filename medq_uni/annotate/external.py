@@ -9,6 +9,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +28,8 @@ from medq_uni.taxonomy import Modality
 KEY_VARIABLE = "MEDQ_DESCRIBER_KEY"
 MAX_ANSWER_BYTES = 1 << 20
 MAX_WAIT_S = 60.0
+GRACE_S = 0.5
+"""How much longer than the limit a connection may take to notice itself that it is over."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -231,6 +235,22 @@ class ExternalDescriber:
         return reply
 
     def _send(self, messages: list[dict[str, Any]]) -> _Reply:
+        """Return the reply to a question, or that it took too long, however slowly the server sends what."""
+        answer: Future[_Reply] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(self._request(messages))
+            except BaseException as error:  # raised again where it is waited for
+                answer.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return answer.result(timeout=self._config.timeout_s + GRACE_S)
+        except FutureTimeout:
+            return _Reply(error=_slow(self._config.timeout_s), is_down=True)
+
+    def _request(self, messages: list[dict[str, Any]]) -> _Reply:
         import httpx
 
         schema = {name: value for name, value in json_schema().items() if name != "$schema"}

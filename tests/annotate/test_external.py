@@ -207,17 +207,16 @@ def test_a_server_that_is_down_is_named_and_its_absence_kept(connect, chat, here
         connect(url="http://127.0.0.1:1/v1")
 
 
-@pytest.mark.parametrize("delay_s", [30.0, 0.05])
-def test_a_server_that_is_slow_or_drips_is_cut_off(connect, chat, slice_ct, delay_s: float):
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_server_that_is_slow_or_drips_is_cut_off(connect, chat, slice_ct, status: int, drips: bool):
     describer = connect(timeout_s=0.5, retries=0)
-    chat.delay_s = delay_s
-    if delay_s > 1:
-        chat.delay_s = None
-        chat.reply = lambda request: time.sleep(2) or (200, {}, b"late")
+    chat.delay_s = 0.2 if drips else None
+    chat.reply = lambda request: time.sleep(0 if drips else 6) or (status, {}, b"late" * 20)
     began = time.monotonic()
     with pytest.raises(DescriberDown, match=r"longer than 0\.5 s"):
         describer("image-0", slice_ct)
-    assert time.monotonic() - began < 1.9
+    assert time.monotonic() - began < 5
 
 
 def test_an_answer_that_was_cut_off_is_not_taken(connect, chat, slice_ct, noise):
