@@ -112,6 +112,11 @@ def test_the_whole_way_from_drafts_to_the_next_round(dataset: Path, people: str,
     assert "The images stay on this machine" in text
     assert "10 drafted" in text
     assert {len(request["messages"]) for request in chat.requests} == {4}
+    assert "10 questions of all rounds" in medq(
+        "export", dataset, "-o", tmp_path / "asked", "--format", "exchanges", *at
+    )
+    asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    assert {(one["is_valid"], one["model"]) for one in asked} == {(True, "qwen3-vl")}
     assert "as agreed" in chat.requests[0]["messages"][2]["content"]
     for request in chat.requests:
         shown, asked = (request["messages"][place]["content"] for place in (1, 3))

@@ -202,7 +202,7 @@ def test_a_server_that_is_down_is_named_and_its_absence_kept(connect, chat, here
     describer._client = describer._client.with_options(base_url="http://127.0.0.1:1/v1")
     with pytest.raises(DescriberDown, match="cannot be reached"):
         describer("image-0", slice_ct)
-    assert len(here.exchanges("image-0")) == 2
+    assert len(list(here.exchanges("image-0"))) == 2
     with pytest.raises(DescriberDown, match="Check that it runs"):
         connect(url="http://127.0.0.1:1/v1")
 
@@ -259,7 +259,7 @@ def test_the_key_comes_from_the_environment_and_goes_into_no_record(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-OTHER")
     connect()("image-0", slice_ct)
     assert chat.headers[0]["authorization"] == "Bearer sk-SECRET"
-    assert "SECRET" not in str(here.exchanges("image-0"))
+    assert "SECRET" not in str(list(here.exchanges("image-0")))
     monkeypatch.delenv(KEY_VARIABLE)
     connect()("image-0", slice_ct.with_voxels(slice_ct.voxels + 50))
     assert "OTHER" not in chat.headers[1]["authorization"]
@@ -281,7 +281,7 @@ def test_nothing_of_a_header_but_the_modality_goes_into_a_prompt(
     assert orders not in sent
     assert phantom.canary not in sent
     assert "Modality: ct" in sent
-    kept = str(here.exchanges("image-0"))
+    kept = str(list(here.exchanges("image-0")))
     assert phantom.canary not in kept
 
 
