@@ -34,7 +34,7 @@ def medq(*words: object) -> tuple[int, str]:
 
 def test_version_and_help_answer():
     assert medq("--version") == (0, f"medq-uni {__version__}\n")
-    for verb in ("assess", "restore", "degrade", "dataset", "train", "doctor", "demo"):
+    for verb in ("annotate", "assess", "restore", "degrade", "dataset", "train", "doctor", "demo"):
         code, text = medq(verb, "--help")
         assert code == 0
         assert "Usage" in text
@@ -196,7 +196,8 @@ def test_every_command_of_the_readme_exists():
     pages = "\n".join(path.read_text() for path in (README, *README.parent.glob("docs/*.md")))
     for line in re.findall(r"^medq (.+)$", pages, re.M):
         verb, *rest = line.split()
-        words = [verb, rest[0]] if verb == "dataset" else [verb]
+        words = [verb, rest[0]] if verb in ("dataset", "annotate", "weights") else [verb]
+        words += [rest[1]] if words[-1] == "user" else []
         text = medq(*words, "--help")[1]
         for flag in (word for word in rest if word.startswith("--")):
             assert flag.split("=")[0] in text, line

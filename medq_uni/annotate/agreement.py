@@ -14,7 +14,10 @@ import numpy as np
 
 from medq_uni.annotate.majority import SLOTS, slots_of
 from medq_uni.annotate.outcomes import ReviewedImage
-from medq_uni.taxonomy import Modality, Task
+from medq_uni.taxonomy import Task
+
+Given = dict[int, dict[str, str]]
+"""Values of the slots of one image, by account."""
 
 
 @dataclass(frozen=True)
@@ -119,62 +122,64 @@ def measure_agreement(round: int, images: Iterable[ReviewedImage], names: dict[i
         images: Of the round; see :meth:`medq_uni.annotate.outcomes.Outcomes.reviewed`.
         names: What the accounts are called.
     """
-    given: list[dict[int, dict[str, str]]] = []
+    given: list[Given] = []
     for image in images:
         one = {review.account_id: slots_of(review.entry.description()) for review in image.reviews}
         if len(one) >= 2:
             given.append(one)
     accounts = sorted({account for one in given for account in one})
+    relevant = {slot: _relevant(slot, given) for slot in SLOTS}
     return Agreement(
         round=round,
         images=len(given),
-        slots={slot: _slot_agreement(_relevant(slot, given), slot) for slot in SLOTS},
-        pairs=tuple(_pair_agreement(given, a, b, names) for a, b in combinations(accounts, 2)),
-        reviewers=tuple(_reviewer_agreement(given, account, names) for account in accounts),
+        slots={slot: _slot_agreement(relevant[slot], slot) for slot in SLOTS},
+        pairs=tuple(_pair_agreement(relevant, a, b, names) for a, b in combinations(accounts, 2)),
+        reviewers=tuple(_reviewer_agreement(relevant, account, names) for account in accounts),
     )
 
 
-def _relevant(slot: str, given: list[dict[int, dict[str, str]]]) -> list[dict[int, dict[str, str]]]:
-    if slot not in {task.value for task in Task}:
+def _relevant(slot: str, given: list[Given]) -> list[Given]:
+    """Return the images of the modality in which a kind of degradation occurs, and all of them for another slot."""
+    if slot not in set(Task):
         return given
-    modality: Modality = Task(slot).modality
-    return [one for one in given if any(values["modality"] == modality.value for values in one.values())]
+    modality = Task(slot).modality.value
+    return [one for one in given if any(values["modality"] == modality for values in one.values())]
 
 
-def _slot_agreement(given: list[dict[int, dict[str, str]]], slot: str) -> SlotAgreement:
-    values = sorted({values[slot] for one in given for values in one.values()})
-    table = np.array([[sum(v[slot] == value for v in one.values()) for value in values] for one in given])
+def _slot_agreement(given: list[Given], slot: str) -> SlotAgreement:
     if not given:
         return SlotAgreement(0, None, None)
+    values = sorted({values[slot] for one in given for values in one.values()})
+    table = np.zeros((len(given), len(values)))
+    for row, one in zip(table, given, strict=True):
+        for found in one.values():
+            row[values.index(found[slot])] += 1
     ratings = table.sum(1)
     observed = float((((table**2).sum(1) - ratings) / (ratings * (ratings - 1))).mean())
     return SlotAgreement(len(given), fleiss_kappa(table), observed)
 
 
-def _pair_agreement(given: list[dict[int, dict[str, str]]], a: int, b: int, names: dict[int, str]) -> PairAgreement:
-    both = [one for one in given if a in one and b in one]
+def _pair_agreement(relevant: dict[str, list[Given]], a: int, b: int, names: dict[int, str]) -> PairAgreement:
     kappas: dict[str, float | None] = {}
     observed: dict[str, float] = {}
-    for slot in SLOTS:
-        shared = _relevant(slot, both)
-        first, second = [one[a][slot] for one in shared], [one[b][slot] for one in shared]
-        kappas[slot] = cohen_kappa(first, second)
-        if shared:
-            observed[slot] = sum(x == y for x, y in zip(first, second, strict=True)) / len(shared)
-    return PairAgreement(names[a], names[b], len(both), kappas, observed)
+    for slot, given in relevant.items():
+        both = [(one[a][slot], one[b][slot]) for one in given if a in one and b in one]
+        kappas[slot] = cohen_kappa([first for first, _ in both], [second for _, second in both])
+        if both:
+            observed[slot] = sum(first == second for first, second in both) / len(both)
+    images = sum(a in one and b in one for one in relevant[SLOTS[0]])
+    return PairAgreement(names[a], names[b], images, kappas, observed)
 
 
-def _reviewer_agreement(
-    given: list[dict[int, dict[str, str]]], account: int, names: dict[int, str]
-) -> ReviewerAgreement:
-    own = [one for one in given if account in one]
+def _reviewer_agreement(relevant: dict[str, list[Given]], account: int, names: dict[int, str]) -> ReviewerAgreement:
     shares: dict[str, float | None] = {}
-    for slot in SLOTS:
+    for slot, given in relevant.items():
         hits = []
-        for one in _relevant(slot, own):
-            values = [v[slot] for v in one.values()]
-            winner = next((value for value in values if 2 * values.count(value) > len(values)), None)
-            if winner is not None:
-                hits.append(one[account][slot] == winner)
+        for one in given:
+            if account in one:
+                values = [found[slot] for found in one.values()]
+                winner = next((value for value in values if 2 * values.count(value) > len(values)), None)
+                if winner is not None:
+                    hits.append(one[account][slot] == winner)
         shares[slot] = sum(hits) / len(hits) if hits else None
-    return ReviewerAgreement(names[account], len(own), shares)
+    return ReviewerAgreement(names[account], sum(account in one for one in relevant[SLOTS[0]]), shares)

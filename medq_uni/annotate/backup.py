@@ -49,7 +49,7 @@ def back_up(store: Store, path: Path) -> dict[str, int]:
     is_archive = path.suffix == ARCHIVE_SUFFIX
     if not is_archive and not store.database.is_sqlite:
         raise StoreError(f"{path.name}: a PostgreSQL store is saved as an archive. Choose a name that ends in .jsonl.")
-    with store.database.plain_errors(), atomic_file(path) as temporary:
+    with store.database.plain_errors(path.name), atomic_file(path) as temporary:
         temporary.chmod(0o600)
         if is_archive:
             _write_archive(store.database, temporary)

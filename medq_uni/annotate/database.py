@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from medq_uni.annotate.records import StoreError
@@ -24,6 +25,9 @@ BUSY_TIMEOUT_MS = 15_000
 """How long a write waits for another one in SQLite."""
 _WRITES = "medq_writes"
 _MIGRATION_LOCK = 0x6D656471
+_NO_STORE = "no annotation store here. Begin one with: medq annotate draft"
+_POOL = {"pool_size": 20, "max_overflow": 20, "pool_timeout": 30}
+"""Most connections, and how many seconds a thread waits for one; a web server has forty threads."""
 _REASONS = (
     (
         ("disk is full", "disk i/o error", "no space left", "could not extend", "diskfull"),
@@ -63,7 +67,7 @@ class Database:
 
         Args:
             url: Path of a SQLite file, or a URL: ``sqlite:///FILE``, ``postgresql://USER@HOST/NAME``.
-            create: Whether a SQLite file that is not there is made.
+            create: Whether a store that is not there is made.
 
         Raises:
             StoreError: If it cannot be opened, is no annotation store, or was made by newer software.
@@ -73,14 +77,14 @@ class Database:
         self.path = Path(parsed.database or "") if self.is_sqlite else None
         self.name = self.path.name if self.path is not None else parsed.render_as_string(hide_password=True)
         if self.path is not None and not create and not self.path.is_file():
-            raise StoreError(f"{self.name}: no annotation store here. Begin one with: medq annotate draft")
+            raise StoreError(f"{self.name}: {_NO_STORE}")
         if self.path is not None:
             _claim(self.path, self.name)
         self.engine = _engine(parsed, self.is_sqlite)
         self._writing = self.engine.execution_options(**{_WRITES: True})
         try:
             with self.plain_errors():
-                self._migrate()
+                self._migrate(create)
         except BaseException:
             self.close()
             raise
@@ -110,20 +114,25 @@ class Database:
             yield session
 
     @contextmanager
-    def plain_errors(self) -> Iterator[None]:
+    def plain_errors(self, name: str | None = None) -> Iterator[None]:
         """Turn errors of the database that a user can cause into :class:`StoreError`.
+
+        Args:
+            name: What the message calls the file, where it is another one than this database.
 
         Raises:
             StoreError: With what to do.
         """
         try:
             yield
+        except PoolTimeout as error:
+            raise StoreError(f"{name or self.name}: too many at once. Try again.") from error
         except (DBAPIError, sqlite3.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             said = f"{type(cause).__name__} {cause}".lower()
             for signs, reason in _REASONS:
                 if any(sign in said for sign in signs):
-                    raise StoreError(f"{self.name}: {reason}") from error
+                    raise StoreError(f"{name or self.name}: {reason}") from error
             raise
 
     @staticmethod
@@ -133,13 +142,16 @@ class Database:
         assert newest is not None
         return newest
 
-    def _migrate(self) -> None:
+    def _migrate(self, create: bool) -> None:
         config = _migrations()
         script = ScriptDirectory.from_config(config)
         self.version = self.newest_version()
         with self.engine.connect() as connection:
-            if self._version(connection, script) == self.version:
-                return
+            found = self._version(connection, script)
+        if found == self.version:
+            return
+        if found is None and not create:
+            raise StoreError(f"{self.name}: {_NO_STORE}")
         with self._writing.begin() as connection:
             if not self.is_sqlite:  # two servers that start together must not migrate together
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
@@ -181,10 +193,10 @@ def _parse(url: str | Path) -> URL:
 def _engine(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
         try:
-            return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            return create_engine(url, pool_pre_ping=True, **_POOL)
         except (ImportError, NoSuchModuleError) as error:
             raise StoreError('PostgreSQL needs psycopg. Install it: pip install "medq-uni[postgres]"') from error
-    engine = create_engine(url)
+    engine = create_engine(url, **_POOL)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

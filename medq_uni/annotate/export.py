@@ -32,6 +32,16 @@ def export_reviews(store: Store, round: int, path: Path) -> int:
     return _write(_reviews(store, round), path, f"round {round} has no assigned images. Assign them first.")
 
 
+def export_exchanges(store: Store, path: Path) -> int:
+    """Write every question to a describer with its answer or error, of all rounds; return how many.
+
+    Raises:
+        StoreError: If none was asked.
+    """
+    lines = (vars(one) | {"at": one.at.isoformat()} for one in store.exchanges())
+    return _write(lines, path, "no describer was asked yet. Draft first: medq annotate draft")
+
+
 def _descriptions(store: Store, round: int) -> Iterator[dict[str, Any]]:
     for image in store.outcomes.reviewed(round):
         result = image.result()

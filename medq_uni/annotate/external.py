@@ -9,6 +9,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +28,8 @@ from medq_uni.taxonomy import Modality
 KEY_VARIABLE = "MEDQ_DESCRIBER_KEY"
 MAX_ANSWER_BYTES = 1 << 20
 MAX_WAIT_S = 60.0
+GRACE_S = 0.5
+"""How much longer than the limit a connection may take to notice itself that it is over."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -116,7 +120,7 @@ class ExternalDescriber:
         config: ExternalConfig,
         store: Store,
         *,
-        examples: Callable[[Modality], Sequence[Example]] = lambda modality: (),
+        examples: Callable[[str, Modality], Sequence[Example]] = lambda key, modality: (),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Connect.
@@ -124,7 +128,7 @@ class ExternalDescriber:
         Args:
             config: Server and limits.
             store: Where questions and answers are kept.
-            examples: Corrected images of a modality, shown before the question.
+            examples: Corrected images of a modality to show before the question about the image of a key.
             sleep: Waits, in seconds.
 
         Raises:
@@ -165,7 +169,7 @@ class ExternalDescriber:
             StoreError: If the exchange cannot be kept.
         """
         modality = image.modality
-        question = messages_for(image, () if modality is None else self._examples(modality))
+        question = messages_for(image, () if modality is None else self._examples(key, modality))
         assert modality is not None  # a question about an image without one is refused
         cache_key = self._hash(question)
         kept = self._store.valid_exchange(cache_key)
@@ -184,9 +188,9 @@ class ExternalDescriber:
             self._sleep(self._wait(attempt, reply))
         raise AssertionError
 
-    def estimate(self, image: MedicalImage, images: int) -> Estimate:
+    def estimate(self, key: str, image: MedicalImage, images: int) -> Estimate:
         """Return what a number of images like this one will cost."""
-        examples = self._examples(image.modality) if image.modality is not None else ()
+        examples = self._examples(key, image.modality) if image.modality is not None else ()
         tokens_in = tokens_of(messages_for(image, examples)) * images
         tokens_out = self._config.max_tokens * images
         return Estimate(images, tokens_in, tokens_out, self._config.cost(tokens_in, tokens_out))
@@ -231,6 +235,22 @@ class ExternalDescriber:
         return reply
 
     def _send(self, messages: list[dict[str, Any]]) -> _Reply:
+        """Return the reply to a question, or that it took too long, however slowly the server sends what."""
+        answer: Future[_Reply] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(self._request(messages))
+            except BaseException as error:  # raised again where it is waited for
+                answer.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return answer.result(timeout=self._config.timeout_s + GRACE_S)
+        except FutureTimeout:
+            return _Reply(error=_slow(self._config.timeout_s), is_down=True)
+
+    def _request(self, messages: list[dict[str, Any]]) -> _Reply:
         import httpx
 
         schema = {name: value for name, value in json_schema().items() if name != "$schema"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import threading
@@ -12,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from medq_uni.annotate.records import ImageRecord, UnknownRecord
 from medq_uni.data.dataset import MANIFEST, RECIPE, Dataset
-from medq_uni.data.shards import PairPlace, StoredPair, pair_places, read_pair
+from medq_uni.data.shards import DatasetError, PairPlace, StoredPair, pair_places, read_pair
 from medq_uni.image import MedicalImage
 from medq_uni.io import ImageItem, UnreadableImage, find_images, identify, read_image
 from medq_uni.preprocess import guess_modality
@@ -21,6 +22,7 @@ from medq_uni.taxonomy import Modality
 KEPT_PAIRS, KEPT_VOLUMES = 64, 4
 """Decoded images that are kept in memory, the latest used."""
 Value = TypeVar("Value")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _FOLDER_KEY = re.compile(r"([0-9a-f]{16})-(\d+)of(\d+)")
 
 
@@ -67,13 +69,18 @@ class DatasetImages:
         """Read the index; the places of pairs in a shard are found when one of them is asked for.
 
         Raises:
-            DatasetError: If there is no finished dataset.
+            DatasetError: If there is no finished dataset, or its index cannot be trusted.
         """
         dataset = Dataset(folder)
         self._folder = dataset.folder
         self._known: dict[str, tuple[str, Modality]] = {}
         for meta in dataset.index():
-            self._known[meta["key"]] = (meta["shard"], Modality(meta["modality"]))
+            key, shard = str(meta["key"]), str(meta["shard"])
+            if not _PLAIN_NAME.fullmatch(key) or not _PLAIN_NAME.fullmatch(shard):  # both become names of files
+                raise DatasetError(
+                    f"{folder.name}: its index holds a key or shard that is no plain name. Do not use it."
+                )
+            self._known[key] = (shard, Modality(meta["modality"]))
         self._places: dict[str, dict[str, PairPlace]] = {}
         self._pairs: _Kept[StoredPair] = _Kept(KEPT_PAIRS)
 
@@ -133,13 +140,19 @@ class FolderImages:
 
     def records(self) -> Iterator[ImageRecord]:
         """Yield what the headers say; a file whose header cannot be read is left out."""
+        yield from self._records
+
+    @functools.cached_property
+    def _records(self) -> list[ImageRecord]:
+        found = []
         for name, item in self._items.items():
             try:
                 modality = self._modality or identify(item)[0]
             except UnreadableImage:
                 continue
             for number in range(1, self._slices + 1):
-                yield ImageRecord(f"{name}-{number}of{self._slices}", modality, False)
+                found.append(ImageRecord(f"{name}-{number}of{self._slices}", modality, False))
+        return found
 
     def place(self, key: str) -> Path:
         """Return where an image lies, relative to the folder.

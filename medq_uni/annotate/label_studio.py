@@ -10,14 +10,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 from medq_uni.annotate.images import ImageSource
-from medq_uni.annotate.records import ASPECTS, Account, Entry, StoreError
+from medq_uni.annotate.records import ASPECTS, Account, Entry, Revision, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.annotate.views import png_of, windows_of
 from medq_uni.description import DescriptionError
 from medq_uni.io.atomic import atomic_folder
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
-CONFIG, TASKS, PICTURES = "config.xml", "tasks.json", "pictures"
+CONFIG, TASKS, REVIEWS, PICTURES = "config.xml", "tasks.json", "reviews.json", "pictures"
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio names files of its own machine; the folder above the pictures is its document root."""
 _CHOICES: dict[str, list[str]] = {
@@ -51,8 +51,9 @@ def labeling_config() -> str:
 def export_label_studio(store: Store, source: ImageSource, round: int, folder: Path) -> int:
     """Write a folder for Label Studio, and return the number of tasks.
 
-    ``tasks.json`` holds every drafted or reviewed image: the draft as a prediction, finished reviews as annotations;
-    ``config.xml`` the labeling configuration, ``pictures/`` the images in their default window.
+    ``tasks.json`` holds every drafted or reviewed image with the draft as a prediction, ``reviews.json`` the same with
+    the finished reviews as annotations, ``config.xml`` the labeling configuration, ``pictures/`` the images in their
+    default window. Label Studio takes annotations only where every reviewer's name is the e-mail address of a member.
 
     Raises:
         StoreError: If the round has neither drafts nor reviews.
@@ -63,7 +64,7 @@ def export_label_studio(store: Store, source: ImageSource, round: int, folder: P
     keys = sorted({*drafts, *reviewed})
     if not keys:
         raise StoreError(f"round {round} has neither drafts nor reviews. Draft first: medq annotate draft")
-    tasks = []
+    tasks, with_reviews = [], []
     with atomic_folder(folder) as temporary:
         (temporary / PICTURES).mkdir()
         for number, key in enumerate(keys, start=1):
@@ -74,18 +75,12 @@ def export_label_studio(store: Store, source: ImageSource, round: int, folder: P
             if key in drafts:
                 result = _result(Entry.of(drafts[key].description))
                 task["predictions"] = [{"model_version": drafts[key].describer, "result": result}]
-            if key in reviewed:
-                task["annotations"] = [
-                    {
-                        "completed_by": {"id": one.account_id, "email": names[one.account_id]},
-                        "created_at": one.at.isoformat(),
-                        "was_cancelled": False,
-                        "result": _result(one.entry),
-                    }
-                    for one in reviewed[key].reviews
-                ]
+            reviews = reviewed[key].reviews if key in reviewed else ()
             tasks.append(task)
-        (temporary / TASKS).write_text(json.dumps(tasks, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            with_reviews.append(task | {"annotations": [_annotation(one, names[one.account_id]) for one in reviews]})
+        for name, values in ((TASKS, tasks), (REVIEWS, with_reviews)):
+            text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+            (temporary / name).write_text(text, encoding="utf-8")
         (temporary / CONFIG).write_text(labeling_config(), encoding="utf-8")
     return len(tasks)
 
@@ -169,6 +164,11 @@ def import_reviews(
         added += 1
     store.log("imported", subject=f"round {round}", detail={"format": "label-studio", "added": added})
     return added, len(reviews) - added
+
+
+def _annotation(review: Revision, name: str) -> dict[str, Any]:
+    at, result = review.at.isoformat(), _result(review.entry)
+    return {"completed_by": {"email": name}, "created_at": at, "was_cancelled": False, "result": result}
 
 
 def _result(entry: Entry) -> list[dict[str, Any]]:

@@ -198,8 +198,8 @@ class Outcomes:
             for number, head, is_done, last, last_is_done in session.execute(heads):
                 if head != (last or 0) or is_done != bool(last_is_done):
                     problems.append(f"assignment {number}: its newest revision is {last or 0}, {head} is kept.")
-            for row in session.scalars(select(StandingRow)):
-                done, state = _standing_of(session, row)
+            for row, entries, is_decided in _all_standings(session):
+                done, state = len(entries), _state_of(entries, row.needed, is_decided)
                 if (row.done, row.state) != (done, state.value):
                     problems.append(f"image {row.image_id}, round {row.round}: is {state.value}, {row.state} is kept.")
         return problems
@@ -210,8 +210,21 @@ def refresh_standing(session: Session, image_id: int, round: int) -> None:
     query = select(StandingRow).where(StandingRow.image_id == image_id, StandingRow.round == round)
     row = session.scalar(query.with_for_update())
     assert row is not None
-    row.done, state = _standing_of(session, row)
-    row.state = state.value
+    found = session.scalars(
+        select(RevisionRow.entry)
+        .join(AssignmentRow, AssignmentRow.id == RevisionRow.assignment_id)
+        .where(
+            AssignmentRow.image_id == image_id,
+            AssignmentRow.round == round,
+            AssignmentRow.is_done,
+            RevisionRow.number == AssignmentRow.head,
+        )
+        .order_by(AssignmentRow.account_id)
+    )
+    entries = [Entry.from_dict(entry) for entry in found]
+    decided = select(ResolutionRow.id).where(ResolutionRow.image_id == image_id, ResolutionRow.round == round)
+    is_decided = session.scalar(decided.limit(1)) is not None
+    row.done, row.state = len(entries), _state_of(entries, row.needed, is_decided).value
 
 
 def revision_of(row: RevisionRow | ResolutionRow) -> Revision:
@@ -220,25 +233,33 @@ def revision_of(row: RevisionRow | ResolutionRow) -> Revision:
     return Revision(row.number, Entry.from_dict(row.entry), is_done, row.account_id, row.at, restores)
 
 
-def _standing_of(session: Session, row: StandingRow) -> tuple[int, State]:
-    found = session.scalars(
-        select(RevisionRow)
-        .join(AssignmentRow, AssignmentRow.id == RevisionRow.assignment_id)
-        .where(
-            AssignmentRow.image_id == row.image_id,
-            AssignmentRow.round == row.round,
-            AssignmentRow.is_done,
-            RevisionRow.number == AssignmentRow.head,
+def _all_standings(session: Session) -> Iterator[tuple[StandingRow, list[Entry], bool]]:
+    """Yield every standing with the finished reviews behind it, and whether an administrator has decided."""
+    decided = {
+        (image_id, round) for image_id, round in session.execute(select(ResolutionRow.image_id, ResolutionRow.round))
+    }
+    given = (AssignmentRow.image_id == StandingRow.image_id) & (AssignmentRow.round == StandingRow.round)
+    query = (
+        select(StandingRow, RevisionRow.entry)
+        .outerjoin(AssignmentRow, given & AssignmentRow.is_done)
+        .outerjoin(
+            RevisionRow,
+            (RevisionRow.assignment_id == AssignmentRow.id) & (RevisionRow.number == AssignmentRow.head),
         )
-        .order_by(AssignmentRow.account_id)
+        .order_by(StandingRow.round, StandingRow.image_id, AssignmentRow.account_id)
     )
-    entries = [Entry.from_dict(one.entry) for one in found]
-    decided = select(ResolutionRow.id).where(ResolutionRow.image_id == row.image_id, ResolutionRow.round == row.round)
-    if session.scalar(decided.limit(1)) is not None:
-        return len(entries), State.RESOLVED
-    if len(entries) < row.needed:
-        return len(entries), State.OPEN
-    return len(entries), State.AGREED if settle(entries).is_agreed else State.DISPUTED
+    found = session.execute(query.execution_options(yield_per=1000))
+    for place, rows in groupby(found, key=lambda row: (row[0].image_id, row[0].round)):
+        group = list(rows)
+        yield group[0][0], [Entry.from_dict(entry) for _, entry in group if entry is not None], place in decided
+
+
+def _state_of(entries: list[Entry], needed: int, is_decided: bool) -> State:
+    if is_decided:
+        return State.RESOLVED
+    if len(entries) < needed:
+        return State.OPEN
+    return State.AGREED if settle(entries).is_agreed else State.DISPUTED
 
 
 def _resolutions(session: Session, round: int, key: str | None) -> dict[str, Revision]:

@@ -38,6 +38,7 @@ _PLAIN = str.maketrans(
 class Example:
     """A corrected image that shows a describer what is wanted."""
 
+    key: str
     image: MedicalImage
     description: QualityDescription
 

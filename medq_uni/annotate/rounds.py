@@ -142,7 +142,7 @@ def choose_examples(store: Store, source: ImageSource, round: int, modality: Mod
         ranked.append((seen[kind], place, one))
         seen[kind] += 1
     chosen = [one for _, _, one in sorted(ranked, key=lambda item: item[:2])[:count]]
-    return [Example(source.image(one.draft.key), one.result) for one in chosen]
+    return [Example(one.draft.key, source.image(one.draft.key), one.result) for one in chosen]
 
 
 def write_tuning_data(store: Store, source: ImageSource, round: int, folder: Path) -> int:

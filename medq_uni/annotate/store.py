@@ -44,7 +44,7 @@ class Store:
 
         Args:
             url: Path of a SQLite file, or a URL: ``sqlite:///FILE``, ``postgresql://USER@HOST/NAME``.
-            create: Whether a SQLite file that is not there is made.
+            create: Whether a store that is not there is made.
 
         Raises:
             StoreError: If it cannot be opened, is no annotation store, or was made by newer software.
@@ -146,11 +146,14 @@ class Store:
             row = session.scalar(query.order_by(ExchangeRow.id).limit(1))
             return None if row is None else _exchange(row)
 
-    def exchanges(self, key: str) -> list[Exchange]:
-        """Return every prompt about an image with its answer, the oldest first."""
-        query = select(ExchangeRow).where(ExchangeRow.key == key).order_by(ExchangeRow.id)
+    def exchanges(self, key: str | None = None) -> Iterator[Exchange]:
+        """Yield every prompt about an image, or about all, with its answer, the oldest first."""
+        query = select(ExchangeRow).order_by(ExchangeRow.id)
+        if key is not None:
+            query = query.where(ExchangeRow.key == key)
         with self.database.reading() as session:
-            return [_exchange(row) for row in session.scalars(query)]
+            for row in session.scalars(query.execution_options(yield_per=1000)):
+                yield _exchange(row)
 
     def rounds(self) -> list[int]:
         """Return the numbers of the rounds that have drafts or reviews."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from contextlib import ExitStack, closing
 from enum import StrEnum
@@ -44,6 +45,7 @@ class ExportFormat(StrEnum):
     DESCRIPTIONS = "descriptions"
     REVIEWS = "reviews"
     LABEL_STUDIO = "label-studio"
+    EXCHANGES = "exchanges"
 
 
 @app.command()
@@ -100,8 +102,7 @@ def draft(
             keys = pending_keys(opened, source, round_number)[:limit]
             external = external_describer(config, opened, source, round_number, examples)
             chosen = stack.enter_context(closing(external))
-            if keys:
-                ask_consent(external, config, source.image(keys[0]), len(keys), yes)
+            ask_consent(external, config, source, keys, yes)
         with progress_bar("drafts") as progress:
             report = draft_images(
                 opened, source, chosen, round=round_number, limit=limit, threads=threads, progress=progress
@@ -216,9 +217,9 @@ def export(
     round_number: RoundOption = None,
     modality: ModalityOption = None,
 ) -> None:
-    """Write results as descriptions by key, all reviews with their history, or tasks of Label Studio."""
+    """Write descriptions by key, reviews with their history, tasks of Label Studio, or questions to describers."""
     with clear_errors(), open_store(dataset, store) as opened:
-        from medq_uni.annotate.export import export_descriptions, export_reviews
+        from medq_uni.annotate.export import export_descriptions, export_exchanges, export_reviews
         from medq_uni.io import check_target
 
         chosen = round_number or _newest(opened)
@@ -228,6 +229,9 @@ def export(
             from medq_uni.annotate.label_studio import export_label_studio
 
             count = export_label_studio(opened, open_source(dataset, modality=modality), chosen, output)
+        elif form is ExportFormat.EXCHANGES:
+            typer.echo(f"{output}: {export_exchanges(opened, output)} questions of all rounds")
+            return
         elif form is ExportFormat.REVIEWS:
             count = export_reviews(opened, chosen, output)
         else:
@@ -333,7 +337,8 @@ def serve(
         from medq_uni.serve.server import serve as run
 
         url = store_url(dataset, store)
-        run(url, dataset, host=host, port=port, names=name or (), certificate=certificate, key=key)
+        names, announce = name or (), functools.partial(typer.echo, err=True)
+        run(url, dataset, host=host, port=port, names=names, certificate=certificate, key=key, announce=announce)
 
 
 def _newest(store: Store) -> int:

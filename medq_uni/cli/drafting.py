@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from medq_uni.annotate.drafts import DraftReport
     from medq_uni.annotate.external import ExternalConfig, ExternalDescriber
     from medq_uni.annotate.images import ImageSource
+    from medq_uni.annotate.prompts import Example
     from medq_uni.annotate.store import Store
     from medq_uni.image import MedicalImage
+    from medq_uni.taxonomy import Modality
 
 
 def external_describer(
@@ -25,21 +28,29 @@ def external_describer(
     from medq_uni.annotate.rounds import choose_examples
 
     @functools.cache
-    def examples(modality: Any) -> Any:
-        return choose_examples(store, source, round_number - 1, modality, count) if round_number > 1 else []
+    def corrected(modality: Modality) -> list[Example]:
+        if round_number == 1 or count == 0:
+            return []
+        return choose_examples(store, source, round_number - 1, modality, count + 1)
+
+    def examples(key: str, modality: Modality) -> list[Example]:
+        return [one for one in corrected(modality) if one.key != key][:count]  # never the answer to the question
 
     return ExternalDescriber(config, store, examples=examples)
 
 
 def ask_consent(
-    describer: ExternalDescriber, config: ExternalConfig, image: MedicalImage, count: int, yes: bool
+    describer: ExternalDescriber, config: ExternalConfig, source: ImageSource, keys: list[str], yes: bool
 ) -> None:
     """Say what a run costs and where the images go, and ask whether to begin where either matters.
 
     Raises:
         ValueError: If it would cost more than is allowed.
     """
-    estimate = describer.estimate(image, count)
+    image = _first_readable(source, keys)
+    if image is None:
+        return
+    estimate = describer.estimate(*image, len(keys))
     where = "stay on this machine" if config.is_local else "LEAVE this machine"
     typer.echo(
         f"{estimate.images} images for {describer.model}: about {estimate.tokens_in} tokens in and at most "
@@ -50,6 +61,13 @@ def ask_consent(
         raise ValueError(f"the estimate is above --max-cost {config.max_cost:g}. Draft fewer (--limit) or allow more.")
     if not yes and (estimate.cost > 0 or not config.is_local):
         typer.confirm("Begin?", abort=True, err=True)
+
+
+def _first_readable(source: ImageSource, keys: list[str]) -> tuple[str, MedicalImage] | None:
+    for key in keys:
+        with suppress(ValueError, OSError):
+            return key, source.image(key)
+    return None
 
 
 def show_drafts(report: DraftReport, round_number: int) -> None:

@@ -22,6 +22,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
     source: SourcesOption = None,
+    dataset: Annotated[Path | None, typer.Option(help="Built dataset to train on, instead of drawn pairs.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
     device: DeviceOption = None,
     wandb: Annotated[str | None, typer.Option(help="Also send the log to this project on wandb.")] = None,
@@ -40,6 +41,8 @@ def train(
         config = read_recipe(recipe)
         if source:
             config = config.with_sources(tuple(source))
+        if dataset is not None:
+            config = config.with_dataset(str(dataset))
         if again:
             terms, fault = replay(config, output, device=device or "cpu")
             typer.echo(json.dumps({**terms, "fault": fault}))

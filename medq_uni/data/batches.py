@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medq_uni.data.pairs import randint
-from medq_uni.data.pool import POOL_SIZE, PairPool
+from medq_uni.data.pool import POOL_SIZE, Pool
 from medq_uni.preprocess import Scaling
 from medq_uni.taxonomy import Severity, Task, restoration_strength
 
@@ -73,7 +73,7 @@ class BatchSampler:
         emphasis: Tasks that are drawn once more per round for every mention.
     """
 
-    def __init__(self, pool: PairPool, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
+    def __init__(self, pool: Pool, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
         self.pool = pool
         self.token_pixels = token_pixels
         groups = ([i for i, item in enumerate(pool.items) if item.task is task] for task in (*Task, *emphasis))
@@ -107,7 +107,7 @@ class BatchSampler:
             valid=torch.stack(valid),
             vision=torch.stack(vision) if vision else torch.empty(0),
             offset=(randint(MAX_OFFSET, generator), randint(MAX_OFFSET, generator)),
-            scaling=[Scaling(*self.pool.items[chosen].scaling) for chosen in index],
+            scaling=[self.pool.scaling(chosen) for chosen in index],
         )
 
     def _place(self, height: int, width: int, size: int, generator: torch.Generator) -> tuple[int, int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,12 +38,29 @@ class PoolItem:
     """JSON of the degradation records."""
     height: int
     width: int
-    scaling: tuple[float, float, float, float]
+    description: str = ""
+    """What a dataset says about the pair; empty where it follows from the records."""
 
     @property
     def num_degradations(self) -> int:
         """How many kinds of degradation the pair has."""
         return len(json.loads(self.records))
+
+
+class Pool(Protocol):
+    """Pairs of slices, cropped to at most 256 x 256 pixels, by index."""
+
+    @property
+    def items(self) -> Sequence[PoolItem]:
+        """One entry per pair."""
+
+    def __len__(self) -> int: ...
+
+    def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]; the edge is repeated."""
+
+    def scaling(self, index: int) -> Scaling:
+        """Return the network range of a pair."""
 
 
 class PairPool:
@@ -56,8 +74,9 @@ class PairPool:
 
     def __init__(self, folder: Path) -> None:
         """Open a pool that :func:`build_pool` wrote."""
-        lines = (Path(folder) / _INDEX).read_text().splitlines()
+        lines = [json.loads(line) for line in (Path(folder) / _INDEX).read_text().splitlines()]
         self.items = [_item_from_json(line) for line in lines]
+        self._scalings = [Scaling(*line["scaling"]) for line in lines]
         self.arrays = np.load(Path(folder) / _ARRAYS, mmap_mode="r")
 
     def __len__(self) -> int:
@@ -66,8 +85,12 @@ class PairPool:
     def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]."""
         values = torch.from_numpy(np.array(self.arrays[index]))
-        views = Scaling(*self.items[index].scaling).to_views(values)
+        views = self._scalings[index].to_views(values)
         return views[0], views[1]
+
+    def scaling(self, index: int) -> Scaling:
+        """Return the network range of a pair."""
+        return self._scalings[index]
 
 
 def build_pool(
@@ -96,9 +119,10 @@ def build_pool(
     arrays = np.lib.format.open_memmap(folder / _ARRAYS, mode="w+", dtype=np.float32, shape=shape)
     draw = functools.partial(_draw_item, config)
     with (folder / _INDEX).open("w") as index_file:
-        for index, (values, item) in enumerate(map_items(draw, range(config.count), workers=workers)):
+        drawn = map_items(draw, range(config.count), workers=workers)
+        for index, (values, item, scaling) in enumerate(drawn):
             arrays[index] = values
-            index_file.write(json.dumps(asdict(item)) + "\n")
+            index_file.write(json.dumps({**asdict(item), "scaling": astuple(scaling)}) + "\n")
             if progress is not None:
                 progress(index + 1, config.count)
     arrays.flush()
@@ -107,16 +131,20 @@ def build_pool(
     return PairPool(folder)
 
 
-def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PoolItem]:
-    pair = draw_pair(config, index)
-    generator = generator_of(config.seed, index, 1)
-    height, width = (min(side, POOL_SIZE) for side in pair.reference.shape[1:])
-    top = randint(pair.reference.shape[1] - height + 1, generator)
-    left = randint(pair.reference.shape[2] - width + 1, generator)
-    window = (0, slice(top, top + height), slice(left, left + width))
-    both = np.stack([pair.degraded.voxels[window], pair.reference.voxels[window]])
+def cropped(degraded: np.ndarray, reference: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """Return both slices (H, W) of a pair as (2, 256, 256): a random window of larger ones, smaller ones padded."""
+    height, width = (min(side, POOL_SIZE) for side in reference.shape)
+    top = randint(reference.shape[0] - height + 1, generator)
+    left = randint(reference.shape[1] - width + 1, generator)
+    window = slice(top, top + height), slice(left, left + width)
     pad = ((0, 0), (0, POOL_SIZE - height), (0, POOL_SIZE - width))
-    scaling = scaling_of(pair.degraded)
+    return np.pad(np.stack([degraded[window], reference[window]]), pad, mode="edge")
+
+
+def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PoolItem, Scaling]:
+    pair = draw_pair(config, index)
+    height, width = (min(side, POOL_SIZE) for side in pair.reference.shape[1:])
+    both = cropped(pair.degraded.voxels[0], pair.reference.voxels[0], generator_of(config.seed, index, 1))
     item = PoolItem(
         task=pair.task,
         severity=pair.severity,
@@ -126,19 +154,11 @@ def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PoolItem]:
         records=json.dumps([asdict(record) for record in pair.records]),
         height=height,
         width=width,
-        scaling=(scaling.low, scaling.high, scaling.window_low, scaling.window_high),
     )
-    return np.pad(both, pad, mode="edge"), item
+    return both, item, scaling_of(pair.degraded)
 
 
-def _item_from_json(line: str) -> PoolItem:
-    values = json.loads(line)
-    return PoolItem(
-        **{
-            **values,
-            "task": Task(values["task"]),
-            "severity": Severity(values["severity"]),
-            "anatomy": Anatomy(values["anatomy"]),
-            "scaling": tuple(values["scaling"]),
-        }
-    )
+def _item_from_json(values: dict[str, Any]) -> PoolItem:
+    known = {field.name: values[field.name] for field in fields(PoolItem) if field.name in values}
+    task, severity, anatomy = Task(values["task"]), Severity(values["severity"]), Anatomy(values["anatomy"])
+    return PoolItem(**{**known, "task": task, "severity": severity, "anatomy": anatomy})

@@ -231,7 +231,7 @@ def input_scores(test: PairPool) -> list[Score]:
 
 def _scored(test: PairPool, index: int, image: torch.Tensor, reference: torch.Tensor) -> Score:
     item = test.items[index]
-    x, y, span = *(scoring_values(item, views)[0] for views in (image, reference)), scoring_values(item, reference)[1]
+    (x, span), (y, _) = (scoring_values(test, index, views) for views in (image, reference))
     decibels, similarity = (metric(x[:, None], y[:, None], data_range=span)[0] for metric in (psnr, ssim))
     return Score(index, item.task.modality.value, item.task.value, item.subject, float(decibels), float(similarity))
 

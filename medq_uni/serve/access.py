@@ -88,10 +88,11 @@ AdministratorSession = Annotated[SignedIn, Depends(administrator)]
 
 def cookie_settings(request: Request) -> dict[str, object]:
     """Return how the session cookie is set: unseen by scripts, and never sent along from another site."""
+    origin = request.headers.get("origin", "")  # a proxy may speak https in our place
     return {
         "httponly": True,
         "samesite": "strict",
-        "secure": request.url.scheme == "https",
+        "secure": request.url.scheme == "https" or origin.startswith("https:"),
         "path": "/",
         "max_age": SESSION_HOURS * 3600,
     }

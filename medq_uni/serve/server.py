@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medq_uni.annotate.images import open_source
@@ -28,6 +29,7 @@ def serve(
     names: Sequence[str] = (),
     certificate: Path | None = None,
     key: Path | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the annotation screen until it is interrupted.
 
@@ -36,9 +38,11 @@ def serve(
         source: Dataset or folder that holds the images.
         host: Address to listen at. Anything but loopback needs an account that can sign in.
         port: Port to listen at.
-        names: Host names by which browsers reach a server that listens beyond loopback; empty is any.
+        names: Host names by which browsers reach the server, for example through a proxy that speaks https; empty is
+            any, at loopback those of this computer alone.
         certificate: TLS certificate (PEM); with it cookies travel over https only.
         key: Its private key (PEM).
+        announce: Is told the address of the screen before it opens.
 
     Raises:
         NotServed: If the address is open to others and nobody could sign in, or cannot be listened at.
@@ -50,9 +54,18 @@ def serve(
 
     with Store.open(store_url) as store:
         check_address(store, host)
+        if not is_loopback(host) and certificate is None:
+            warnings.warn(
+                "passwords travel unencrypted to other computers. Pass --certificate and --key, or listen at 127.0.0.1 "
+                "behind a proxy that speaks https and pass its --name.",
+                stacklevel=2,
+            )
         images = open_source(source)
         _check_free(host, port)
-        hosts = [*LOOPBACK, "[::1]"] if is_loopback(host) else list(names) or ["*"]
+        hosts = [*LOOPBACK, "[::1]", *names] if is_loopback(host) else list(names) or ["*"]
+        if announce is not None:
+            shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
+            announce(f"{'https' if certificate else 'http'}://{shown}:{port}")
         uvicorn.run(
             create_app(store, images, hosts=hosts),
             host=host,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medq_uni.data.pool import POOL_SIZE, PairPool
+from medq_uni.data.pool import POOL_SIZE, Pool
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.model.medq import MedQ
 from medq_uni.preprocess import padded_side, vision_input
@@ -17,7 +17,7 @@ MAX_TOKENS = 160
 
 
 @torch.no_grad()
-def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: PairPool, count: int) -> dict[int, list[int]]:
+def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: Pool, count: int) -> dict[int, list[int]]:
     """Return the description tokens that the model writes about the first ``count`` pairs, by index.
 
     It is told the modality, as a file's header tells it.

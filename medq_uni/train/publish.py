@@ -34,7 +34,7 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
         "software": f"medq-uni {__version__}",
         "about": list(config.about),
         "stages": [f"{s.name}: {s.steps} steps of {s.batch_size} x {s.crop_size} px" for s in config.stages],
-        "training_pairs": config.pairs.count,
+        "training_pairs": Path(config.dataset or "").name if config.pairs is None else config.pairs.count,
         "tile_size": trained.model.config.max_latent_size * trained.model.config.token_pixels if is_released else 256,
         "sampler": asdict(config.sampler),
         "uncertainty_scale": uncertainty_scale(*judged, config.sampler),

@@ -104,8 +104,10 @@ class TrainConfig:
     tokenizer: str | None = None
     """Path of the tokenizer file, or the name of a pretrained model whose tokenizer is used; None takes that of
     ``initial``."""
-    pairs: PairsConfig
-    """Training pairs."""
+    pairs: PairsConfig | None = None
+    """Training pairs, drawn before the first step; None where ``dataset`` holds them."""
+    dataset: str | None = None
+    """Folder of a built dataset whose split ``train`` is read while training (``medq dataset build``)."""
     val_pairs: PairsConfig
     """Pairs that choose between checkpoints and calibrate the uncertainty; never trained on."""
     stages: tuple[StageConfig, ...]
@@ -150,11 +152,17 @@ class TrainConfig:
         for name in ("model", "tokenizer"):
             if getattr(self, name) is None and self.initial is None:
                 raise ConfigError(f"{name} is missing. Give {name}, or initial to start from a pretrained model.")
+        if (self.pairs is None) == (self.dataset is None):
+            raise ConfigError("Give either pairs, which are drawn, or dataset, the folder of a built one.")
 
     def with_sources(self, data: tuple[str, ...]) -> TrainConfig:
         """Return the recipe with other sources of real volumes for training and validation."""
-        pairs, val_pairs = (replace(pairs, data=data) for pairs in (self.pairs, self.val_pairs))
-        return replace(self, pairs=pairs, val_pairs=val_pairs)
+        pairs = None if self.pairs is None else replace(self.pairs, data=data)
+        return replace(self, pairs=pairs, val_pairs=replace(self.val_pairs, data=data))
+
+    def with_dataset(self, folder: str) -> TrainConfig:
+        """Return the recipe with a built dataset in the place of drawn pairs."""
+        return replace(self, pairs=None, dataset=folder)
 
 
 def read_recipe(path: Path) -> TrainConfig:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import torch
 
 from medq_uni.config import ConfigError, Execution, to_json
 from medq_uni.data.batches import BatchSampler
-from medq_uni.data.pairs import generator_of
-from medq_uni.data.pool import PairPool, build_pool
+from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pool import Pool, build_pool
+from medq_uni.data.stored_pool import StoredPool
 from medq_uni.io.atomic import write_text
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.model.placement import put
@@ -119,15 +119,20 @@ class Run:
         if self.journal is not None:
             self.journal.close()
 
-    def _pools(self, workers: int, report: Report) -> tuple[PairPool, PairPool]:
-        def progress(name: str) -> Callable[[int, int], None]:
-            return lambda done, total: report({"event": name, "step": done, "steps": total})
+    def _pools(self, workers: int, report: Report) -> tuple[Pool, Pool]:
+        def drawn(name: str, pairs: PairsConfig) -> Pool:
+            def progress(done: int, total: int) -> None:
+                report({"event": name, "step": done, "steps": total})
 
-        pools = ("train_pairs", self.config.pairs), ("val_pairs", self.config.val_pairs)
-        train, val = (
-            build_pool(pairs, self.pools / name, workers=workers, progress=progress(name)) for name, pairs in pools
-        )
-        return train, val
+            return build_pool(pairs, self.pools / name, workers=workers, progress=progress)
+
+        config = self.config
+        if config.pairs is not None:
+            pool = drawn("train_pairs", config.pairs)
+        else:
+            assert config.dataset is not None, "checked by the recipe"
+            pool = StoredPool(config.dataset, "train")
+        return pool, drawn("val_pairs", config.val_pairs)
 
     def _initial(self) -> tuple[MedQ, Tokenizer]:
         """Return the network to begin with, divided among the processes, and its tokenizer."""

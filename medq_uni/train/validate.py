@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medq_uni.config import SamplerConfig
 from medq_uni.data.pairs import generator_of
-from medq_uni.data.pool import POOL_SIZE, PairPool, PoolItem
+from medq_uni.data.pool import POOL_SIZE, Pool
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
-from medq_uni.preprocess import Scaling, as_channels, as_views, padded_side, vision_input
+from medq_uni.preprocess import as_channels, as_views, padded_side, vision_input
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.train.generated import GRID, describe_pool, parsed
 from medq_uni.train.losses import COVERAGE
@@ -52,7 +52,7 @@ def restoration_gains(model: MedQ, words: Words, layout: Layout, sampler: Sample
             continue
         degraded, reference = native(words.pool, index)
         image = decode_one(model, words, index, degraded, layout, sampler).image
-        gains[f"gain_{item.task.value}"].append(gain_db(item, degraded, image, reference))
+        gains[f"gain_{item.task.value}"].append(gain_db(words.pool, index, degraded, image, reference))
     return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
 
 
@@ -71,7 +71,7 @@ def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict
         decoded = decode_one(model, words, index, degraded, "joint", sampler)
         if decoded.log_variance is None:
             return {}
-        scaling = Scaling(*item.scaling)
+        scaling = words.pool.scaling(index)
         error = scaling.from_views(decoded.image) - scaling.from_views(reference)
         spread = scaling.spread_from_views((0.5 * decoded.log_variance).exp(), decoded.image)
         ratio = (error.abs() / spread)[:, : item.height, : item.width]
@@ -79,7 +79,7 @@ def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict
     return {name: round(float(torch.cat(r).quantile(COVERAGE)), 4) for name, r in sorted(ratios.items())}
 
 
-def native(pool: PairPool, index: int) -> tuple[Tensor, Tensor]:
+def native(pool: Pool, index: int) -> tuple[Tensor, Tensor]:
     """Return degraded and reference views at their own size, rounded up to the token grid."""
     item = pool.items[index]
     height, width = (padded_side(side, GRID) for side in (item.height, item.width))
@@ -107,7 +107,7 @@ def decode_one(
         sampler: How it samples.
         told: Text tokens that a joint layout reads instead of the true label; none at all where it is empty.
     """
-    scaling = Scaling(*words.pool.items[index].scaling)
+    scaling = words.pool.scaling(index)
     degraded = degraded.to(model.device)
     image = as_channels(degraded, channels=model.config.codec.in_channels)
     fidelity, latent = model.codec.features(image), model.codec.encode(image)
@@ -129,16 +129,16 @@ def decode_one(
     return DecodedImage(as_views(decoded.image.float().cpu(), scaling), log_variance)
 
 
-def gain_db(item: PoolItem, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
+def gain_db(pool: Pool, index: int, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
     """Return 10 log10 of the ratio of squared errors before and after, on the scoring range."""
-    values = [scoring_values(item, views)[0] for views in (degraded, restored, reference)]
+    values = [scoring_values(pool, index, views)[0] for views in (degraded, restored, reference)]
     before, after = ((x - values[2]).square().mean() for x in values[:2])
     return float(10 * torch.log10(before / after))
 
 
-def scoring_values(item: PoolItem, views: Float[Tensor, "B 2 H W"]) -> tuple[Float[Tensor, "B h w"], float]:
+def scoring_values(pool: Pool, index: int, views: Float[Tensor, "B 2 H W"]) -> tuple[Float[Tensor, "B h w"], float]:
     """Return the physical values on the scoring range, without padding, and the width of that range."""
-    scaling = Scaling(*item.scaling)
+    item, scaling = pool.items[index], pool.scaling(index)
     is_ct = item.task.modality is Modality.CT
     low, high = (scaling.window_low, scaling.window_high) if is_ct else (scaling.low, scaling.high)
     return scaling.from_views(views)[:, : item.height, : item.width].clamp(low, high), high - low

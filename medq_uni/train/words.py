@@ -13,7 +13,7 @@ from medq_uni.config import ConfigError
 from medq_uni.data.describe import describe, noisy_label
 from medq_uni.data.descriptions import descriptions_by_number
 from medq_uni.data.pairs import generator_of
-from medq_uni.data.pool import PairPool
+from medq_uni.data.pool import Pool
 from medq_uni.description import QualityDescription
 from medq_uni.taxonomy import Severity
 from medq_uni.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ from medq_uni.train.recipe import LabelForm
 class Words:
     """The descriptions of the pairs of a pool, as text tokens."""
 
-    pool: PairPool
+    pool: Pool
     tokenizer: Tokenizer
     form: LabelForm = "description"
     """description: all five aspects. class: the kinds of degradation alone, as a label of old."""
@@ -40,6 +40,8 @@ class Words:
         if index in self.described:
             return self.described[index]
         item = self.pool.items[index]
+        if item.description:
+            return QualityDescription.from_text(item.description)
         return describe(item.task.modality, item.anatomy, physics.read_records(item.records), generator)
 
     def label(self, index: int, generator: torch.Generator) -> QualityDescription:
@@ -61,7 +63,7 @@ class Words:
         return self.tokenizer.encode_description(label if severity is None else label.with_severity(severity))
 
 
-def read_described(path: str | None, pool: PairPool) -> dict[int, QualityDescription]:
+def read_described(path: str | None, pool: Pool) -> dict[int, QualityDescription]:
     """Return what experts say about the pairs of a pool, by index; nothing without a file.
 
     Raises:

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -91,7 +93,7 @@ def test_the_whole_way_from_drafts_to_the_next_round(dataset: Path, people: str,
     assert read_descriptions(tmp_path / "found.jsonl")[key].anatomy is Anatomy.CHEST
     medq("export", dataset, "-o", tmp_path / "reviews.jsonl", "--format", "reviews", *at)
     medq("export", dataset, "-o", tmp_path / "studio", "--format", "label-studio", *at)
-    assert "30 were there" in medq("import", dataset, tmp_path / "studio" / "tasks.json", *at)
+    assert "30 were there" in medq("import", dataset, tmp_path / "studio" / "reviews.json", *at)
     exists = medq("export", dataset, "-o", tmp_path / "found.jsonl", *at, code=BAD_INPUT)
     assert "exists already" in exists
 
@@ -109,8 +111,16 @@ def test_the_whole_way_from_drafts_to_the_next_round(dataset: Path, people: str,
     text = medq("draft", dataset, "--describer", chat.url, "--round", 2, "--examples", 1, *at)
     assert "The images stay on this machine" in text
     assert "10 drafted" in text
-    assert all(len(request["messages"]) == 4 for request in chat.requests)
+    assert {len(request["messages"]) for request in chat.requests} == {4}
+    assert "10 questions of all rounds" in medq(
+        "export", dataset, "-o", tmp_path / "asked", "--format", "exchanges", *at
+    )
+    asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    assert {(one["is_valid"], one["model"]) for one in asked} == {(True, "qwen3-vl")}
     assert "as agreed" in chat.requests[0]["messages"][2]["content"]
+    for request in chat.requests:
+        shown, asked = (request["messages"][place]["content"] for place in (1, 3))
+        assert shown != asked  # no question is answered by its own example
 
     copy = tmp_path / "copy.sqlite"
     assert "rows, checked" in medq("backup", dataset, "-o", copy, *at)
@@ -127,6 +137,33 @@ def test_our_own_model_drafts(dataset: Path, place: str):
         for draft in store.drafts(1):
             assert draft.describer == "nano"
             assert draft.description.modality is store.image(draft.key).modality
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(dataset: Path, place: str, chat, noise):
+    seen = threading.Semaphore(0)
+
+    def reply(request):
+        seen.release()
+        time.sleep(0.1)
+        words = request["messages"][-1]["content"][0]["text"]
+        modality = words.partition("Modality: ")[2].partition(".")[0]
+        return noise.to_dict() | {"modality": modality, "degradations": [], "verdict": "good"}
+
+    chat.reply = reply
+    words = ["annotate", "draft", str(dataset), "--describer", chat.url, "--store", place, "--threads", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from medq_uni.cli import main; main()", *words], stderr=subprocess.DEVNULL
+    )
+    for _ in range(4):
+        assert seen.acquire(timeout=60)
+    process.kill()
+    process.wait()
+    asked = len(chat.requests)
+    with Store.open(place) as store:
+        assert sum(1 for _ in store.drafts(1)) == 3
+    text = medq(*words[1:])
+    assert "7 drafted, 3 had one, 0 failed" in text
+    assert len(chat.requests) - asked == 7
 
 
 def test_the_store_lies_beside_the_dataset_and_never_in_it(dataset: Path, tmp_path: Path):

@@ -216,6 +216,15 @@ def test_files_that_are_no_store_are_refused_and_stay_as_they_are(tmp_path: Path
         Store.open(tmp_path / "nowhere" / "store.sqlite")
 
 
+def test_a_database_without_a_store_is_left_empty_unless_one_is_begun(store_url: str):
+    if "://" not in store_url:
+        Path(store_url).touch()
+    with pytest.raises(StoreError, match="no annotation store here"):
+        Store.open(store_url, create=False)
+    Store.open(store_url).close()
+    Store.open(store_url, create=False).close()
+
+
 def test_a_store_of_newer_software_is_refused(tmp_path: Path):
     path = tmp_path / "store.sqlite"
     Database(path).close()

@@ -128,7 +128,7 @@ def test_a_server_drafts_with_many_threads(job: SimpleNamespace, chat, noise):
     assert len(chat.requests) == 10
     for draft in job.store.drafts(1):
         assert draft.description.modality is job.store.image(draft.key).modality
-        assert json.loads(job.store.exchanges(draft.key)[0].answer) == draft.description.to_dict()
+        assert json.loads(next(job.store.exchanges(draft.key)).answer) == draft.description.to_dict()
 
 
 def test_a_folder_has_no_records(tmp_path: Path, phantom: SimpleNamespace, stored_ct):

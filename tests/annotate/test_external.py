@@ -35,7 +35,7 @@ def connect(here: Store, chat):
 
     def make(**changes) -> ExternalDescriber:
         waits = changes.pop("waits", [])
-        examples = changes.pop("examples", lambda modality: ())
+        examples = changes.pop("examples", lambda key, modality: ())
         config = ExternalConfig(**({"url": chat.url, "retries": 2} | changes))
         made.append(ExternalDescriber(config, here, examples=examples, sleep=waits.append))
         return made[-1]
@@ -81,7 +81,9 @@ def test_the_same_question_is_asked_once(connect, chat, slice_ct, here: Store):
     chat.models = ["another"]
     connect()("image-0", slice_ct)
     connect(model="third")("image-0", slice_ct)
-    connect(examples=lambda modality: [Example(slice_ct, connect()("image-0", slice_ct))])("image-0", slice_ct)
+    connect(examples=lambda key, modality: [Example("other", slice_ct, connect()("image-0", slice_ct))])(
+        "image-0", slice_ct
+    )
     assert len(chat.requests) == 4
     changed = slice_ct.with_voxels(slice_ct.voxels + 50)
     connect()("image-0", changed)
@@ -89,7 +91,7 @@ def test_the_same_question_is_asked_once(connect, chat, slice_ct, here: Store):
 
 
 def test_examples_come_before_the_question_as_answered_ones(connect, chat, slice_ct, graded):
-    connect(examples=lambda modality: [Example(slice_ct, graded("severe"))])("image-0", slice_ct)
+    connect(examples=lambda key, modality: [Example("other", slice_ct, graded("severe"))])("image-0", slice_ct)
     messages = chat.requests[0]["messages"]
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert json.loads(messages[2]["content"]) == graded("severe").to_dict()
@@ -200,22 +202,21 @@ def test_a_server_that_is_down_is_named_and_its_absence_kept(connect, chat, here
     describer._client = describer._client.with_options(base_url="http://127.0.0.1:1/v1")
     with pytest.raises(DescriberDown, match="cannot be reached"):
         describer("image-0", slice_ct)
-    assert len(here.exchanges("image-0")) == 2
+    assert len(list(here.exchanges("image-0"))) == 2
     with pytest.raises(DescriberDown, match="Check that it runs"):
         connect(url="http://127.0.0.1:1/v1")
 
 
-@pytest.mark.parametrize("delay_s", [30.0, 0.05])
-def test_a_server_that_is_slow_or_drips_is_cut_off(connect, chat, slice_ct, delay_s: float):
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_server_that_is_slow_or_drips_is_cut_off(connect, chat, slice_ct, status: int, drips: bool):
     describer = connect(timeout_s=0.5, retries=0)
-    chat.delay_s = delay_s
-    if delay_s > 1:
-        chat.delay_s = None
-        chat.reply = lambda request: time.sleep(2) or (200, {}, b"late")
+    chat.delay_s = 0.2 if drips else None
+    chat.reply = lambda request: time.sleep(0 if drips else 6) or (status, {}, b"late" * 20)
     began = time.monotonic()
     with pytest.raises(DescriberDown, match=r"longer than 0\.5 s"):
         describer("image-0", slice_ct)
-    assert time.monotonic() - began < 1.9
+    assert time.monotonic() - began < 5
 
 
 def test_an_answer_that_was_cut_off_is_not_taken(connect, chat, slice_ct, noise):
@@ -238,7 +239,7 @@ def test_the_rate_limit_holds_for_all_threads_together(connect, chat, slice_ct):
 
 def test_the_cost_is_estimated_counted_and_capped(connect, chat, slice_ct):
     describer = connect(price_in=2.0, price_out=10.0, max_cost=0.004)
-    estimate = describer.estimate(slice_ct, 100)
+    estimate = describer.estimate("image-0", slice_ct, 100)
     assert estimate.images == 100
     assert 15_000 < estimate.tokens_in < 40_000
     assert estimate.tokens_out == 40_000
@@ -258,7 +259,7 @@ def test_the_key_comes_from_the_environment_and_goes_into_no_record(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-OTHER")
     connect()("image-0", slice_ct)
     assert chat.headers[0]["authorization"] == "Bearer sk-SECRET"
-    assert "SECRET" not in str(here.exchanges("image-0"))
+    assert "SECRET" not in str(list(here.exchanges("image-0")))
     monkeypatch.delenv(KEY_VARIABLE)
     connect()("image-0", slice_ct.with_voxels(slice_ct.voxels + 50))
     assert "OTHER" not in chat.headers[1]["authorization"]
@@ -280,7 +281,7 @@ def test_nothing_of_a_header_but_the_modality_goes_into_a_prompt(
     assert orders not in sent
     assert phantom.canary not in sent
     assert "Modality: ct" in sent
-    kept = str(here.exchanges("image-0"))
+    kept = str(list(here.exchanges("image-0")))
     assert phantom.canary not in kept
 
 

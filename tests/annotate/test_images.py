@@ -1,3 +1,4 @@
+import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,19 @@ def test_a_changed_voxel_is_noticed(dataset: Path, tmp_path: Path):
     shard.write_bytes(content[:700])
     with pytest.raises((DatasetError, UnknownRecord), match="train-000001"):
         open_source(copy).image("train-00000005")
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": "../../outside"}, {"key": "/etc/passwd"}, {"shard": "../elsewhere.tar"}, {"key": ""}]
+)
+def test_an_index_that_points_outside_the_dataset_is_refused(dataset: Path, tmp_path: Path, change: dict[str, str]):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "dataset.json").write_bytes((dataset / "dataset.json").read_bytes())
+    meta = json.loads((dataset / "index.jsonl").read_text().splitlines()[0])
+    (copy / "index.jsonl").write_text(json.dumps(meta | change) + "\n")
+    with pytest.raises(DatasetError, match="no plain name"):
+        open_source(copy)
 
 
 def test_many_threads_read_at_once(dataset: Path):

@@ -60,7 +60,8 @@ def test_what_is_exported_comes_back_the_same(job: SimpleNamespace, tmp_path: Pa
         name = task["data"]["image"].rpartition("/")[2]
         with Image.open(folder / "pictures" / name) as picture:
             assert picture.size == (40, 40)
-    found = read_label_studio(folder / "tasks.json")
+    assert not any("annotations" in task for task in tasks)
+    found = read_label_studio(folder / "reviews.json")
     assert {one.key: one.entry for one in found} == entries
     assert {one.annotator for one in found} == {"ann"}
     with Store.open(tmp_path / "other.sqlite") as other:
@@ -102,6 +103,17 @@ def test_annotations_are_taken_as_label_studio_writes_them(job: SimpleNamespace,
     assert job.store.reviews.assigned(1) == []
     assert import_reviews(job.store, 1, found, {"5": "ann"}) == (2, 0)
     assert job.store.reviews.progress(job.people["ann"]).done == 1
+
+
+def test_an_export_that_label_studio_itself_wrote_is_read():
+    """Tasks of this software, imported into Label Studio 1.23.2 and exported from it as JSON."""
+    found = read_label_studio(Path(__file__).parent / "label_studio_export.json")
+    assert [(one.key, one.annotator) for one in found] == [("train-00000000", "1"), ("train-00000001", "1")]
+    assert found[0].entry.comment == "c"
+    assert found[0].entry.description().to_text() == (
+        "Image: CT of the brain. Degradation: severe low-dose noise. Cause: a low radiation dose was used. "
+        "Impact: streaks and grain bury small structures. Verdict: reject."
+    )
 
 
 def test_an_import_adds_to_what_the_reviewer_had(job: SimpleNamespace, tmp_path: Path, noise):

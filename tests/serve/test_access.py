@@ -65,6 +65,12 @@ def test_over_https_the_cookie_is_secure(store: Store, source: ImageSource, acco
         assert "secure" in answer.headers["set-cookie"].lower()
 
 
+def test_behind_a_proxy_with_https_the_cookie_is_secure(visitor: TestClient, accounts: dict[str, Account]):
+    headers = {"Host": "ward.example", "Origin": "https://ward.example"}
+    answer = visitor.post("/login", data={"name": "ana", "password": PASSWORD}, headers=headers)
+    assert "secure" in answer.headers["set-cookie"].lower()
+
+
 def test_a_change_without_the_proof_of_its_session_is_refused(sign_in: SignIn):
     client = sign_in("ana")
     for token in (b"", b"wrong", b"\xe4", b"0" * 64):

@@ -1,5 +1,8 @@
+from typing import Any
+
 import numpy as np
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
 from medq_uni.annotate.images import ImageSource
 from medq_uni.annotate.records import Account, Role
@@ -176,3 +179,30 @@ def test_a_save_that_is_too_large_is_refused_before_it_is_read(sign_in: SignIn):
 def test_a_reviewer_without_images_is_told_so(sign_in: SignIn, store: Store):
     store.accounts.add("new", Role.REVIEWER, password_hash())
     assert "Nothing to review yet" in sign_in("new").get("/review").text
+
+
+def test_a_full_disk_is_said_and_the_same_save_works_when_there_is_room(sign_in: SignIn, store: Store):
+    client = sign_in("ana")
+    item = first_of(client)
+
+    def limit(pages: int) -> None:
+        store.database.close()  # the next connections have the limit
+
+        @event.listens_for(store.database.engine, "connect")
+        def bound(connection: Any, _: Any) -> None:
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    limit(1)  # SQLite takes the present size then
+    answers = []
+    for number in range(200):
+        revision = client.get(f"/api/reviews/{item['id']}").json()["revision"]
+        answers.append(save(client, item, based_on=revision, comment=f"{number} " + "x" * 1900))
+        if answers[-1].status_code != 200:
+            break
+    assert answers[-1].status_code == 503
+    assert "disk is full" in answers[-1].json()["message"]
+    assert client.get(f"/api/reviews/{item['id']}").json()["revision"] == revision
+    assert client.get(f"/review/{item['id']}").status_code == 200
+    limit(1_000_000)
+    again = save(client, item, based_on=revision, comment=f"{number} " + "x" * 1900)
+    assert again.json()["revision"] == revision + 1

@@ -10,17 +10,63 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.services.packages import install
 
 ROOT = Path("/usr/lib/postgresql")
+SERVER_USER = "postgres"
 CLUSTER_RULES = Path("/etc/postgresql-common/createcluster.conf")
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A PostgreSQL server of its own.
+
+    Attributes:
+        folder: Where it keeps everything.
+        programs: Of PostgreSQL.
+        port: On the loopback address.
+        password: Of the user medq.
+    """
+
+    folder: Path
+    programs: Path
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        """URL of the first database."""
+        return f"postgresql://medq:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    def make(self) -> None:
+        """Write an empty cluster."""
+        password_file = self.folder / "password"
+        password_file.write_text(self.password)
+        password_file.chmod(0o644)  # in a folder that only its owner can enter
+        rules = ("-U", "medq", "-A", "scram-sha-256", "--pwfile", password_file)
+        self._run("initdb", "-D", self.folder / "cluster", *rules)
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200"
+        self._run("pg_ctl", "-D", self.folder / "cluster", "-l", self.folder / "log", "-w", "-o", options, "start")
+
+    def stop(self) -> None:
+        """Stop the server at once, as a crash would; the next start recovers what was committed."""
+        self._run("pg_ctl", "-D", self.folder / "cluster", "-m", "immediate", "-w", "stop")
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        prefix = ["runuser", "-u", SERVER_USER, "--"] if os.geteuid() == 0 else []
+        command = [*prefix, str(self.programs / program), *(str(word) for word in words)]
+        subprocess.run(command, check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+
+
 @contextmanager
-def running_postgres() -> Iterator[str]:
-    """Yield the URL of a server that is stopped and removed at the end.
+def running_postgres() -> Iterator[Cluster]:
+    """Yield a server that is stopped and removed at the end.
 
     It runs as another user than root, because PostgreSQL refuses root.
 
@@ -29,26 +75,16 @@ def running_postgres() -> Iterator[str]:
     """
     programs = find_programs()
     folder = Path(tempfile.mkdtemp(prefix="medq-postgres-"))
-    user = "postgres" if os.geteuid() == 0 else None
-    if user is not None:
-        shutil.chown(folder, user)
-    cluster, password_file = folder / "cluster", folder / "password"
-    port, password = free_port(), secrets.token_hex(16)
-    password_file.write_text(password)
-    password_file.chmod(0o644)  # in a folder that only its owner can enter
-
-    def run(*words: str | Path) -> None:
-        prefix = ["runuser", "-u", user, "--"] if user is not None else []
-        subprocess.run([*prefix, *(str(word) for word in words)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
+    if os.geteuid() == 0:
+        shutil.chown(folder, SERVER_USER)
+    cluster = Cluster(folder, programs, free_port(), secrets.token_hex(16))
     try:
-        run(programs / "initdb", "-D", cluster, "-U", "medq", "-A", "scram-sha-256", "--pwfile", password_file)
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200"
-        run(programs / "pg_ctl", "-D", cluster, "-l", folder / "log", "-w", "-o", options, "start")
+        cluster.make()
+        cluster.start()
         try:
-            yield f"postgresql://medq:{password}@127.0.0.1:{port}/postgres"
+            yield cluster
         finally:
-            run(programs / "pg_ctl", "-D", cluster, "-m", "immediate", "-w", "stop")
+            cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

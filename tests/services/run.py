@@ -21,7 +21,7 @@ def main() -> int:
     with running_ray() as ray, running_postgres() as postgres:
         environment = os.environ | {
             "MEDQ_RAY_ADDRESS": ray,
-            "MEDQ_POSTGRES_URL": postgres,
+            "MEDQ_POSTGRES_URL": postgres.url,
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         command = [sys.executable, "-m", "pytest", "-m", "services", *sys.argv[1:]]

@@ -1,6 +1,5 @@
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,159 +7,26 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from medq_uni.annotate.images import open_source
-from medq_uni.annotate.records import Account, Entry
-from medq_uni.annotate.store import Store
+from medq_uni.annotate.records import Entry
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
-from tests.serve.department import (
-    PASSWORD,
-    build_images,
-    open_department,
-    running_server,
-    start_server,
+from tests.serve.department import PASSWORD
+from tests.services.screen import (
+    HOSTILE,
+    PEOPLE,
+    SIZES,
+    Ward,
+    accept,
+    another,
+    assert_nothing_is_cut,
+    go_to,
+    gray_at,
+    press,
+    saved,
+    shown,
+    window_of,
 )
-from tests.services.postgres import free_port
 
 pytestmark = [pytest.mark.services, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-
-PEOPLE = tuple(f"reviewer {number}" for number in range(20))
-SIZES = ((1280, 800), (1920, 1080))
-HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\'; DROP TABLE revision; --'
-
-
-@dataclass
-class Ward:
-    """A running server with its store."""
-
-    address: str
-    store: Store
-    accounts: dict[str, Account]
-    images: Path
-
-    def newest(self, page: Page, name: str) -> Entry:
-        """Return the entry that is stored for the image on a page."""
-        revision = self.store.reviews.newest(self.accounts[name].id, shown(page))
-        assert revision is not None
-        return revision.entry
-
-    def key(self, page: Page, name: str) -> str:
-        """Return the key of the image on a page."""
-        return self.store.reviews.get(self.accounts[name].id, shown(page)).key
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_images(tmp_path_factory.mktemp("images") / "set", count=6, size=192)
-
-
-@pytest.fixture(scope="module")
-def ward(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Ward]:
-    path = tmp_path_factory.mktemp("ward") / "store.sqlite"
-    with Store.open(path) as store:
-        accounts = open_department(store, images, reviewers=PEOPLE)
-        with running_server(str(path), images) as address:
-            yield Ward(address, store, accounts, images)
-
-
-@pytest.fixture
-def enter(ward: Ward, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Return a function that signs a person in and gives the page; nothing may fail or leave the site."""
-    contexts, problems = [], []
-
-    def sign_in(name: str, size: tuple[int, int] = SIZES[0]) -> Page:
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-        contexts.append(context)
-        context.on("request", lambda r: None if r.url.startswith((ward.address, "data:")) else problems.append(r.url))
-        context.on("weberror", lambda error: problems.append(str(error.error)))
-        context.on("dialog", lambda dialog: problems.append(dialog.message))
-        context.on("console", lambda m: problems.append(m.text) if "Security Policy" in m.text else None)
-        page = context.new_page()
-        fill_in(page, ward.address, name)
-        return page
-
-    yield sign_in
-    for context in contexts:
-        context.close()
-    assert problems == []
-
-
-def fill_in(page: Page, address: str, name: str) -> None:
-    """Sign in by the keyboard; the name has the focus."""
-    page.goto(address)
-    expect(page.locator("[name=name]")).to_be_focused()
-    page.keyboard.type(name)
-    page.keyboard.press("Tab")
-    page.keyboard.type(PASSWORD)
-    page.keyboard.press("Enter")
-    page.wait_for_url(re.compile("/(review|progress)"))
-    if "/review/" in page.url:
-        page.wait_for_selector("body[data-shown]")
-
-
-def shown(page: Page) -> int:
-    """Return the number of the image on a page."""
-    return int(page.get_attribute("body", "data-shown") or 0)
-
-
-def another(page: Page, number: int) -> None:
-    """Wait until another image is shown."""
-    page.wait_for_selector(f"body[data-shown]:not([data-shown='{number}'])")
-
-
-def press(page: Page, keys: str) -> None:
-    """Press keys one after the other; names of keys are separated by spaces."""
-    for key in keys.split():
-        page.keyboard.press(key)
-
-
-def saved(page: Page) -> None:
-    """Wait until the screen says that everything is saved."""
-    expect(page.locator("#saving")).to_have_attribute("data-state", "saved")
-
-
-def go_to(page: Page, ward: Ward, name: str, modality: Modality) -> None:
-    """Open the person's first image of a modality."""
-    listing = ward.store.reviews.listing(ward.accounts[name].id)
-    found = next(one for one in listing if one.modality is modality)
-    page.goto(f"{ward.address}/review/{found.id}")
-    page.wait_for_selector(f"body[data-shown='{found.id}']")
-
-
-def assert_nothing_is_cut(page: Page) -> None:
-    """Check that every word and button has the room that it needs."""
-    cut = page.evaluate(
-        """() => [...document.querySelectorAll(".word, button, #count, #place, .task, .top, .actions, .tools")]
-          .filter((one) => {
-            const text = document.createRange();
-            text.selectNodeContents(one);
-            const [needed, given] = [text, one].map((part) => part.getBoundingClientRect().width);
-            return one.checkVisibility() && needed > given + 0.2;
-          })
-          .map((one) => one.textContent)"""
-    )
-    assert cut == []
-
-
-def window_of(page: Page) -> tuple[float, float]:
-    """Return width and level, as the screen shows them."""
-    page.wait_for_timeout(60)
-    match = re.match(r"W (\S+) +L (\S+)", page.inner_text("#window"))
-    assert match
-    return float(match[1]), float(match[2])
-
-
-def gray_at(page: Page, column: int, row: int) -> int:
-    """Return the gray value that the canvas shows at a pixel of the image, unzoomed."""
-    return page.evaluate(
-        """([column, row]) => {
-          const canvas = document.querySelector("figure:not([hidden]) canvas");
-          const [w, h] = [canvas.width, canvas.height];
-          const side = Math.min(w, h);
-          const x = (w - side) / 2 + ((column + 0.5) / 192) * side;
-          const y = (h - side) / 2 + ((row + 0.5) / 192) * side;
-          return canvas.getContext("2d").getImageData(Math.floor(x), Math.floor(y), 1, 1).data[0];
-        }""",
-        [column, row],
-    )
 
 
 def test_signing_in_and_out(ward: Ward, browser: Browser, screenshots: Path):
@@ -288,7 +154,7 @@ def test_the_five_aspects_are_corrected_by_the_keyboard_alone(ward: Ward, enter:
     press(page, "Escape m u i")
     page.keyboard.type("see the second row")
     number = shown(page)
-    press(page, "Enter")
+    accept(page)
     another(page, number)
     revision = ward.store.reviews.newest(ward.accounts[name].id, number)
     assert revision is not None
@@ -304,18 +170,6 @@ def test_the_five_aspects_are_corrected_by_the_keyboard_alone(ward: Ward, enter:
     assert entry.verdict is Verdict.REJECT
     assert entry.doubts == ("verdict",)
     assert entry.comment == "see the second row"
-
-
-def test_grades_go_and_come_back_with_the_modality(ward: Ward, enter: Callable[..., Page]):
-    name = PEOPLE[15]
-    page = enter(name)
-    go_to(page, ward, name, Modality.PET)
-    press(page, "e j")
-    expect(page.locator(".task")).to_have_text(["low-dose noise"])
-    saved(page)
-    assert ward.newest(page, name).degradations == ()
-    press(page, "l")
-    expect(page.locator("input[name=pet-low-count][value=moderate]")).to_be_checked()
 
 
 def test_tab_and_arrows_lead_through_the_form(ward: Ward, enter: Callable[..., Page]):
@@ -347,53 +201,12 @@ def test_a_problem_keeps_the_image_and_says_why(ward: Ward, enter: Callable[...,
     expect(page.locator("#count")).to_contain_text("0 of 6 done")
 
 
-def test_doubts_and_undo(ward: Ward, enter: Callable[..., Page]):
-    name = PEOPLE[8]
-    page = enter(name)
-    before = page.input_value("textarea >> nth=0")
-    press(page, "b")
-    saved(page)
-    press(page, "u")
-    saved(page)
-    assert ward.newest(page, name).doubts == ("verdict",)
-    expect(page.locator("section.doubted")).to_have_count(1)
-    press(page, "t")
-    page.keyboard.type(" and more")
-    press(page, "Escape")
-    saved(page)
-    press(page, "Control+z")
-    expect(page.locator("textarea >> nth=0")).to_have_value(before)
-    press(page, "Control+z")
-    expect(page.locator("section.doubted")).to_have_count(0)
-    press(page, "Control+z")
-    expect(page.locator("#undo")).to_be_disabled()
-    history = ward.store.reviews.history(ward.accounts[name].id, shown(page))
-    assert len(history) == 6
-    assert history[-1].restores == 0
-
-
-def test_an_edit_survives_closing_the_page_in_the_middle(ward: Ward, enter: Callable[..., Page]):
-    name = PEOPLE[9]
-    page = enter(name)
-    press(page, "t Control+a")
-    page.keyboard.type("half a sent")
-    context, number = page.context, shown(page)
-    page.close()  # before the pause after which it would be saved
-    page = context.new_page()
-    page.goto(f"{ward.address}/review/{number}")
-    page.wait_for_selector("body[data-shown]")
-    expect(page.locator("textarea >> nth=0")).to_have_value("half a sent")
-    saved(page)
-    page.wait_for_timeout(700)
-    assert ward.newest(page, name).cause == "half a sent"
-
-
 def test_accepting_goes_on_to_the_end_and_the_progress_counts(ward: Ward, enter: Callable[..., Page]):
     page = enter(PEOPLE[10])
     for done in range(6):
         expect(page.locator("#count")).to_contain_text(f"{done} of 6 done")
         number = shown(page)
-        press(page, "Enter")
+        accept(page)
         if done < 5:
             another(page, number)
     page.wait_for_selector("text=All 6 images are done")
@@ -402,46 +215,6 @@ def test_accepting_goes_on_to_the_end_and_the_progress_counts(ward: Ward, enter:
     expect(page.locator("#state")).to_have_text("finished")
     press(page, "PageUp")
     another(page, number)
-
-
-def test_two_tabs_do_not_lose_each_others_work(ward: Ward, enter: Callable[..., Page], screenshots: Path):
-    name = PEOPLE[11]
-    one = enter(name)
-    other = one.context.new_page()
-    other.goto(one.url)
-    other.wait_for_selector("body[data-shown]")
-    press(one, "b")
-    saved(one)
-    press(other, "m")
-    expect(other.locator("#banner")).to_contain_text("changed in another tab")
-    other.screenshot(path=screenshots / "stale.png")
-    banner, panel = other.locator("#banner").bounding_box(), other.locator("#aspects").bounding_box()
-    assert banner
-    assert panel
-    assert banner["x"] + banner["width"] <= panel["x"]
-    assert ward.newest(one, name).verdict is Verdict.GOOD
-    other.click("text=Keep mine")
-    saved(other)
-    assert ward.newest(one, name).verdict is Verdict.REJECT
-    press(one, "n")
-    one.click("text=Take the other")
-    expect(one.locator("input[name=verdict][value=reject]")).to_be_checked()
-    history = ward.store.reviews.history(ward.accounts[name].id, shown(one))
-    assert [revision.entry.verdict for revision in history] == [Verdict.GOOD, Verdict.REJECT]
-
-
-def test_hostile_text_is_text(ward: Ward, enter: Callable[..., Page]):
-    name = PEOPLE[12]
-    page = enter(name)
-    page.fill("#comment", HOSTILE)
-    page.locator("textarea >> nth=0").fill(HOSTILE)
-    saved(page)
-    page.reload()
-    page.wait_for_selector("body[data-shown]")
-    assert page.input_value("#comment") == HOSTILE
-    assert page.evaluate("window.hacked") is None
-    assert page.locator("img").count() == 0
-    assert ward.newest(page, name).comment == HOSTILE
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
@@ -495,13 +268,13 @@ def test_an_administrator_decides_by_the_keyboard(ward: Ward, enter: Callable[..
     page.click("nav >> text=Adjudication")
     page.wait_for_selector("body[data-shown]")
     expect(page.locator("section.contested h2")).to_contain_text(["Impact", "Verdict"])
-    expect(page.locator(".doubters:not(:empty)")).to_have_text(["in doubt: ABC"])
-    expect(page.locator(".remarks p").first).to_have_text(f"A {HOSTILE}")
+    expect(page.locator(".doubters:not(:empty)")).to_have_text([re.compile(r"in doubt: \w{3}")])
+    expect(page.locator(".remarks p").first).to_contain_text(HOSTILE)
     assert page.evaluate("window.hacked") is None
     assert page.locator(".verdicts .votes:not(:empty)").count() == 3
     assert_nothing_is_cut(page)
     page.screenshot(path=screenshots / "adjudication.png")
-    press(page, "Enter")
+    accept(page)
     expect(page.locator("#toast")).to_contain_text("Choose a verdict")
     page.locator(".said button").nth(1).click()
     press(page, "m Enter")
@@ -510,38 +283,3 @@ def test_an_administrator_decides_by_the_keyboard(ward: Ward, enter: Callable[..
     assert resolution is not None
     assert resolution.entry.verdict is Verdict.REJECT
     assert resolution.entry.cause.startswith("said with ")
-
-
-def test_a_server_that_is_killed_loses_nothing_and_the_page_goes_on_when_it_is_back(
-    browser: Browser, images: Path, tmp_path: Path, screenshots: Path
-):
-    path, port = tmp_path / "store.sqlite", free_port()
-    with Store.open(path) as store:
-        accounts = open_department(store, images, reviewers=("ana",))
-    process = start_server(str(path), images, port)
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    try:
-        page = context.new_page()
-        fill_in(page, f"http://127.0.0.1:{port}", "ana")
-        press(page, "b")
-        saved(page)
-        process.kill()
-        process.wait()
-        press(page, "t Control+a")
-        page.keyboard.type("written while the server was gone")
-        press(page, "Escape")
-        expect(page.locator("#banner")).to_contain_text("cannot be reached")
-        page.screenshot(path=screenshots / "gone.png")
-        process = start_server(str(path), images, port)
-        expect(page.locator("#saving")).to_have_attribute("data-state", "saved", timeout=20_000)
-        expect(page.locator("#banner")).to_be_hidden()
-        number = shown(page)
-    finally:
-        context.close()
-        process.kill()
-        process.wait()
-    with Store.open(path) as store:
-        history = store.reviews.history(accounts["ana"].id, number)
-        assert [one.entry.verdict for one in history] == [Verdict.GOOD] * len(history)
-        assert history[-1].entry.cause == "written while the server was gone"
-        assert store.outcomes.check() == []

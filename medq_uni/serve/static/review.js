@@ -14,7 +14,10 @@ let item = null;
 let saver = null;
 let latest = null; // progress after the last save
 let busy = false;
+let shownAt = 0;
 
+/** An image that is shown for less than this cannot be accepted: a key that is pressed twice is no second look. */
+const LEAST_LOOK_MS = 250;
 const itemUrl = (id) => `${page.api}/${id}`;
 
 /** An item and its slices, fetched once. */
@@ -37,12 +40,14 @@ function prepare(id) {
 async function open(id, { remember = true } = {}) {
   busy = true;
   hideBanner();
+  if (page.autosave === "yes") saver?.flush().catch(() => {}); // the shelf keeps what does not arrive
   try {
     const { found, image, reference, at } = await prepare(id);
     prepared.delete(id); // what the server says now is used once; coming back asks again
     item = found;
     if (latest && latest.at > at) item.progress = latest.progress; // it was fetched before the last save
-    saver = new Saver(itemUrl(id), id, found.revision, shelf, told);
+    const own = new Saver(itemUrl(id), id, found.revision, shelf, (...news) => own === saver && told(...news));
+    saver = own;
     viewer.show(image, reference, found.entry.anatomy);
     form.load(found.entry, found.draft, found.votes);
     form.markContested(ASPECTS.filter((name) => SLOTS[name].some((slot) => found.contested?.includes(slot))));
@@ -52,6 +57,7 @@ async function open(id, { remember = true } = {}) {
     recover();
     by("stage").focus({ preventScroll: true });
     document.body.dataset.shown = id;
+    shownAt = performance.now();
     if (found.next) prepare(found.next).catch(() => {});
   } catch (error) {
     fail(error, () => open(id, { remember }));
@@ -114,6 +120,7 @@ const STATES = {
   retrying: "Not saved yet; trying again",
   stale: "Not saved: changed elsewhere",
   "signed-out": "Not saved: signed out",
+  older: "Not saved: another session",
   refused: "Not accepted",
 };
 
@@ -136,6 +143,10 @@ function told(state, error, answer) {
   if (state === "signed-out") {
     const again = () => location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
     banner("You are signed out. Your edit is kept in this browser; sign in to save it.", [["Sign in", again]]);
+  }
+  if (state === "older") {
+    const again = () => location.reload();
+    banner("Somebody signed in anew in this browser. Your edit is kept; load the page again.", [["Load again", again]]);
   }
   if (state === "stale") showStale(error.body.newest);
   if (state === "refused") banner(error.message, []);
@@ -161,7 +172,7 @@ function showStale(newest) {
 }
 
 async function accept() {
-  if (busy || !item) return;
+  if (busy || !item || performance.now() - shownAt < LEAST_LOOK_MS) return;
   form.settle();
   const problems = form.problems();
   if (problems.length) {
@@ -223,6 +234,7 @@ async function undo() {
   } catch (error) {
     if (error.status === 409) told("stale", error);
     else if (error.status === 401) told("signed-out", error);
+    else if (error.status === 403) told("older", error);
     else note(error.message);
   } finally {
     busy = false;
@@ -292,7 +304,7 @@ const ANYWHERE = {
   0: () => viewer.reset(),
   9: () => viewer.nextPreset(),
   o: () => viewer.invert(),
-  u: () => form.toggleDoubt(),
+  u: () => page.autosave === "yes" && form.toggleDoubt(),
   h: () => toggleHelp(),
   "?": () => toggleHelp(),
   PageUp: () => move(item?.previous),
@@ -327,7 +339,7 @@ function pressed(event) {
   }
   if (event.key === "Enter" && !target.closest("button, a")) {
     event.preventDefault();
-    accept();
+    if (!event.repeat) accept();
     return;
   }
   if (inText || !item) return;

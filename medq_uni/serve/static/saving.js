@@ -54,7 +54,7 @@ export class Shelf {
 
 /** Saves the edits of one review. */
 export class Saver {
-  /** `told` gets (state, error): saved, editing, saving, retrying, stale, signed-out or refused. */
+  /** `told` gets (state, error): saved, editing, saving, retrying, stale, signed-out, older or refused. */
   constructor(url, id, revision, shelf, told) {
     Object.assign(this, { url, id, revision, shelf, told });
     this.waiting = null;
@@ -124,7 +124,8 @@ export class Saver {
   }
 
   failed(error) {
-    const final = { 409: "stale", 401: "signed-out" }[error.status] ?? (error.status === 422 ? "refused" : null);
+    const known = { 409: "stale", 401: "signed-out", 403: "older" }[error.status];
+    const final = known ?? (error.status >= 400 && error.status < 500 ? "refused" : null);
     if (final) {
       this.halted = final !== "refused";
       if (final === "refused") this.waiting.done = false;

@@ -282,5 +282,5 @@ function sample(values) {
   const step = Math.max(1, Math.floor(values.length / 65536));
   const picked = new Float32Array(Math.ceil(values.length / step));
   for (let i = 0; i < picked.length; i++) picked[i] = values[i * step];
-  return picked.sort();
+  return picked.filter(Number.isFinite).sort();
 }

@@ -1,0 +1,89 @@
+"""A built dataset as a pool for training: pairs are read from their shards when they are wanted, nothing is copied."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medq_uni.data.dataset import Dataset
+from medq_uni.data.pairs import generator_of
+from medq_uni.data.pool import POOL_SIZE, PoolItem, cropped
+from medq_uni.data.shards import DatasetError, PairPlace, pair_places, read_pair
+from medq_uni.preprocess import Scaling, scaling_of
+from medq_uni.taxonomy import Anatomy, Severity, Task
+
+KEPT_PAIRS = 64
+"""Pairs that stay in memory after they were read."""
+
+
+class StoredPool:
+    """The pairs of one split of a dataset.
+
+    Which pair is read next follows from the random numbers of a run alone, so a run that goes on from a checkpoint goes
+    on at the same pair. Every pair is compared with its hash when it is read.
+
+    Attributes:
+        items: One entry per pair, from the dataset's index.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        """Open a split.
+
+        Raises:
+            DatasetError: If the dataset is missing, unfinished, of another format, or has no such split.
+        """
+        dataset = Dataset(folder)
+        self.folder = dataset.folder
+        metas = [meta for meta in dataset.index() if meta["split"] == split]
+        if not metas:
+            splits = ", ".join(sorted({shard["split"] for shard in dataset.manifest["shards"]}))
+            raise DatasetError(f"{self.folder.name}: has no split {split!r}, only {splits}.")
+        self.items = [_item(meta) for meta in metas]
+        self._homes = [(meta["shard"], meta["key"]) for meta in metas]
+        self._places: dict[str, dict[str, PairPlace]] = {}
+        self._read = lru_cache(maxsize=KEPT_PAIRS)(self._read_anew)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the degraded and reference views, each (2, 256, 256) in [-1, 1].
+
+        Raises:
+            DatasetError: If the pair is damaged.
+        """
+        values, scaling = self._read(index)
+        views = scaling.to_views(torch.from_numpy(values))
+        return views[0], views[1]
+
+    def scaling(self, index: int) -> Scaling:
+        """Return the network range of a pair."""
+        return self._read(index)[1]
+
+    def _read_anew(self, index: int) -> tuple[np.ndarray, Scaling]:
+        shard, key = self._homes[index]
+        if shard not in self._places:
+            self._places[shard] = pair_places(self.folder / shard)
+        pair = read_pair(self.folder / shard, self._places[shard][key])
+        values = cropped(pair.degraded, pair.reference, generator_of(index, 4))
+        return values, scaling_of(pair.image(pair.degraded))
+
+
+def _item(meta: dict[str, Any]) -> PoolItem:
+    height, width = (min(side, POOL_SIZE) for side in meta["shape"])
+    return PoolItem(
+        task=Task(meta["task"]),
+        severity=Severity(meta["severity"]),
+        anatomy=Anatomy(meta["anatomy"]),
+        subject=meta["subject"],
+        source=meta["source"],
+        records=json.dumps(meta["records"]),
+        height=height,
+        width=width,
+        description=meta["description"],
+    )

@@ -1,0 +1,80 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medq_uni.config import ConfigError
+from medq_uni.data.dataset import Dataset, DatasetRecipe, build_dataset
+from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.shards import DatasetError
+from medq_uni.data.stored_pool import StoredPool
+from medq_uni.preprocess import scaling_of
+from medq_uni.pretrained import folder_of
+from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.loop import train
+from medq_uni.train.words import Words
+from tests.train.test_loop import stage, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pairs = PairsConfig(count=12, seed=1, phantom_sizes=(48, 300))
+    recipe = DatasetRecipe(name="tiny", splits={"train": pairs}, pairs_per_shard=5, wrong_labels=0.3)
+    return build_dataset(recipe, tmp_path_factory.mktemp("dataset") / "tiny").folder
+
+
+def test_a_pair_is_the_one_of_its_shard(folder: Path) -> None:
+    pool, pairs = StoredPool(folder, "train"), list(Dataset(folder).pairs("train"))
+    assert len(pool) == len(pairs) == 12
+    for index, pair in enumerate(pairs):
+        scaling = scaling_of(pair.image(pair.degraded))
+        assert pool.scaling(index) == scaling
+        item = pool.items[index]
+        degraded, reference = (view[:, : item.height, : item.width] for view in pool.views(index))
+        if max(pair.reference.shape) <= 256:  # larger ones are a window
+            ours = scaling.to_views(torch.from_numpy(pair.reference)[None])[0]
+            torch.testing.assert_close(reference, ours)
+        assert degraded.shape == reference.shape
+        assert torch.equal(pool.views(index)[0], StoredPool(folder, "train").views(index)[0])
+
+
+def test_the_words_are_those_of_the_dataset_wrong_ones_too(folder: Path) -> None:
+    pool = StoredPool(folder, "train")
+    words = Words(pool, Tokenizer.from_file(folder_of("nano") / "tokenizer.json"))
+    for index, meta in enumerate(Dataset(folder).index()):
+        assert words.label(index, generator_of(0)).to_text() == meta["description"]
+
+
+def test_a_run_on_a_dataset_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
+    config = replace(tiny_recipe(stage("codec", steps=12)), pairs=None, dataset=str(folder))
+    whole = train(config, tmp_path / "whole")
+    pieces = train(config, tmp_path / "pieces", max_minutes=0)
+    while not pieces.is_finished:
+        pieces = train(config, tmp_path / "pieces", resume=True, max_minutes=0.004)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(pieces.model.state_dict()[name], value), name
+
+
+def test_a_damaged_pair_a_missing_split_and_another_format_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    with pytest.raises(DatasetError, match="has no split 'val', only train"):
+        StoredPool(copy, "val")
+    shard = copy / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    pool = StoredPool(copy, "train")
+    with pytest.raises(DatasetError):
+        [pool.views(index) for index in range(5)]
+    manifest = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(DatasetError, match="format 99"):
+        StoredPool(copy, "train")
+
+
+def test_a_recipe_has_pairs_or_a_dataset_and_not_both(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="either pairs"):
+        replace(tiny_recipe(stage("codec")), dataset=str(folder))
