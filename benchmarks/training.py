@@ -1,0 +1,146 @@
+"""Print how fast each stage trains: samples and FLOP per second, against the rate of a large matrix product.
+
+The network is nano's with random weights, the pairs are phantoms. FLOP are counted by PyTorch, forward and backward.
+The share of time in which the computation waited for its samples, and the peak memory beside what was foretold.
+
+Run: python -m benchmarks.training [--device cuda] [--batch 16] [--steps 20]     (2 CPU cores: about 4 minutes)
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from medq_uni.data.batches import BatchSampler
+from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pool import build_pool
+from medq_uni.model.medq import MedQ
+from medq_uni.pretrained import load_pretrained
+from medq_uni.pretrained.memory import GIB
+from medq_uni.train.cost import SavedBytes, held_bytes
+from medq_uni.train.draws import Drawer, Feed
+from medq_uni.train.losses import LossWeights
+from medq_uni.train.optimizer import build_optimizer, choose_trainable
+from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig
+from medq_uni.train.steps import Stepper
+from medq_uni.train.words import Words
+
+LAYOUTS = {"codec": ("decoder",), "restore": ("decoder", "ir"), "assess": ("iqa",), "joint": ("decoder", "ir", "iqa")}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    rate = _matrix_rate(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    numbers = "bfloat16" if device.type == "cuda" else "float32"
+    print(f"{name}: {rate / 1e12:.2f} TFLOP/s in {numbers} matrix products\n")
+    columns = (
+        "stage",
+        "samples/s",
+        "GFLOP/sample",
+        "of the matrix rate",
+        "waited",
+        "held (GiB)",
+        "activations",
+        "peak",
+    )
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    nano = load_pretrained("nano")
+    with tempfile.TemporaryDirectory() as folder:
+        pool = build_pool(PairsConfig(count=40, seed=1), Path(folder) / "pool")
+        words = Words(pool, nano.tokenizer)
+        for layout, trainable in LAYOUTS.items():
+            stage = StageConfig(
+                name=layout, layout=layout, trainable=trainable, steps=options.steps, batch_size=options.batch,
+                crop_size=options.crop, weights=LossWeights(flow=1.0, l1=1.0, ssim=1.0, text=1.0),
+                text=TextMix(generated=0.0), assess_share=0.0, noise_start=0.0,
+            )  # fmt: skip
+            print(_row(nano.config, words, stage, device, rate), flush=True)
+
+
+def _row(config: object, words: Words, stage: StageConfig, device: torch.device, rate: float) -> str:
+    torch.manual_seed(0)
+    model = MedQ(config).to(device).train()  # type: ignore[arg-type]
+    recipe = TrainConfig(about=(), initial="nano", pairs=PairsConfig(count=1, seed=1),
+                         val_pairs=PairsConfig(count=1, seed=2), stages=(stage,))  # fmt: skip
+    choose_trainable(model, recipe, stage)
+    optimizer = build_optimizer(model, recipe, stage)
+    drawer = Drawer(words, stage, model.config, BatchSampler(words.pool, token_pixels=model.config.token_pixels), {})
+    stepper = Stepper(model)
+    is_gpu = device.type == "cuda"
+    with SavedBytes(model) as saved:
+        one = replace(drawer, stage=replace(stage, batch_size=1))
+        stepper.losses(one.draw(generator_of(0)))
+    feed = Feed(drawer, generator_of(0).get_state())
+    times: list[float] = []
+    flop = 0
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_gpu):
+            total = sum(stepper.losses(feed.take()).values())
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[union-attr]
+        optimizer.step()
+        if is_gpu:
+            torch.cuda.synchronize(device)
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    flop = counter.get_total_flops()
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    step()
+    feed.seconds = 0.0
+    for _ in range(stage.steps):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    waited = feed.seconds / sum(times)
+    feed.close()
+    peak = torch.cuda.max_memory_allocated(device) if is_gpu else psutil.Process().memory_info().rss
+    seconds = statistics.median(times)
+    columns = [
+        f"{stage.batch_size / seconds:.1f}",
+        f"{flop / stage.batch_size / 1e9:.1f}",
+        f"{100 * flop / seconds / rate:.0f} %",
+        f"{100 * waited:.1f} %",
+        f"{held_bytes(model) / GIB:.2f}",
+        f"{saved.total * stage.batch_size / GIB:.2f}",
+        f"{peak / GIB:.2f}",
+    ]
+    return f"| {stage.layout} | " + " | ".join(columns) + " |"
+
+
+def _matrix_rate(device: torch.device) -> float:
+    is_gpu = device.type == "cuda"
+    side, dtype = (8192, torch.bfloat16) if is_gpu else (1536, torch.float32)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(6):
+        if is_gpu:
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        a @ b
+        if is_gpu:
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 / statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    main()
