@@ -8,6 +8,8 @@ every result.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -141,11 +143,21 @@ def _pinned(weight: Tensor, device: torch.device) -> Tensor:
     return weight.pin_memory() if device.type == "cuda" else weight
 
 
-def _torchao() -> Any:
-    # it reports every compiled kernel that does not fit this machine; none of them is needed
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+@contextmanager
+def without_complaints() -> Iterator[None]:
+    """Silence warnings that libraries log while they are imported, about kernels that nobody here needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        import torchao.quantization
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _torchao() -> Any:
+    try:
+        with without_complaints():
+            import torchao.quantization
     except ImportError as error:
         raise ValueError('int8 and nf4 weights need torchao. Install it: pip install "medq-uni[quantize]"') from error
     return torchao.quantization

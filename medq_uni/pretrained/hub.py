@@ -33,9 +33,9 @@ def fetch(repository: str, *, revision: str | None = None, offline: bool | None 
         WeightsMismatch: If there is no such checkpoint, or it cannot be reached.
     """
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE if offline is None else offline
+    offline = constants.HF_HUB_OFFLINE if offline is None else offline
     name = repository + (f" at {revision}" if revision else "")
     try:
         if offline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medq_uni.model.medq import MedQ
+from medq_uni.model.placement import without_complaints
 from medq_uni.train.recipe import LoraConfig
 
 LAYERS = r"transformer\.blocks\.\d+\.(attention\.[qkvo]\.(iqa|ir)|ffn\.(iqa|ir)\.(gate|up|down))"
@@ -38,13 +38,11 @@ def add_lora(model: MedQ, config: LoraConfig, seed: int) -> None:
 
 
 def _peft() -> Any:
-    logging.disable(logging.WARNING)  # other libraries that it looks for complain about kernels that nobody needs
     try:
-        import peft
+        with without_complaints():
+            import peft
     except ImportError as error:
         raise ValueError('LoRA needs peft. Install it: pip install "medq-uni[lora]"') from error
-    finally:
-        logging.disable(logging.NOTSET)
     return peft
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -203,3 +206,12 @@ def test_a_server_that_is_down_is_a_clear_error(cache: Path, monkeypatch: pytest
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the client's own attempts
     with pytest.raises(WeightsMismatch, match="could not be fetched"):
         fetch(REPOSITORY)
+
+
+def test_the_first_call_of_a_process_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medq_uni", "weights", "fetch", "owner/name"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: owner/name was not downloaded to this machine")
+    assert len(done.stderr.splitlines()) == 1
