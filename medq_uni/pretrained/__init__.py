@@ -103,7 +103,8 @@ def folder_of(name: str | Path, *, revision: str | None = None, offline: bool | 
     folder = Path(name)
     if (folder / MANIFEST).is_file() or is_released(folder):
         return folder
-    if not folder.is_dir() and HUB_ID.fullmatch(str(name)):
+    is_local = folder.is_dir() or (folder.parent != Path() and folder.parent.is_dir())
+    if not is_local and HUB_ID.fullmatch(str(name)):
         return fetch(str(name), revision=revision, offline=offline)
     raise WeightsMismatch(
         f"No model {str(name)!r}: it is neither one of {', '.join(EMBEDDED)}, nor a folder with {MANIFEST} or "

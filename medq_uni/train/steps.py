@@ -135,7 +135,7 @@ class Stepper:
             decoded = checkpoint(self.model.codec.decode, latent, fidelity, use_reentrant=False)
         else:
             decoded = self.model.codec.decode(latent, fidelity)
-        image = as_views(decoded.image, batch.scaling)
+        image = as_views(decoded.image.float(), batch.scaling)
         losses = pixel_losses(image, target, batch.degraded, batch.valid, batch.reference)
         if decoded.log_variance is not None:
             losses["spread"] = spread_loss(image, decoded.log_variance, target, batch.valid)
