@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class WorkerError(RuntimeError):
+class WorkerError(ValueError):
     """A worker failed; the message names the item, the cause is chained."""
 
 

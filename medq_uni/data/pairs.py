@@ -161,7 +161,8 @@ def volume_of(config: PairsConfig, index: int) -> str:
     _severity(config, index, generator)
     if not config.data or not _chance(config.real_fraction, generator):
         return PHANTOM_VOLUME
-    return _draw_volume(config, list(Task)[index % len(Task)].modality, generator).name
+    volume = _draw_volume(config, list(Task)[index % len(Task)].modality, generator)
+    return PHANTOM_VOLUME if volume is None else volume.name
 
 
 def _severity(config: PairsConfig, index: int, generator: torch.Generator) -> Severity:
@@ -188,6 +189,8 @@ def _real_reference(
     """Return a slice that holds enough of the body and is good where it must be; None where none was found."""
     for _ in range(REFERENCE_DRAWS):
         volume = _draw_volume(config, modality, generator)
+        if volume is None:
+            return None
         candidates = _slices(volume)
         if not candidates:
             continue
@@ -217,10 +220,18 @@ def _measured(
     return image, (record,), (measured,)
 
 
-def _draw_volume(config: PairsConfig, modality: Modality, generator: torch.Generator) -> sources.Volume:
+def _draw_volume(config: PairsConfig, modality: Modality, generator: torch.Generator) -> sources.Volume | None:
+    """Return a volume of a modality; None where the sources have others only, so that phantoms stand in."""
     groups = _groups(config.data, config.split, modality)
     if not groups:
-        raise sources.ManifestError(f"{', '.join(config.data)}: no {modality.value} volume in split {config.split!r}.")
+        if not any(_groups(config.data, config.split, other) for other in Modality):
+            subjects = len({volume.subject for source in config.data for volume in _volumes(source)})
+            raise sources.ManifestError(
+                f"{', '.join(config.data)}: no volume in split {config.split!r} ({subjects} subjects in all; about one "
+                "in ten goes to val, one to test). Give more subjects, or a manifest that says who goes where, or set "
+                "real_fraction of these pairs to 0."
+            )
+        return None
     group = groups[randint(len(groups), generator)]
     return group[randint(len(group), generator)]
 

@@ -8,6 +8,7 @@ from medq_uni import physics
 from medq_uni.config import ConfigError
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.pool import build_pool
+from medq_uni.data.sources import ManifestError
 from medq_uni.taxonomy import Modality, Severity, Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
@@ -90,3 +91,22 @@ def test_the_volume_is_known_before_it_is_read(data: Path):
 def test_wrong_configurations_are_refused(wrong: dict):
     with pytest.raises(ConfigError):
         replace(CONFIG, **wrong)
+
+
+@pytest.fixture
+def ct_only(data: Path) -> PairsConfig:
+    manifest = data / "MANIFEST.csv"
+    rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([rows[0], *(row for row in rows if ",ct," in row)]) + "\n")
+    return PairsConfig(count=10, seed=3, data=(str(data),), real_fraction=1.0, grades=(Severity.MILD,))
+
+
+def test_phantoms_stand_in_where_the_sources_lack_a_modality(ct_only: PairsConfig):
+    found = {pair.task.modality: pair.source for pair in (draw_pair(ct_only, i) for i in range(5))}
+    assert found == {Modality.CT: "real", Modality.MR: "phantom", Modality.PET: "phantom"}
+    assert volume_of(ct_only, 1) == "phantom"
+
+
+def test_sources_without_any_volume_in_a_split_are_a_clear_error(ct_only: PairsConfig):
+    with pytest.raises(ManifestError, match=r"no volume in split 'val' \(2 subjects in all"):
+        draw_pair(replace(ct_only, split="val"), 0)
