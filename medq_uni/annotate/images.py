@@ -6,7 +6,6 @@ import functools
 import hashlib
 import re
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,23 +139,19 @@ class FolderImages:
         self._volumes: _Kept[MedicalImage] = _Kept(KEPT_VOLUMES)
 
     def records(self) -> Iterator[ImageRecord]:
-        """Yield what the headers say; files whose header cannot be read are left out, with a warning."""
+        """Yield what the headers say; a file whose header cannot be read is left out."""
         yield from self._records
 
     @functools.cached_property
     def _records(self) -> list[ImageRecord]:
-        found, reasons = [], []
+        found = []
         for name, item in self._items.items():
             try:
                 modality = self._modality or identify(item)[0]
-            except UnreadableImage as error:
-                reasons.append(str(error))
+            except UnreadableImage:
                 continue
             for number in range(1, self._slices + 1):
                 found.append(ImageRecord(f"{name}-{number}of{self._slices}", modality, False))
-        if reasons:
-            count = f"{len(reasons)} of {len(self._items)} images cannot be read and are left out"
-            warnings.warn(f"{count}; the first of them: {reasons[0]}", stacklevel=2)
         return found
 
     def place(self, key: str) -> Path:

@@ -335,7 +335,7 @@ def serve(
 ) -> None:
     """Open the screen in which reviewers correct drafts and administrators decide."""
     with clear_errors():
-        need_extra("serve", "fastapi", "uvicorn", "argon2", "multipart")
+        need_extra("serve", "sqlalchemy", "alembic", "fastapi", "uvicorn", "argon2", "multipart")
         from medq_uni.serve.server import serve as run
 
         url = store_url(dataset, store)

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from medq_uni.annotate.images import DatasetImages, FolderImages, open_source
 from medq_uni.annotate.records import UnknownRecord
@@ -143,10 +142,3 @@ def test_what_holds_no_images_is_refused(tmp_path: Path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(DatasetError, match="did not finish"):
         open_source(tmp_path)
-
-
-def test_files_that_cannot_be_read_are_counted_and_left_out(tmp_path: Path):
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "good.png")
-    (tmp_path / "bad.nii.gz").write_bytes(b"no volume")
-    with pytest.warns(UserWarning, match="1 of 2 images cannot be read and are left out"):
-        assert len(list(open_source(tmp_path).records())) == 1
