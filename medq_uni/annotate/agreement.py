@@ -29,11 +29,14 @@ class SlotAgreement:
         fleiss_kappa: 1 is full agreement, 0 what chance gives; None where all gave the same value, so that there is
             nothing to tell from chance.
         observed: Share of pairs of reviews that agree.
+        interval: Ends of the 95 % interval of fleiss_kappa, by bootstrap over images; None where kappa is, or where
+            there is one image.
     """
 
     images: int
     fleiss_kappa: float | None
     observed: float | None
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,39 @@ def fleiss_kappa(counts: Sequence[Sequence[int]] | np.ndarray) -> float | None:
     return None if expected >= 1 - 1e-12 else float((observed - expected) / (1 - expected))
 
 
+def kappa_interval(
+    counts: Sequence[Sequence[int]] | np.ndarray, *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the 95 % percentile interval of Fleiss' kappa by bootstrap over subjects.
+
+    Subjects that were rated alike are drawn together, as one multinomial number. Draws in which only one category
+    is left have no kappa and do not count.
+
+    Args:
+        counts: As for :func:`fleiss_kappa`.
+        draws: Times that subjects are drawn, with replacement, as many as there are.
+        seed: Of the drawing.
+
+    Returns:
+        None where kappa is None, or there is only one subject.
+    """
+    if fleiss_kappa(counts) is None:
+        return None
+    table = np.asarray(counts, dtype=np.float64)
+    kinds, times = np.unique(table[table.sum(1) >= 2], axis=0, return_counts=True)
+    total = int(times.sum())
+    if total < 2:
+        return None
+    drawn = np.random.default_rng(seed).multinomial(total, times / total, size=draws)
+    ratings = kinds.sum(1)
+    observed = drawn @ (((kinds**2).sum(1) - ratings) / (ratings * (ratings - 1))) / total
+    shares = (drawn @ kinds) / (drawn @ ratings)[:, None]
+    expected = (shares**2).sum(1)
+    has_kappa = expected < 1 - 1e-12
+    low, high = np.percentile((observed - expected)[has_kappa] / (1 - expected[has_kappa]), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Return kappa = (p_o - p_e) / (1 - p_e) of two raters of the same subjects.
 
@@ -148,7 +184,7 @@ def _relevant(slot: str, given: list[Given]) -> list[Given]:
 
 def _slot_agreement(given: list[Given], slot: str) -> SlotAgreement:
     if not given:
-        return SlotAgreement(0, None, None)
+        return SlotAgreement(0, None, None, None)
     values = sorted({values[slot] for one in given for values in one.values()})
     table = np.zeros((len(given), len(values)))
     for row, one in zip(table, given, strict=True):
@@ -156,7 +192,7 @@ def _slot_agreement(given: list[Given], slot: str) -> SlotAgreement:
             row[values.index(found[slot])] += 1
     ratings = table.sum(1)
     observed = float((((table**2).sum(1) - ratings) / (ratings * (ratings - 1))).mean())
-    return SlotAgreement(len(given), fleiss_kappa(table), observed)
+    return SlotAgreement(len(given), fleiss_kappa(table), observed, kappa_interval(table))
 
 
 def _pair_agreement(relevant: dict[str, list[Given]], a: int, b: int, names: dict[int, str]) -> PairAgreement:

@@ -50,7 +50,7 @@ def plan(
         if len(free) < missing:
             raise StoreError(
                 f"an image needs {needed} different reviewers, there are {len(load)}. "
-                "Add reviewers: medq annotate user add NAME"
+                "Add reviewers: medq annotate user add DATASET NAME"
             )
         choose.shuffle(free)
         free.sort(key=lambda reviewer: load[reviewer])  # stable: equal loads stay in random order

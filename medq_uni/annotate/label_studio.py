@@ -87,11 +87,19 @@ def export_label_studio(store: Store, source: ImageSource, round: int, folder: P
 
 @dataclass(frozen=True)
 class ImportedReview:
-    """A finished annotation of Label Studio."""
+    """A finished annotation of Label Studio.
+
+    Attributes:
+        key: Of the image.
+        annotator: E-mail address or number, as Label Studio has it.
+        entry: What was said.
+        round: Of the task; None where the task does not say.
+    """
 
     key: str
     annotator: str
     entry: Entry
+    round: int | None = None
 
 
 def read_label_studio(path: Path) -> list[ImportedReview]:
@@ -110,13 +118,14 @@ def read_label_studio(path: Path) -> list[ImportedReview]:
     found: dict[tuple[str, str], ImportedReview] = {}
     for number, task in enumerate(tasks if isinstance(tasks, list) else [None], start=1):
         try:
-            key = str(task["data"]["key"])
+            key, said = str(task["data"]["key"]), task["data"].get("round")
+            round = None if said is None else int(said)
             annotations = task.get("annotations") or []
             kept = [one for one in annotations if not one.get("was_cancelled")]
             kept.sort(key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
             for one in kept:
                 annotator = _annotator(one["completed_by"])
-                found[key, annotator] = ImportedReview(key, annotator, _entry(one["result"]))
+                found[key, annotator] = ImportedReview(key, annotator, _entry(one["result"]), round)
         except DescriptionError as error:
             raise DescriptionError(f"{path.name}, task {number}: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -141,8 +150,13 @@ def import_reviews(
         accounts: Names of accounts by annotator; others are looked up by the annotator's own name.
 
     Raises:
-        StoreError: If an annotator has no account, or an image is not in the store.
+        StoreError: If an annotator has no account, an image is not in the store, or a task is of another round.
     """
+    others = sorted({one.round for one in reviews if one.round not in (None, round)})
+    if others:
+        raise StoreError(
+            f"the file holds reviews of round {others[0]}, not {round}. Import them with: --round {others[0]}"
+        )
     names = dict(accounts or {})
     known: dict[str, Account] = {}
     for annotator in sorted({one.annotator for one in reviews}):

@@ -19,6 +19,7 @@ from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 SLOTS = ("modality", "anatomy", *(task.value for task in Task), "verdict")
 """Slots that are voted on; a kind of degradation that is not named has the grade none."""
+_NO_GRADES = {task.value: Severity.NONE.value for task in Task}
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,11 @@ class Settlement:
 
 def slots_of(description: QualityDescription) -> dict[str, str]:
     """Return the value of every slot of :data:`SLOTS`."""
-    grades = {degradation.task: degradation.severity for degradation in description.degradations}
-    return {
-        "modality": description.modality.value,
-        "anatomy": description.anatomy.value,
-        **{task.value: grades.get(task, Severity.NONE).value for task in Task},
-        "verdict": description.verdict.value,
-    }
+    values = {"modality": description.modality.value, "anatomy": description.anatomy.value} | _NO_GRADES
+    for degradation in description.degradations:
+        values[degradation.task.value] = degradation.severity.value
+    values["verdict"] = description.verdict.value
+    return values
 
 
 def aspect_of(slot: str) -> str:

@@ -26,9 +26,9 @@ def plot_rounds(agreements: Sequence[Agreement], reports: Sequence[RoundReport])
 
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(2, 2)
-    _plot_kappa(axes[0, 0], agreements)
+    plot_kappa(axes[0, 0], agreements)
     _plot_drafts(axes[0, 1], reports)
-    _plot_pairs(axes[1, 0], agreements[-1])
+    plot_pairs(axes[1, 0], agreements[-1])
     _plot_reviewers(axes[1, 1], agreements[-1])
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -37,15 +37,26 @@ def plot_rounds(agreements: Sequence[Agreement], reports: Sequence[RoundReport])
     return buffer.getvalue()
 
 
-def _plot_kappa(axis: Any, agreements: Sequence[Agreement]) -> None:
-    rounds = [one.round for one in agreements]
-    for slot in SLOTS:
-        values = [one.slots[slot].fleiss_kappa for one in agreements]
-        numbers = [np.nan if value is None else value for value in values]
-        if not np.isnan(numbers).all():
-            axis.plot(rounds, numbers, marker="o", label=slot)
-    _frame(axis, "Fleiss' kappa per slot", rounds)
-    axis.set_ylim(-0.25, 1.05)
+def plot_kappa(axis: Any, agreements: Sequence[Agreement]) -> None:
+    """Draw kappa per slot over rounds; slots stand beside each other, so that equal values do not hide each other.
+
+    Args:
+        axis: Of matplotlib.
+        agreements: One per round, in their order.
+    """
+    rounds, lowest = [one.round for one in agreements], 0.0
+    for number, slot in enumerate(SLOTS):
+        found = [(one.round, one.slots[slot]) for one in agreements if one.slots[slot].fleiss_kappa is not None]
+        if not found:
+            continue
+        values = np.array([value.fleiss_kappa for _, value in found], dtype=float)
+        ends = [value.interval or (np.nan, np.nan) for _, value in found]
+        reach = np.abs(np.array(ends, dtype=float).T - values)
+        places = [round + (number - len(SLOTS) / 2) * 0.05 for round, _ in found]
+        axis.errorbar(places, values, yerr=reach, marker="o", markersize=4, linewidth=1, elinewidth=1, label=slot)
+        lowest = min(lowest, float(np.nanmin([values.min(), *(low for low, _ in ends)])))
+    _frame(axis, "Fleiss' kappa per slot, 95 % interval", rounds)
+    axis.set_ylim(lowest - 0.05, 1.05)
 
 
 def _plot_drafts(axis: Any, reports: Sequence[RoundReport]) -> None:
@@ -61,7 +72,13 @@ def _plot_drafts(axis: Any, reports: Sequence[RoundReport]) -> None:
     axis.set_ylim(-0.05, 1.05)
 
 
-def _plot_pairs(axis: Any, agreement: Agreement) -> None:
+def plot_pairs(axis: Any, agreement: Agreement) -> None:
+    """Draw Cohen's kappa of every pair of reviewers, as its mean over the slots.
+
+    Args:
+        axis: Of matplotlib.
+        agreement: Of one round.
+    """
     names = sorted({name for pair in agreement.pairs for name in (pair.first, pair.second)})
     table = np.full((len(names), len(names)), np.nan)
     for pair in agreement.pairs:
@@ -73,12 +90,14 @@ def _plot_pairs(axis: Any, agreement: Agreement) -> None:
     if not names:
         axis.set_axis_off()
         return
-    axis.imshow(table, vmin=0, vmax=1, cmap="viridis")
+    cells = axis.imshow(table, vmin=min(0.0, np.nanmin(table, initial=0.0)), vmax=1, cmap="viridis")
     labels = [_short(name) for name in names]
     axis.set_xticks(range(len(names)), labels, rotation=45, ha="right", fontsize=7)
     axis.set_yticks(range(len(names)), labels, fontsize=7)
     for i, j in np.argwhere(~np.isnan(table)):
-        axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=7, color="white")
+        brightness = np.dot(cells.to_rgba(table[i, j])[:3], (0.2126, 0.7152, 0.0722))
+        color = "black" if brightness > 0.4 else "white"
+        axis.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", fontsize=7, color=color)
 
 
 def _plot_reviewers(axis: Any, agreement: Agreement) -> None:
@@ -96,9 +115,10 @@ def _frame(axis: Any, title: str, rounds: Sequence[int]) -> None:
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("round")
     axis.set_xticks(list(rounds))
+    axis.set_xlim(min(rounds, default=1) - 0.5, max(rounds, default=1) + 0.5)
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _short(name: str) -> str:

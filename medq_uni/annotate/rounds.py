@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -39,6 +38,8 @@ class Correction:
     @property
     def changed(self) -> tuple[str, ...]:
         """Slots in which the two differ, cause and impact among them."""
+        if self.draft.description == self.result:
+            return ()
         before, after = slots_of(self.draft.description), slots_of(self.result)
         texts = [
             name for name in ("cause", "impact") if getattr(self.draft.description, name) != getattr(self.result, name)
@@ -112,18 +113,26 @@ def corrections(store: Store, round: int) -> Iterator[Correction]:
 
 def measure_round(store: Store, round: int) -> RoundReport:
     """Return how good the drafts of a round were."""
-    found = list(corrections(store, round))
-    changed = Counter(slot for one in found for slot in one.changed)
-    accepted = sum(not one.changed for one in found)
-    right = sum(not set(one.changed) - {"cause", "impact"} for one in found)
+    describers: set[str] = set()
+    changed: Counter[str] = Counter()
+    images = accepted = right = 0
+    distances = 0.0
+    for one in corrections(store, round):
+        slots = one.changed
+        describers.add(one.draft.describer)
+        changed.update(slots)
+        images += 1
+        accepted += not slots
+        right += not set(slots) - {"cause", "impact"}
+        distances += one.distance if slots else 0.0
     return RoundReport(
         round=round,
-        describers=tuple(sorted({one.draft.describer for one in found})),
-        images=len(found),
+        describers=tuple(sorted(describers)),
+        images=images,
         accepted=accepted,
-        acceptance_rate=accepted / len(found) if found else None,
-        slots_right=right / len(found) if found else None,
-        edit_distance=statistics.fmean(one.distance for one in found) if found else None,
+        acceptance_rate=accepted / images if images else None,
+        slots_right=right / images if images else None,
+        edit_distance=distances / images if images else None,
         changed=dict(changed),
     )
 

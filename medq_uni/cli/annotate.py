@@ -165,7 +165,9 @@ def agree(
         for one in found:
             typer.echo(f"round {one.round}, {one.images} images with two reviews or more")
             for slot, value in one.slots.items():
-                typer.echo(f"  {slot:<18}kappa {_number(value.fleiss_kappa)}  same {_number(value.observed)}")
+                low, high = value.interval or (None, None)
+                kappa = f"kappa {_number(value.fleiss_kappa)} ({_number(low)} to {_number(high)})"
+                typer.echo(f"  {slot:<18}{kappa}  same {_number(value.observed)}")
         if output is not None:
             from medq_uni.annotate.plots import plot_rounds
             from medq_uni.io.atomic import atomic_folder
@@ -333,7 +335,7 @@ def serve(
 ) -> None:
     """Open the screen in which reviewers correct drafts and administrators decide."""
     with clear_errors():
-        need_extra("serve", "fastapi", "uvicorn", "argon2", "multipart")
+        need_extra("serve", "sqlalchemy", "alembic", "fastapi", "uvicorn", "argon2", "multipart")
         from medq_uni.serve.server import serve as run
 
         url = store_url(dataset, store)

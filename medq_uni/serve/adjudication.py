@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import RedirectResponse
 
-from medq_uni.annotate.majority import aspect_of, settle
+from medq_uni.annotate.majority import Settlement, aspect_of, settle
 from medq_uni.annotate.outcomes import ReviewedImage
 from medq_uni.annotate.records import Entry, Revision, State, UnknownRecord
 from medq_uni.annotate.store import Store
@@ -16,6 +16,7 @@ from medq_uni.serve.access import AdministratorSession
 from medq_uni.serve.pages import message_page, screen
 from medq_uni.serve.pixels import pixels_response
 from medq_uni.serve.review import Number, OfSource, OfStore, Saved
+from medq_uni.taxonomy import Task
 
 Key = Annotated[str, Path(min_length=1, max_length=128)]
 
@@ -57,6 +58,7 @@ def read_adjudication(round: Number, key: Key, session: AdministratorSession, st
         "entry": entry.to_dict(),
         "votes": [{"label": label, "entry": review.entry.to_dict()} for label, review in _anonymous(found)],
         "contested": sorted({aspect_of(slot) for slot in settlement.disputed}),
+        "undecided": _undecided(found, settlement),
         "previous": None,
         "following": _next(store, round, key),
         **_standing(store, round, key, found.resolution),
@@ -97,6 +99,11 @@ def _decidable(store: Store, round: int, key: str) -> ReviewedImage:
     if found is None or found.state is State.OPEN:
         raise UnknownRecord("there is no such image with all its reviews.")
     return found
+
+
+def _undecided(found: ReviewedImage, settlement: Settlement) -> list[str]:
+    """Kinds of degradation without an agreed grade; an entry leaves them out, as it does those of grade none."""
+    return [] if found.resolution is not None else [slot for slot in settlement.disputed if slot in set(Task)]
 
 
 def _anonymous(found: ReviewedImage) -> list[tuple[str, Revision]]:

@@ -17,6 +17,7 @@ from medq_uni.serve import adjudication, progress, review
 from medq_uni.serve.access import COOKIE, Forbidden, Guard, cookie_settings, session_of
 from medq_uni.serve.accounts import Entrance, SignedIn, SignInRefused
 from medq_uni.serve.errors import add_errors
+from medq_uni.serve.measuring import Measurement
 from medq_uni.serve.pages import STATIC, page
 
 
@@ -30,6 +31,7 @@ def create_app(store: Store, source: ImageSource, *, hosts: Sequence[str] = ("*"
     """
     app = FastAPI(title="MedQ-UNI annotation", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.store, app.state.source, app.state.entrance = store, source, Entrance(store)
+    app.state.measurement = Measurement(store)
     app.include_router(review.router)
     app.include_router(adjudication.router)
     app.include_router(progress.router)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import threading
+from fastapi import APIRouter, Request, Response
 
-from fastapi import APIRouter, Response
-
-from medq_uni.annotate.agreement import measure_agreement
-from medq_uni.annotate.plots import plot_rounds
 from medq_uni.annotate.records import Role
-from medq_uni.annotate.rounds import measure_round
 from medq_uni.serve.access import AdministratorSession
+from medq_uni.serve.measuring import Measurement
 from medq_uni.serve.pages import message_page, page
 from medq_uni.serve.review import OfStore
 
 router = APIRouter()
-_measuring = threading.Lock()  # one at a time: it reads every review, and matplotlib draws in one thread only
+RELOAD_S = 5
+"""After how many seconds a page with an old count is loaded again."""
 
 
 @router.get("/progress")
@@ -32,14 +28,25 @@ def overview(session: AdministratorSession, store: OfStore) -> Response:
 
 
 @router.get("/agreement")
-def agreement(session: AdministratorSession, store: OfStore) -> Response:
+def agreement(request: Request, session: AdministratorSession) -> Response:
     """Show kappa per slot, pairs, reviewers, and the quality of the drafts, over rounds."""
-    rounds = store.outcomes.rounds()
-    if not rounds:
+    measurement: Measurement = request.app.state.measurement
+    measured, is_current = measurement.read()
+    if measured is None:
+        said = "The reviews are being counted. This page loads itself again."
+        response = message_page("Counting", said, session, link=("/progress", "Progress"))
+    elif not measured.stamps:
         return message_page("No reviews yet", "Assign images first.", session, link=("/progress", "Progress"))
-    names = {account.id: account.name for account in store.accounts.all()}
-    with _measuring:
-        agreements = [measure_agreement(round, store.outcomes.reviewed(round), names) for round in rounds]
-        reports = [measure_round(store, round) for round in rounds]
-        plot = base64.b64encode(plot_rounds(agreements, reports)).decode("ascii")
-    return page("agreement", session, agreements=agreements[::-1], reports=reports[::-1], plot=plot)
+    else:
+        response = page(
+            "agreement",
+            session,
+            agreements=measured.agreements[::-1],
+            reports=measured.reports[::-1],
+            plot=measured.plot,
+            at=measured.at,
+            is_current=is_current,
+        )
+    if not is_current:
+        response.headers["Refresh"] = str(RELOAD_S)
+    return response

@@ -1,12 +1,23 @@
 from datetime import UTC, datetime
 from io import BytesIO
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from medq_uni.annotate.agreement import cohen_kappa, fleiss_kappa, measure_agreement
+from medq_uni.annotate.agreement import (
+    Agreement,
+    PairAgreement,
+    SlotAgreement,
+    cohen_kappa,
+    fleiss_kappa,
+    kappa_interval,
+    measure_agreement,
+)
+from medq_uni.annotate.majority import SLOTS
 from medq_uni.annotate.outcomes import ReviewedImage
-from medq_uni.annotate.plots import plot_rounds
+from medq_uni.annotate.plots import plot_kappa, plot_pairs, plot_rounds
 from medq_uni.annotate.records import Entry, Revision, State
 from medq_uni.annotate.rounds import RoundReport
 
@@ -47,6 +58,26 @@ def test_fleiss_kappa_by_hand():
     assert fleiss_kappa([]) is None
     assert fleiss_kappa([[1, 0], [0, 1]]) is None  # one rating each: nothing to compare
     assert fleiss_kappa([[3, 0], [0, 3], [1, 0]]) == fleiss_kappa([[3, 0], [0, 3]])
+
+
+@pytest.mark.parametrize("text", [FLEISS_1971, TEN_BY_FOURTEEN])
+def test_the_interval_of_kappa_is_that_of_a_plain_bootstrap_over_subjects(text: str):
+    table = np.array(table_of(text))
+    generator = np.random.default_rng(7)
+    drawn = [fleiss_kappa(table[generator.integers(0, len(table), len(table))]) for _ in range(4000)]
+    assert kappa_interval(table, draws=4000) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.015)
+
+
+def test_an_interval_is_narrower_with_more_subjects_and_absent_without_kappa():
+    table = [[3, 0], [0, 3], [2, 1], [1, 2]] * 3
+    few, many = kappa_interval(table), kappa_interval(table * 100)
+    assert few is not None
+    assert many is not None
+    assert few[0] < many[0] < 1 / 3 < many[1] < few[1]
+    assert many[1] - many[0] == pytest.approx((few[1] - few[0]) / 10, rel=0.25)
+    assert kappa_interval([[3, 0], [3, 0]]) is None
+    assert kappa_interval([[2, 1], [1, 0]]) is None  # one subject with two ratings
+    assert kappa_interval([]) is None
 
 
 def test_cohen_kappa_by_hand():
@@ -102,3 +133,25 @@ def test_a_plot_is_drawn_for_any_names_and_for_rounds_without_results(graded):
         with Image.open(BytesIO(plot_rounds(agreements, reports))) as picture:
             assert picture.width > 500
             assert len(picture.convert("L").getcolors()) > 10
+
+
+def test_a_plot_shows_kappa_however_low():
+    slots = {slot: SlotAgreement(2, -1.0, 0.0, (-1.0, -0.5)) for slot in SLOTS}
+    figure = Figure()
+    axis = figure.subplots()
+    plot_kappa(axis, [Agreement(1, 2, slots, (), ())])
+    assert axis.get_ylim()[0] < -1
+    assert len({float(bar[0].get_xdata()[0]) for bar in axis.containers}) == len(SLOTS)  # none hides another
+
+
+def test_numbers_in_a_plot_can_be_read_on_light_and_dark_cells():
+    pairs = tuple(
+        PairAgreement(first, second, 2, {"verdict": kappa}, {})
+        for first, second, kappa in (("ann", "bob", -0.4), ("ann", "cy", 0.95), ("bob", "cy", 0.5))
+    )
+    figure = Figure()
+    axis = figure.subplots()
+    plot_pairs(axis, Agreement(1, 2, {}, pairs, ()))
+    colors = {text.get_text(): text.get_color() for text in axis.texts}
+    assert colors["-0.40"] == "white"
+    assert colors["0.95"] == "black"

@@ -108,12 +108,26 @@ def test_annotations_are_taken_as_label_studio_writes_them(job: SimpleNamespace,
 def test_an_export_that_label_studio_itself_wrote_is_read():
     """Tasks of this software, imported into Label Studio 1.23.2 and exported from it as JSON."""
     found = read_label_studio(Path(__file__).parent / "label_studio_export.json")
-    assert [(one.key, one.annotator) for one in found] == [("train-00000000", "1"), ("train-00000001", "1")]
+    assert [(one.key, one.annotator, one.round) for one in found] == [
+        ("train-00000000", "1", 1),
+        ("train-00000001", "1", 1),
+    ]
     assert found[0].entry.comment == "c"
     assert found[0].entry.description().to_text() == (
         "Image: CT of the brain. Degradation: severe low-dose noise. Cause: a low radiation dose was used. "
         "Impact: streaks and grain bury small structures. Verdict: reject."
     )
+
+
+def test_reviews_of_another_round_are_not_taken_for_this_one(job: SimpleNamespace, tmp_path: Path, noise):
+    tasks = [{"data": {"key": job.keys[0], "round": 1}, "annotations": [annotation("ann", "", Entry.of(noise))]}]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks))
+    found = read_label_studio(path)
+    with pytest.raises(StoreError, match="of round 1, not 2"):
+        import_reviews(job.store, 2, found)
+    assert job.store.reviews.assigned(2) == []
+    assert import_reviews(job.store, 1, found) == (1, 0)
 
 
 def test_an_import_adds_to_what_the_reviewer_had(job: SimpleNamespace, tmp_path: Path, noise):

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from medq_uni.annotate.images import ImageSource, open_source
 from medq_uni.annotate.records import Account
 from medq_uni.annotate.store import Store
+from medq_uni.serve import measuring
 from medq_uni.serve.app import create_app
 from tests.serve.department import PASSWORD, build_images, open_department
 
@@ -48,8 +49,11 @@ def accounts(department: tuple[Path, dict[str, Account]]) -> dict[str, Account]:
 
 
 @pytest.fixture
-def sign_in(store: Store, source: ImageSource, accounts: dict[str, Account]) -> Iterator[SignIn]:
+def sign_in(
+    store: Store, source: ImageSource, accounts: dict[str, Account], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SignIn]:
     """Return a function that gives the browser of an account; it sends the session's proof with every change."""
+    monkeypatch.setattr(measuring, "WAIT_S", 60.0)  # however slow the computer, a page shows the newest count
     app = create_app(store, source)
     opened = []
 

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from medq_uni.annotate.records import Account, Entry, Role
 from medq_uni.annotate.store import Store
-from medq_uni.taxonomy import Verdict
+from medq_uni.description import Degradation
+from medq_uni.taxonomy import Severity, Task, Verdict
 from tests.serve.conftest import SignIn
 from tests.serve.department import REVIEWERS, password_hash
 
@@ -47,6 +49,26 @@ def test_an_image_shows_its_votes_without_names_and_what_is_contested(sign_in: S
     assert sorted(vote["label"] for vote in item["votes"]) == ["A", "B", "C"]
     assert {vote["entry"]["verdict"] for vote in item["votes"]} == {verdict.value for verdict in Verdict}
     assert not {"ana", "ben", "cora"} & set(str([{**vote, "entry": 0} for vote in item["votes"]]).split("'"))
+
+
+def test_a_grade_without_a_majority_is_named_until_it_is_decided(
+    sign_in: SignIn, store: Store, accounts: dict[str, Account]
+):
+    draft = store.draft(KEY, 1)
+    assert draft is not None
+    grades = (Severity.MILD, Severity.MODERATE, Severity.SEVERE)
+    task = next(task for task in Task if task.modality is draft.description.modality)
+    for name, grade in zip(REVIEWERS, grades, strict=True):
+        account = accounts[name].id
+        found = next(one for one in store.reviews.listing(account) if one.key == KEY)
+        entry = replace(Entry.of(draft.description), degradations=(Degradation(task, grade),), verdict=Verdict.USABLE)
+        store.reviews.save(found.id, account, based_on=0, entry=entry, is_done=True)
+    chief = sign_in("chief")
+    item = chief.get(ADDRESS).json()
+    assert item["undecided"] == [task.value]
+    assert item["entry"]["degradations"] == []
+    assert chief.put(ADDRESS, json={"based_on": 0, "done": True, "entry": item["entry"]}).status_code == 200
+    assert chief.get(ADDRESS).json()["undecided"] == []  # somebody decided for none
 
 
 def test_a_decision_settles_the_image_and_a_second_one_from_an_old_page_is_stale(
@@ -102,6 +124,13 @@ def test_the_overview_counts_images_and_reviewers(sign_in: SignIn, review: Revie
         assert f"<td>{name}</td><td>2</td><td>4</td>" in text
 
 
+def test_the_overview_says_who_is_disabled(sign_in: SignIn, store: Store, accounts: dict[str, Account]):
+    chief = sign_in("chief")
+    assert "disabled" not in chief.get("/progress").text
+    store.accounts.change(accounts["cora"].id, is_disabled=True)
+    assert "cora <small>disabled</small>" in chief.get("/progress").text
+
+
 def test_the_agreement_page_shows_numbers_of_the_round_and_a_plot(sign_in: SignIn, review: Review):
     chief = sign_in("chief")
     assert chief.get("/agreement").status_code == 200  # before any review
@@ -110,7 +139,8 @@ def test_the_agreement_page_shows_numbers_of_the_round_and_a_plot(sign_in: SignI
     text = " ".join(chief.get("/agreement").text.split())
     assert "Round 1: 2 images with at least two reviews" in text
     # verdicts good usable reject, good good good: P = (0 + 1) / 2, P_e = (4^2 + 1 + 1) / 36 = 1 / 2
-    assert "<td>verdict</td><td>2</td><td>0.00</td><td>0.50</td>" in text
+    # drawn again, the two images give 0.00, -0.50 (the first twice), or none (the second twice)
+    assert "<td>verdict</td><td>2</td><td>0.00</td><td>-0.50 to 0.00</td><td>0.50</td>" in text
     assert "<td>ana, ben</td><td>2</td>" in text
     assert "data:image/png;base64,iVBOR" in text
 

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.records import Entry
+from medq_uni.description import Degradation
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 from tests.serve.department import PASSWORD
 from tests.services.screen import (
@@ -283,3 +285,37 @@ def test_an_administrator_decides_by_the_keyboard(ward: Ward, enter: Callable[..
     assert resolution is not None
     assert resolution.entry.verdict is Verdict.REJECT
     assert resolution.entry.cause.startswith("said with ")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_grade_that_nobody_agrees_on_is_not_decided_by_a_key_press(
+    ward: Ward, enter: Callable[..., Page], screenshots: Path, size: tuple[int, int]
+):
+    listing = ward.store.reviews.listing(ward.accounts[PEOPLE[16]].id)
+    key = sorted(one.key for one in listing if one.modality is Modality.MR)[SIZES.index(size)]
+    for name, grade in zip(PEOPLE[16:19], (Severity.MILD, Severity.MODERATE, Severity.SEVERE), strict=True):
+        account = ward.accounts[name].id
+        found = next(one for one in ward.store.reviews.listing(account) if one.key == key)
+        draft = ward.store.draft(key, 1)
+        assert draft is not None
+        grades = (Degradation(Task.MR_UNDERSAMPLING, Severity.MODERATE), Degradation(Task.MR_NOISE, grade))
+        entry = replace(Entry.of(draft.description), degradations=grades, verdict=Verdict.REJECT)
+        ward.store.reviews.save(found.id, account, based_on=found.head, entry=entry, is_done=True)
+    page = enter("chief", size)
+    page.goto(f"{ward.address}/adjudicate/1/{key}")
+    page.wait_for_selector("body[data-shown]")
+    grade = page.locator(f"input[name={Task.MR_NOISE}]:checked")
+    expect(grade).to_have_count(0)
+    expect(page.locator(f"input[name={Task.MR_MOTION}]:checked")).to_have_value("none")
+    accept(page)
+    expect(page.locator("#toast")).to_contain_text("Choose a grade")
+    assert ward.store.outcomes.resolution(key, 1) is None
+    page.screenshot(path=screenshots / f"adjudication-grades-{size[0]}.png")
+    assert_nothing_is_cut(page)
+    press(page, "z")
+    expect(grade).to_have_value("none")
+    with page.expect_response(lambda response: response.request.method == "PUT"):
+        press(page, "x Enter")
+    resolution = ward.store.outcomes.resolution(key, 1)
+    assert resolution is not None
+    assert Degradation(Task.MR_NOISE, Severity.MILD) in resolution.entry.degradations

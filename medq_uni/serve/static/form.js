@@ -41,6 +41,7 @@ export class Form {
     this.keys = new Map();
     this.current = "image";
     this.votes = [];
+    this.open = [];
     this.build();
   }
 
@@ -141,7 +142,7 @@ export class Form {
       const name = element("span", { class: "task" }, task.words);
       if (foreign) name.append(element("small", {}, ` not in ${(modality || "this modality").toUpperCase()}`));
       this.grades.append(name, group);
-      this.check(task.value, grades[task.value] ?? "none");
+      this.check(task.value, grades[task.value] ?? (this.open.includes(task.value) ? null : "none"));
     });
   }
 
@@ -167,10 +168,12 @@ export class Form {
     this.edited();
   }
 
-  /** Show what a review says; `draft` is what it is compared with, null where there is none. */
-  load(values, draft, votes = []) {
+  /** Show what a review says; `draft` is what it is compared with, null where there is none. `open` names kinds of
+   * degradation whose grade somebody must still choose: without a grade they are not taken for none. */
+  load(values, draft, votes = [], open = []) {
     this.draft = draft;
     this.votes = votes;
+    this.open = open;
     this.doubts = new Set(ASPECTS.filter((name) => SLOTS[name].some((slot) => values.doubts?.includes(slot))));
     this.comment.value = values.comment ?? "";
     this.check("modality", values.modality);
@@ -199,6 +202,12 @@ export class Form {
     };
   }
 
+  /** Words of the first kind of degradation without a chosen grade, undefined where all have one. */
+  ungraded() {
+    const groups = [...this.grades.querySelectorAll(".choices")];
+    return groups.find((group) => !group.querySelector(":checked"))?.getAttribute("aria-label");
+  }
+
   /** The description with doubts and comment, as the server keeps it. */
   entry() {
     const doubts = ASPECTS.filter((name) => this.doubts.has(name)).flatMap((name) => SLOTS[name]);
@@ -216,6 +225,8 @@ export class Form {
     const now = this.values();
     const found = [];
     if (!now.modality || !now.anatomy) found.push(["image", "Choose a modality and a region."]);
+    const ungraded = this.ungraded();
+    if (ungraded) found.push(["degradation", `Choose a grade: ${ungraded}.`]);
     for (const name of ["cause", "impact"]) {
       const text = now[name].trim().replace(/\.+$/, "");
       const foreign = [...text].find((letter) => letter < " " || letter > "~");
@@ -236,12 +247,13 @@ export class Form {
     }
     const notes = Object.fromEntries(this.problems());
     const implied = impliedVerdict(now);
-    if (now.verdict && implied !== now.verdict)
+    if (now.verdict && implied !== now.verdict && !notes.degradation)
       notes.verdict = `The grades above imply ${implied}; that is a hint, not a rule.`;
     for (const name of ASPECTS) {
       const { section, note, doubt, mark } = this.sections[name];
       const was = this.draft ? aspectText(name, this.draft, this.vocabulary) : null;
-      const changed = was !== null && was !== aspectText(name, now, this.vocabulary);
+      const isOpen = name === "degradation" && name in notes;
+      const changed = was !== null && !isOpen && was !== aspectText(name, now, this.vocabulary);
       mark.textContent = changed ? "edited" : "";
       mark.title = changed ? `Draft: ${was}` : "";
       note.textContent = notes[name] ?? (changed ? `Draft: ${was}` : "");

@@ -49,7 +49,7 @@ async function open(id, { remember = true } = {}) {
     const own = new Saver(itemUrl(id), id, found.revision, shelf, (...news) => own === saver && told(...news));
     saver = own;
     viewer.show(image, reference, found.entry.anatomy);
-    form.load(found.entry, found.draft, found.votes);
+    form.load(found.entry, found.draft, found.votes, found.undecided);
     form.markContested(ASPECTS.filter((name) => SLOTS[name].some((slot) => found.contested?.includes(slot))));
     if (remember) history.pushState({ id }, "", `${page.path}/${id}`);
     showItem();
@@ -91,7 +91,7 @@ function recover() {
     return;
   }
   const use = () => {
-    form.load({ ...kept.entry }, item.draft, item.votes);
+    form.load({ ...kept.entry }, item.draft, item.votes, item.undecided);
     edited();
     note("An edit that had not reached the server was restored.");
   };
@@ -225,7 +225,7 @@ async function undo() {
     } else {
       saver.waiting = null;
       shelf.drop(item.id);
-      form.load(item.entry, item.draft, item.votes);
+      form.load(item.entry, item.draft, item.votes, item.undecided);
       item.can_undo = false;
       showItem();
       told("saved");
