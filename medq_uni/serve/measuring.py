@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,6 +15,9 @@ from medq_uni.annotate.store import Store
 
 WAIT_S = 2.0
 """How long a page waits for a count before it does without."""
+LONG_S, RESTS = 2.0, 10
+"""A count that takes longer than LONG_S rests for RESTS times as long before the next: a page that somebody leaves open
+must not slow the reviewers."""
 Stamps = dict[int, tuple[int, ...]]
 """What was there when it was counted, by round; see :meth:`medq_uni.annotate.outcomes.Outcomes.stamp`."""
 
@@ -47,6 +51,7 @@ class Measurement:
         self._measured: Measured | None = None
         self._rounds: dict[int, tuple[tuple[int, ...], Agreement, RoundReport]] = {}
         self._error: Exception | None = None
+        self._rest_until = 0.0
 
     def read(self, wait_s: float | None = None) -> tuple[Measured | None, bool]:
         """Return the last count, None before the first, and whether it has everything; begin a new one if not.
@@ -61,7 +66,10 @@ class Measurement:
         with self._lock:
             if self._measured is not None and self._measured.stamps == stamps:
                 return self._measured, True
-            if self._counting is None or not self._counting.is_alive():
+            is_idle = self._counting is None or not self._counting.is_alive()
+            if is_idle and time.monotonic() < self._rest_until:
+                return self._measured, False
+            if self._counting is None or is_idle:
                 self._counting = threading.Thread(target=self._count, args=(stamps,), daemon=True)
                 self._counting.start()
             counting = self._counting
@@ -73,7 +81,7 @@ class Measurement:
             return self._measured, self._measured is not None and self._measured.stamps == stamps
 
     def _count(self, stamps: Stamps) -> None:
-        at = datetime.now(UTC)
+        at, began = datetime.now(UTC), time.monotonic()
         try:
             names = {account.id: account.name for account in self._store.accounts.all()}
             for round, stamp in stamps.items():
@@ -87,5 +95,7 @@ class Measurement:
             with self._lock:
                 self._error = error
             return
+        taken = time.monotonic() - began
         with self._lock:
             self._measured = Measured(stamps, agreements, reports, plot, at)
+            self._rest_until = time.monotonic() + (RESTS * taken if taken > LONG_S else 0.0)

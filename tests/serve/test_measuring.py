@@ -116,3 +116,15 @@ def test_a_count_that_fails_says_so_and_can_be_made_again(store: Store, monkeypa
         with pytest.raises(StoreError, match="disk is full"):
             measurement.read(LONG_S)
     assert measurement.read(LONG_S)[1]
+
+
+def test_a_long_count_rests_before_the_next(store: Store, finish: Callable[..., None], monkeypatch: pytest.MonkeyPatch):
+    measurement = Measurement(store)
+    finish("ana")
+    monkeypatch.setattr(measuring, "LONG_S", 0.0)
+    monkeypatch.setattr(measuring, "RESTS", 10**9)
+    old, is_current = measurement.read(LONG_S)
+    assert is_current
+    finish("ben")
+    assert measurement.read(LONG_S) == (old, False)
+    assert Measurement(store).read(LONG_S)[1]
