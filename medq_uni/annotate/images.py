@@ -32,6 +32,9 @@ class ImageSource(Protocol):
     def records(self) -> Iterator[ImageRecord]:
         """Yield what is known about every image without reading its voxels."""
 
+    def problems(self) -> list[str]:
+        """Return why files that look like images give none, one sentence each."""
+
     def image(self, key: str) -> MedicalImage:
         """Return the slice that is judged, with its modality where it is known.
 
@@ -89,6 +92,10 @@ class DatasetImages:
         for key, (_, modality) in self._known.items():
             yield ImageRecord(key, modality, True)
 
+    def problems(self) -> list[str]:
+        """Return none: a dataset is whole, or it is not opened."""
+        return []
+
     def meta(self, key: str) -> dict[str, Any]:
         """Return what the dataset says about a pair: records, anatomy, description, ...
 
@@ -136,11 +143,17 @@ class FolderImages:
             raise UnreadableImage(f"{folder.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
         self._modality, self._slices = modality, slices
         self._items = {_hash_of(item): item for item in found}
+        self._problems = [reason for _, reason in found.broken]
         self._volumes: _Kept[MedicalImage] = _Kept(KEPT_VOLUMES)
 
     def records(self) -> Iterator[ImageRecord]:
-        """Yield what the headers say; a file whose header cannot be read is left out."""
+        """Yield what the headers say; a file whose header cannot be read is left out, see :meth:`problems`."""
         yield from self._records
+
+    def problems(self) -> list[str]:
+        """Return why broken files give no image, one sentence each."""
+        list(self._records)
+        return self._problems
 
     @functools.cached_property
     def _records(self) -> list[ImageRecord]:
@@ -148,7 +161,8 @@ class FolderImages:
         for name, item in self._items.items():
             try:
                 modality = self._modality or identify(item)[0]
-            except UnreadableImage:
+            except UnreadableImage as error:
+                self._problems.append(str(error))
                 continue
             for number in range(1, self._slices + 1):
                 found.append(ImageRecord(f"{name}-{number}of{self._slices}", modality, False))

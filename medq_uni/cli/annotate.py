@@ -107,7 +107,7 @@ def draft(
             report = draft_images(
                 opened, source, chosen, round=round_number, limit=limit, threads=threads, progress=progress
             )
-    show_drafts(report, round_number)
+    show_drafts(report, source.problems(), round_number)
 
 
 @app.command()

@@ -70,16 +70,24 @@ def _first_readable(source: ImageSource, keys: list[str]) -> tuple[str, MedicalI
     return None
 
 
-def show_drafts(report: DraftReport, round_number: int) -> None:
-    """Print what a run did; end with the exit code of failures where there are any."""
+def show_drafts(report: DraftReport, problems: list[str], round_number: int) -> None:
+    """Print what a run did; end with the exit code of failures where there are any.
+
+    Args:
+        report: Of the run.
+        problems: Why files of the source gave no image.
+        round_number: Round that was drafted.
+    """
     for key, reason in report.failed:
         typer.echo(f"{key}\t{reason}")
-    counts = f"{report.drafted} drafted, {report.kept} had one, {len(report.failed)} failed"
+    for problem in problems:
+        typer.echo(f"no image\t{problem}")
+    counts = f"{report.drafted} drafted, {report.kept} had one, {len(report.failed) + len(problems)} failed"
     typer.echo(f"round {round_number}: {counts}", err=True)
     if report.stopped:
         typer.echo(f"{report.stopped} What is drafted is kept; run the same command to go on.", err=True)
-    if report.stopped or report.failed:
-        raise typer.Exit(SOME_FAILED if report.drafted else BAD_INPUT)
+    if report.stopped or report.failed or problems:
+        raise typer.Exit(SOME_FAILED if report.drafted or (report.kept and not report.failed) else BAD_INPUT)
 
 
 def show_queue(store: Store, round_number: int) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,3 +143,17 @@ def test_what_holds_no_images_is_refused(tmp_path: Path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(DatasetError, match="did not finish"):
         open_source(tmp_path)
+
+
+def test_files_that_look_like_images_and_are_none_are_named(folder: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    (copy / "broken.dcm").write_bytes(b"no DICOM at all")
+    (copy / "notes.txt").write_text("not meant to be an image")
+    source = open_source(copy)
+    whole = [record.key for record in open_source(folder).records()]
+    assert {record.key for record in source.records()} >= set(whole)
+    told = " ".join(source.problems())
+    assert "broken.dcm" in told
+    assert "notes.txt" not in told
+    assert open_source(folder).problems() == []
