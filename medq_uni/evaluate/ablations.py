@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import io
@@ -122,7 +123,7 @@ def changed(base: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: If a path leads nowhere; the message names it.
     """
-    values = json.loads(json.dumps(base))
+    values = copy.deepcopy(base)
     for path, value in changes.items():
         *parents, last = path.split(".")
         place = values
@@ -210,12 +211,13 @@ def score(model: Path, variant: Variant, recipe: TrainConfig, test: PairPool) ->
     for index, item in enumerate(test.items):
         if item.severity is Severity.NONE:
             continue
-        told: Sequence[int] | None = {
-            "label": None,
-            "predicted": predicted.get(index, []),
-            "shuffled": words.tokens(others[index], generator_of(index)),
-            "nothing": [],
-        }[variant.told]
+        told: Sequence[int] | None = []
+        if variant.told == "label":
+            told = None  # the layout's own words
+        elif variant.told == "predicted":
+            told = predicted[index]
+        elif variant.told == "shuffled":
+            told = words.tokens(others[index], generator_of(index))
         degraded, reference = native(test, index)
         sampler = variant.sampler or recipe.sampler
         restored = decode_one(loaded.model, words, index, degraded, variant.layout, sampler, told).image
@@ -269,12 +271,9 @@ def _row(name: str, per_seed: Sequence[list[Score]], first: Sequence[list[Score]
             "pairs": len({one.pair for one in ours}),
             "subjects": len(set(subjects)),
         }
-        if len(ours) == len(theirs):
-            delta = values - np.array([one.psnr for one in theirs])
-            low, high = clustered_interval(delta, subjects)
-            scores[modality] |= {"delta": float(delta.mean()), "delta_low": low, "delta_high": high}
-        else:
-            scores[modality] |= {"delta": float("nan"), "delta_low": float("nan"), "delta_high": float("nan")}
+        delta = values - np.array([one.psnr for one in theirs])
+        low, high = clustered_interval(delta, subjects)
+        scores[modality] |= {"delta": float(delta.mean()), "delta_low": low, "delta_high": high}
     return {"variant": name, "scores": scores}
 
 
@@ -287,8 +286,7 @@ def markdown(plan: AblationPlan, rows: Sequence[dict[str, Any]]) -> str:
         cells = ""
         for values in row["scores"].values():
             interval = f"{values['delta']:+.2f} ({values['delta_low']:+.2f} to {values['delta_high']:+.2f})"
-            has_difference = place > 1 and np.isfinite(values["delta"])
-            cells += f" {values['psnr']:.2f} | {values['ssim']:.3f} | {interval if has_difference else ''} |"
+            cells += f" {values['psnr']:.2f} | {values['ssim']:.3f} | {interval if place > 1 else ''} |"
         lines.append(f"| {row['variant']} |{cells}")
     counts = ", ".join(f"{v['pairs']} {m.upper()}" for m, v in rows[0]["scores"].items())
     lines.append(f"\nTest pairs: {counts}; seeds: {len(plan.seeds)}. Differences in dB to {plan.variants[0].name!r}.")

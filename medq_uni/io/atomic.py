@@ -43,7 +43,8 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         )
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Return when a file or folder is on the disk, as far as the file system can say."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -71,10 +72,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
         if os.name == "posix":
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -105,13 +106,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for child in temporary.iterdir():
-            _flush(child)
+            flush(child)
         if path.exists():
             aside = _temporary(path)
             os.replace(path, aside)
         os.replace(temporary, path)
         if os.name == "posix":
-            _flush(path.parent)
+            flush(path.parent)
     except BaseException:
         if aside is not None and not path.exists():
             os.replace(aside, path)

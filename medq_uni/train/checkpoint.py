@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from medq_uni.io.atomic import file_digest, write_text
+from medq_uni.io.atomic import file_digest, flush, write_text
 from medq_uni.train.parallel import Ranks
 
 PREFIX, PARTIAL, MANIFEST = "checkpoint-", "checkpoint.part", "progress.json"
@@ -148,7 +148,7 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, toge
         ) from error
     mine = sorted(partial.glob(f"shard-{together.rank + 1:05d}-*.safetensors"))
     for file in mine:
-        _flush(file)
+        flush(file)
     parts = together.gathered({file.name: file_digest(file) for file in mine})
     if together.is_first:
         manifest = {"progress": asdict(progress), "files": {k: v for part in parts for k, v in part.items()}}
@@ -273,8 +273,3 @@ def _alone_is_fine() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as opened:
-        os.fsync(opened.fileno())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -11,16 +9,6 @@ from medq_uni.train.parallel import own_part
 
 LEARNING_BYTES = 16
 """Beside a weight that learns, in float32: its gradient, two moments and its average."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that one process needs."""
-
-    held: int
-    """Weights, and for those that learn gradient, moments and average."""
-    activations: int
-    """What the forward pass of a whole batch keeps for the backward pass."""
 
 
 def held_bytes(model: nn.Module) -> int:

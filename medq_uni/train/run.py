@@ -99,6 +99,7 @@ class Run:
         self.val_words = Words(self.val_pool, self.tokenizer, config.label)
         self.model.to(self.device)
         codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stepper = Stepper(self.model, together, config.recompute)
         self.state = TrainingState(
             self.model,
             WeightAverage(config.ema_decay),
@@ -220,24 +221,26 @@ class Run:
         together = self.together
         began = saved = time.monotonic()
         before, step = self.progress.seconds, self.progress.step
+
+        def spent() -> float:
+            return time.monotonic() - began
+
         if self.config.initial is not None and self.progress.stage == step == 0:
             self._validate(stage, step)  # what there was before
         while step < stage.steps:
             if together.as_first_flags(time.monotonic() > deadline):
-                self._save(step, before + time.monotonic() - began)
+                self._save(step, before + spent())
                 return False
             terms = self._step(stage, feed, optimizer, step)
             step += 1
             if step % self.config.log_every == 0:
-                self._log(
-                    stage, step, terms, before + time.monotonic() - began, feed.seconds / (time.monotonic() - began)
-                )
+                self._log(stage, step, terms, before + spent(), feed.seconds / spent())
             if step % self.config.validate_every == 0 or step == stage.steps:
                 self._validate(stage, step)
             if together.as_first_flags(time.monotonic() - saved > 60 * self.config.checkpoint_minutes):
-                self._save(step, before + time.monotonic() - began)
+                self._save(step, before + spent())
                 saved = time.monotonic()
-        self._save(step, before + time.monotonic() - began)
+        self._save(step, before + spent())
         return True
 
     def _tell_memory(self, drawer: Drawer) -> None:
@@ -255,9 +258,8 @@ class Run:
 
     def losses(self, stage: StageConfig, draw: Draw) -> tuple[Losses, torch.Tensor]:
         """Return the loss terms of a step, and their weighted sum."""
-        stepper = Stepper(self.model, self.together, self.config.recompute)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            terms = stepper.losses(draw)
+            terms = self.stepper.losses(draw)
         weights = asdict(stage.weights)
         zero = torch.zeros((), device=self.device)
         return terms, sum((weights[name] * value for name, value in terms.items()), zero)
