@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from medq_uni.annotate.records import ImageRecord, UnknownRecord
 from medq_uni.data.dataset import MANIFEST, RECIPE, Dataset
-from medq_uni.data.shards import DatasetError, PairPlace, StoredPair, pair_places, read_pair
+from medq_uni.data.shards import DatasetError, ShardReader, StoredPair
 from medq_uni.image import MedicalImage
 from medq_uni.io import ImageItem, UnreadableImage, find_images, identify, read_image
 from medq_uni.preprocess import guess_modality
@@ -21,7 +19,6 @@ from medq_uni.taxonomy import Modality
 
 KEPT_PAIRS, KEPT_VOLUMES = 64, 4
 """Decoded images that are kept in memory, the latest used."""
-Value = TypeVar("Value")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _FOLDER_KEY = re.compile(r"([0-9a-f]{16})-(\d+)of(\d+)")
 
@@ -75,7 +72,7 @@ class DatasetImages:
             DatasetError: If there is no finished dataset, or its index cannot be trusted.
         """
         dataset = Dataset(folder)
-        self._folder = dataset.folder
+        self._shards = ShardReader(dataset.folder)
         self._known: dict[str, tuple[str, Modality]] = {}
         for meta in dataset.index():
             key, shard = str(meta["key"]), str(meta["shard"])
@@ -84,8 +81,7 @@ class DatasetImages:
                     f"{folder.name}: its index holds a key or shard that is no plain name. Do not use it."
                 )
             self._known[key] = (shard, Modality(meta["modality"]))
-        self._places: dict[str, dict[str, PairPlace]] = {}
-        self._pairs: _Kept[StoredPair] = _Kept(KEPT_PAIRS)
+        self._pair = functools.lru_cache(KEPT_PAIRS)(self._read_pair)
 
     def records(self) -> Iterator[ImageRecord]:
         """Yield what is known about every pair."""
@@ -114,19 +110,13 @@ class DatasetImages:
         pair = self._pair(key)
         return pair.image(pair.reference)
 
-    def _pair(self, key: str) -> StoredPair:
-        kept = self._pairs.get(key)
-        if kept is not None:
-            return kept
+    def _read_pair(self, key: str) -> StoredPair:
         if key not in self._known:
             raise UnknownRecord("the dataset has no such image. Is it the one that the store was begun with?")
         shard = self._known[key][0]
-        path = self._folder / shard
-        if shard not in self._places:
-            self._places[shard] = pair_places(path)
-        if key not in self._places[shard]:
+        if key not in self._shards.places(shard):
             raise UnknownRecord(f"{shard}: does not hold this image. Check it: medq dataset verify")
-        return self._pairs.put(key, read_pair(path, self._places[shard][key]))
+        return self._shards.read(shard, key)
 
 
 class FolderImages:
@@ -144,7 +134,7 @@ class FolderImages:
         self._modality, self._slices = modality, slices
         self._items = {_hash_of(item): item for item in found}
         self._problems = [reason for _, reason in found.broken]
-        self._volumes: _Kept[MedicalImage] = _Kept(KEPT_VOLUMES)
+        self._volume = functools.lru_cache(KEPT_VOLUMES)(self._read_volume)
 
     def records(self) -> Iterator[ImageRecord]:
         """Yield what the headers say; a file whose header cannot be read is left out, see :meth:`problems`."""
@@ -178,16 +168,15 @@ class FolderImages:
 
     def image(self, key: str) -> MedicalImage:
         """Return the slice; see :class:`ImageSource`. A modality that nothing states is guessed, with a warning."""
-        item, number, total = self._find(key)
-        name = key.partition("-")[0]
-        volume = self._volumes.get(name)
-        if volume is None:
-            read = read_image(item, modality=self._modality)
-            if read.modality is None:
-                read = read_image(item, modality=guess_modality(read))
-            volume = self._volumes.put(name, read)
+        _, number, total = self._find(key)
+        volume = self._volume(key.partition("-")[0])
         z = int((number - 0.5) / total * volume.shape[0])
         return volume.slice_at(z)
+
+    def _read_volume(self, name: str) -> MedicalImage:
+        item = self._items[name]
+        read = read_image(item, modality=self._modality)
+        return read if read.modality is not None else read_image(item, modality=guess_modality(read))
 
     def reference(self, key: str) -> MedicalImage | None:
         """Return None: a folder has no clean images."""
@@ -199,30 +188,6 @@ class FolderImages:
         if match is None or match[1] not in self._items or not 1 <= int(match[2]) <= int(match[3]):
             raise UnknownRecord("the folder has no such image. Is it the one that the store was begun with?")
         return self._items[match[1]], int(match[2]), int(match[3])
-
-
-class _Kept(Generic[Value]):
-    """The latest used of some values, by name; safe to use from several threads."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[str, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, name: str) -> Value | None:
-        """Return the value of a name, if it is still there."""
-        with self._lock:
-            if name in self._values:
-                self._values.move_to_end(name)
-            return self._values.get(name)
-
-    def put(self, name: str, value: Value) -> Value:
-        """Keep a value, and return it."""
-        with self._lock:
-            self._values[name] = value
-            if len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return value
 
 
 def _hash_of(item: ImageItem) -> str:

@@ -194,6 +194,34 @@ def read_pair(path: Path, place: PairPlace) -> StoredPair:
     return pair
 
 
+class ShardReader:
+    """Reads pairs of a folder's shards by key, in any order; the headers of a shard are read once, when it is wanted.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[str, dict[str, PairPlace]] = {}
+
+    def places(self, shard: str) -> dict[str, PairPlace]:
+        """Return where every pair of a shard lies; see :func:`pair_places`."""
+        if shard not in self._places:
+            self._places[shard] = pair_places(self._folder / shard)
+        return self._places[shard]
+
+    def read(self, shard: str, key: str) -> StoredPair:
+        """Return a pair.
+
+        Raises:
+            DatasetError: If the shard does not hold it, or it is damaged.
+        """
+        place = self.places(shard).get(key)
+        if place is None:
+            raise DatasetError(f"{shard}: does not hold {key}. Check it: medq dataset verify")
+        return read_pair(self._folder / shard, place)
+
+
 def digest_of(array: np.ndarray) -> str:
     """Return the sha256 of the shape and bytes of an array."""
     return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()

@@ -13,7 +13,7 @@ import torch
 from medq_uni.data.dataset import Dataset
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.pool import POOL_SIZE, PoolItem, cropped
-from medq_uni.data.shards import DatasetError, PairPlace, pair_places, read_pair
+from medq_uni.data.shards import DatasetError, ShardReader
 from medq_uni.preprocess import Scaling, scaling_of
 from medq_uni.taxonomy import Anatomy, Severity, Task
 
@@ -38,14 +38,13 @@ class StoredPool:
             DatasetError: If the dataset is missing, unfinished, of another format, or has no such split.
         """
         dataset = Dataset(folder)
-        self.folder = dataset.folder
         metas = [meta for meta in dataset.index() if meta["split"] == split]
         if not metas:
             splits = ", ".join(sorted({shard["split"] for shard in dataset.manifest["shards"]}))
-            raise DatasetError(f"{self.folder.name}: has no split {split!r}, only {splits}.")
+            raise DatasetError(f"{dataset.folder.name}: has no split {split!r}, only {splits}.")
         self.items = [_item(meta) for meta in metas]
         self._homes = [(meta["shard"], meta["key"]) for meta in metas]
-        self._places: dict[str, dict[str, PairPlace]] = {}
+        self._shards = ShardReader(dataset.folder)
         self._read = lru_cache(maxsize=KEPT_PAIRS)(self._read_anew)
 
     def __len__(self) -> int:
@@ -66,10 +65,7 @@ class StoredPool:
         return self._read(index)[1]
 
     def _read_anew(self, index: int) -> tuple[np.ndarray, Scaling]:
-        shard, key = self._homes[index]
-        if shard not in self._places:
-            self._places[shard] = pair_places(self.folder / shard)
-        pair = read_pair(self.folder / shard, self._places[shard][key])
+        pair = self._shards.read(*self._homes[index])
         values = cropped(pair.degraded, pair.reference, generator_of(index, 4))
         return values, scaling_of(pair.image(pair.degraded))
 
