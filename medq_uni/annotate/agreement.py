@@ -5,6 +5,7 @@ J. L. Fleiss, Psychological Bulletin 76 (1971) 378; J. Cohen, Educational and Ps
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.annotate.majority import SLOTS, slots_of
+from medq_uni.annotate.majority import SLOTS, majority_of, slots_of
 from medq_uni.annotate.outcomes import ReviewedImage
 from medq_uni.taxonomy import Task
 
@@ -90,10 +91,15 @@ def fleiss_kappa(counts: Sequence[Sequence[int]] | np.ndarray) -> float | None:
     table = table[table.sum(1) >= 2] if table.size else table
     if not table.size:
         return None
-    ratings = table.sum(1)
-    observed = (((table**2).sum(1) - ratings) / (ratings * (ratings - 1))).mean()
+    observed = _agreeing(table).mean()
     expected = ((table.sum(0) / table.sum()) ** 2).sum()
     return None if expected >= 1 - 1e-12 else float((observed - expected) / (1 - expected))
+
+
+def _agreeing(table: np.ndarray) -> np.ndarray:
+    """Return the share of pairs of ratings that agree, for every subject; (subjects, categories) with two or more."""
+    ratings = table.sum(1)
+    return np.asarray(((table**2).sum(1) - ratings) / (ratings * (ratings - 1)))
 
 
 def kappa_interval(
@@ -120,9 +126,8 @@ def kappa_interval(
     if total < 2:
         return None
     drawn = np.random.default_rng(seed).multinomial(total, times / total, size=draws)
-    ratings = kinds.sum(1)
-    observed = drawn @ (((kinds**2).sum(1) - ratings) / (ratings * (ratings - 1))) / total
-    shares = (drawn @ kinds) / (drawn @ ratings)[:, None]
+    observed = drawn @ _agreeing(kinds) / total
+    shares = (drawn @ kinds) / (drawn @ kinds.sum(1))[:, None]
     expected = (shares**2).sum(1)
     has_kappa = expected < 1 - 1e-12
     low, high = np.percentile((observed - expected)[has_kappa] / (1 - expected[has_kappa]), [2.5, 97.5])
@@ -190,8 +195,7 @@ def _slot_agreement(given: list[Given], slot: str) -> SlotAgreement:
     for row, one in zip(table, given, strict=True):
         for found in one.values():
             row[values.index(found[slot])] += 1
-    ratings = table.sum(1)
-    observed = float((((table**2).sum(1) - ratings) / (ratings * (ratings - 1))).mean())
+    observed = float(_agreeing(table).mean())
     return SlotAgreement(len(given), fleiss_kappa(table), observed, kappa_interval(table))
 
 
@@ -213,8 +217,7 @@ def _reviewer_agreement(relevant: dict[str, list[Given]], account: int, names: d
         hits = []
         for one in given:
             if account in one:
-                values = [found[slot] for found in one.values()]
-                winner = next((value for value in values if 2 * values.count(value) > len(values)), None)
+                winner = majority_of(Counter(found[slot] for found in one.values()), len(one))
                 if winner is not None:
                     hits.append(one[account][slot] == winner)
         shares[slot] = sum(hits) / len(hits) if hits else None

@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -85,26 +85,14 @@ def _copy_sqlite(database: Database, path: Path) -> None:
         target.execute("PRAGMA journal_mode = DELETE")  # one file, without the journal beside it
 
 
-class _opened_copy:  # noqa: N801 - used as a with block
-    """A store over a copy of a SQLite file, so that the file itself is only read."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Store:
-        self._folder = tempfile.TemporaryDirectory()
-        try:
-            copy = Path(self._folder.name) / "copy.sqlite"
-            shutil.copyfile(self._path, copy)
-            self._store = Store.open(copy, create=False)
-        except BaseException:
-            self._folder.cleanup()
-            raise
-        return self._store
-
-    def __exit__(self, *_: object) -> None:
-        self._store.close()
-        self._folder.cleanup()
+@contextmanager
+def _opened_copy(path: Path) -> Iterator[Store]:
+    """Yield a store over a copy of a SQLite file, so that the file itself is only read."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.sqlite"
+        shutil.copyfile(path, copy)
+        with Store.open(copy, create=False) as store:
+            yield store
 
 
 def _check(store: Store) -> dict[str, int]:

@@ -46,8 +46,7 @@ def _descriptions(store: Store, round: int) -> Iterator[dict[str, Any]]:
     for image in store.outcomes.reviewed(round):
         result = image.result()
         if result is not None:
-            how = "majority" if image.resolution is None else "adjudication"
-            yield description_line(image.key, result, round, how)
+            yield description_line(image.key, result, round, image.how)
 
 
 def _reviews(store: Store, round: int) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ and where the agreed slots contradict each other though no majority gave them to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medq_uni.annotate.records import ASPECTS, Entry
@@ -73,7 +73,7 @@ def settle(entries: Sequence[Entry]) -> Settlement:
     descriptions = [entry.description() for entry in entries]
     given = [slots_of(description) for description in descriptions]
     votes = {slot: dict(Counter(one[slot] for one in given)) for slot in SLOTS}
-    agreed = {slot: _majority(votes[slot], len(entries)) for slot in SLOTS}
+    agreed = {slot: majority_of(votes[slot], len(entries)) for slot in SLOTS}
     disputed = [slot for slot in SLOTS if agreed[slot] is None]
     doubts = Counter(doubt for entry in entries for doubt in set(entry.doubts))
     disputed += [aspect for aspect in ASPECTS if 2 * doubts[aspect] > len(entries) and aspect not in disputed]
@@ -86,7 +86,8 @@ def settle(entries: Sequence[Entry]) -> Settlement:
     return Settlement(entry, tuple(disputed), votes)
 
 
-def _majority(votes: dict[str, int], total: int) -> str | None:
+def majority_of(votes: Mapping[str, int], total: int) -> str | None:
+    """Return the value that more than half of all give; None where there is none."""
     return next((value for value, count in votes.items() if 2 * count > total), None)
 
 
@@ -106,7 +107,7 @@ def _entry(agreed: dict[str, str | None]) -> Entry:
 def _free(name: str, descriptions: list[QualityDescription], closest: QualityDescription) -> str:
     texts = [str(getattr(description, name)) for description in descriptions]
     plain = [" ".join(text.casefold().split()) for text in texts]
-    winner = _majority(dict(Counter(plain)), len(plain))
+    winner = majority_of(Counter(plain), len(plain))
     return str(getattr(closest, name)) if winner is None else texts[plain.index(winner)]
 
 

@@ -53,6 +53,11 @@ class ReviewedImage:
     reviews: tuple[Revision, ...]
     resolution: Revision | None
 
+    @property
+    def how(self) -> str:
+        """How its result came about: ``majority`` or ``adjudication``."""
+        return "majority" if self.resolution is None else "adjudication"
+
     def result(self) -> QualityDescription | None:
         """Return the decided or agreed description; None where there is none yet."""
         if self.resolution is not None:

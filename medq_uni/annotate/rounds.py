@@ -107,8 +107,7 @@ def corrections(store: Store, round: int) -> Iterator[Correction]:
     for image in store.outcomes.reviewed(round):
         result = image.result()
         if result is not None and image.key in drafts:
-            how = "majority" if image.resolution is None else "adjudication"
-            yield Correction(drafts[image.key], result, how)
+            yield Correction(drafts[image.key], result, image.how)
 
 
 def measure_round(store: Store, round: int) -> RoundReport:
