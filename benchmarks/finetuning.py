@@ -14,8 +14,6 @@ import argparse
 import json
 import math
 import resource
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from benchmarks.machine import measured_alone
 from benchmarks.synthetic import write_checkpoint
 from medq_uni.config import SamplerConfig
 from medq_uni.data.pairs import PairsConfig
@@ -63,9 +62,7 @@ def main() -> None:
         print("| learns | parameters | learning | s/step | must be held (GB) | peak (GB) | first flow loss | last |")
         print("|---|---|---|---|---|---|---|---|")
         for name in STAGES:
-            arguments = [sys.executable, "-m", "benchmarks.finetuning", "--measure", folder, name]
-            output = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found = json.loads(output.splitlines()[-1])
+            found = measured_alone("benchmarks.finetuning", folder, name)
             counts = f"{found['parameters'] / 1e6:.0f} M | {found['learning'] / 1e6:.1f} M"
             memory = f"{found['held'] / GB:.2f} | {found['peak'] / GB:.2f}"
             losses = f"{found['first']:.3f} | {found['last']:.3f}"
@@ -73,7 +70,7 @@ def main() -> None:
 
 
 def _measure(folder: Path, name: str) -> dict[str, float]:
-    """Train ten steps and return counts, bytes and seconds."""
+    """Train a few steps and return counts, bytes and seconds."""
     pairs = PairsConfig(count=5, seed=1, phantom_sizes=(64,))
     config = TrainConfig(
         about=("a benchmark",),

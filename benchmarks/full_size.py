@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from benchmarks.machine import matrix_rate, times_of
 from benchmarks.synthetic import random_model, released_config
 from medq_uni.config import Execution, FluxCodecConfig, ModelConfig, SamplerConfig, TransformerConfig, VisionConfig
 from medq_uni.model.inference import Context
@@ -188,31 +188,16 @@ def _token_bytes(model: MedQ, context: Context, execution: Execution) -> int:
 
 
 def _machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    is_gpu = device.type == "cuda"
-    side = 8192 if is_gpu else 1536
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    machine = Machine(device, dtype, 0.0, 0.0)
-    product = _seconds(lambda: a @ b, machine, repeats=10)
-    large = torch.empty(2**31 if is_gpu else 2**27, device=device, dtype=torch.int8).fill_(1).view(torch.float32)
+    machine = Machine(device, dtype, matrix_rate(device, dtype), 0.0)
+    size = 2**31 if device.type == "cuda" else 2**27
+    large = torch.empty(size, device=device, dtype=torch.int8).fill_(1).view(torch.float32)
     read = _seconds(lambda: large.sum(), machine, repeats=10)
-    return replace(machine, flops=2 * side**3 / product, bandwidth=large.numel() * 4 / read)
+    return replace(machine, bandwidth=large.numel() * 4 / read)
 
 
 def _seconds(run: Callable[[], object], machine: Machine, repeats: int = 5) -> float:
     """Return the median time of a run, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        _wait(machine.device)
-        began = time.perf_counter()
-        run()
-        _wait(machine.device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return statistics.median(times_of(run, machine.device, repeats))
 
 
 def _small() -> ModelConfig:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import measured_alone
 from medq_uni.config import Execution
 from medq_uni.pretrained.released import ReleasedFolder, load_released
 
@@ -47,8 +48,9 @@ def main() -> None:
         for stored, precision in MODES:
             path = Path(folder) / stored
             if not path.is_dir():
-                _run(["-c", _WRITE.format(path=str(path), layers=options.layers, dtype=stored)])
-            found = json.loads(_run(["-m", "benchmarks.loading", "--measure", str(path), precision]))
+                code = _WRITE.format(path=str(path), layers=options.layers, dtype=stored)
+                subprocess.run([sys.executable, "-c", code], check=True)
+            found = measured_alone("benchmarks.loading", str(path), precision)
             numbers = " | ".join(f"{found[key]:.2f}" for key in ("model", "beyond", "bound", "seconds", "rate"))
             print(f"| {stored} | {precision} | {numbers} |", flush=True)
             if found["beyond"] > found["bound"]:
@@ -61,10 +63,6 @@ from pathlib import Path
 from benchmarks.synthetic import write_checkpoint
 write_checkpoint(Path({path!r}), {layers}, torch.{dtype})
 """
-
-
-def _run(arguments: list[str]) -> str:
-    return subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def _measure(folder: Path, precision: str) -> dict[str, float]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import matrix_rate, times_of
 from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import build_pool
@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
     device = torch.device(options.device)
-    rate = _matrix_rate(device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    rate = matrix_rate(device, dtype)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    numbers = "bfloat16" if device.type == "cuda" else "float32"
-    print(f"{name}: {rate / 1e12:.2f} TFLOP/s in {numbers} matrix products\n")
+    print(f"{name}: {rate / 1e12:.2f} TFLOP/s in {str(dtype).removeprefix('torch.')} matrix products\n")
     columns = (
         "stage",
         "samples/s",
@@ -83,12 +83,10 @@ def _row(config: object, words: Words, stage: StageConfig, device: torch.device,
     drawer = Drawer(words, stage, model.config, BatchSampler(words.pool, token_pixels=model.config.token_pixels), {})
     stepper = Stepper(model)
     is_gpu = device.type == "cuda"
-    with SavedBytes(model) as saved:
+    with SavedBytes(model) as saved, torch.autocast(device.type, torch.bfloat16, enabled=is_gpu):
         one = replace(drawer, stage=replace(stage, batch_size=1))
         stepper.losses(one.draw(generator_of(0)))
     feed = Feed(drawer, generator_of(0).get_state())
-    times: list[float] = []
-    flop = 0
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=is_gpu):
@@ -96,20 +94,14 @@ def _row(config: object, words: Words, stage: StageConfig, device: torch.device,
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[union-attr]
         optimizer.step()
-        if is_gpu:
-            torch.cuda.synchronize(device)
 
     with FlopCounterMode(display=False) as counter:
         step()
     flop = counter.get_total_flops()
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    step()
     feed.seconds = 0.0
-    for _ in range(stage.steps):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
+    times = times_of(step, device, stage.steps)
     waited = feed.seconds / sum(times)
     feed.close()
     peak = torch.cuda.max_memory_allocated(device) if is_gpu else psutil.Process().memory_info().rss
@@ -124,22 +116,6 @@ def _row(config: object, words: Words, stage: StageConfig, device: torch.device,
         f"{peak / GIB:.2f}",
     ]
     return f"| {stage.layout} | " + " | ".join(columns) + " |"
-
-
-def _matrix_rate(device: torch.device) -> float:
-    is_gpu = device.type == "cuda"
-    side, dtype = (8192, torch.bfloat16) if is_gpu else (1536, torch.float32)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for _ in range(12):
-        if is_gpu:
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        a @ b
-        if is_gpu:
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return 2 * side**3 / min(times)  # other work on the machine can only slow it
 
 
 if __name__ == "__main__":
