@@ -12,7 +12,7 @@ FLOORS = (
     {"taxonomy"},
     {"image", "description", "config"},
     {"io", "physics", "preprocess", "metrics", "tokenizer", "stream", "distribute", "tiles"},
-    {"data", "model", "restoration"},
+    {"data", "model", "peers", "restoration"},
     {"pretrained", "annotate"},
     {"train", "pipeline"},
     {"report"},

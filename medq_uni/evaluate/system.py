@@ -1,0 +1,38 @@
+"""What is compared: anything that turns a degraded slice into a restored one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from medq_uni.description import QualityDescription
+from medq_uni.evaluate.sets import Case
+from medq_uni.image import MedicalImage
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a system makes of one degraded slice."""
+
+    image: MedicalImage
+    """The restoration, in the units of the input."""
+    uncertainty: MedicalImage | None = None
+    """Predicted standard deviation of its error, where the system says one."""
+    description: QualityDescription | None = None
+    """What it says is wrong with the input, where it says so."""
+
+
+class System(Protocol):
+    """A restorer under test."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in tables."""
+        ...
+
+    def restore(self, case: Case) -> Output:
+        """Restore the degraded slice of a case; its reference must not be read.
+
+        Classical filters that are tuned per task may read the task of the case.
+        """
+        ...

@@ -1,0 +1,78 @@
+"""What every peer offers to the training loop and to the comparison, and how one is built by name."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from medq_uni.config import ConfigError
+
+Kind = Literal["nafnet", "pix2pix", "restormer", "amir", "restore-rwkv", "indi"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerConfig:
+    """Size of a peer."""
+
+    kind: Kind
+    """Which network."""
+    width: int = 16
+    """Channels at full resolution; every level below has twice as many."""
+    blocks: tuple[int, ...] = (1, 1, 2)
+    """Blocks of each level, from full resolution down; the last is the middle."""
+    in_channels: int = 2
+    """Views of a slice that are read and written."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if self.width < 1 or len(self.blocks) < 2 or min(self.blocks) < 1:
+            raise ConfigError(
+                f"peer {self.kind!r}: width and every entry of blocks must be positive, two levels at least."
+            )
+
+    @property
+    def multiple(self) -> int:
+        """Sides of an image must be multiples of this number of pixels."""
+        return int(2 ** (len(self.blocks) - 1))
+
+
+Terms = dict[str, Float[Tensor, ""]]
+
+
+class Peer(nn.Module):
+    """A network from degraded to restored views.
+
+    Args:
+        config: Its size.
+    """
+
+    def __init__(self, config: PeerConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, degraded: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Return the restoration as it is used, in the range [-1, 1] of the input."""
+        raise NotImplementedError
+
+    def learn(
+        self, degraded: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B C H W"], Terms]:
+        """Return the image that the pixel losses judge in training, and the peer's own loss terms, weighted.
+
+        Args:
+            degraded: Input.
+            reference: True image; only peers whose training needs it look at it.
+            t: Uniform in [0, 1], for peers that learn to restore in steps.
+        """
+        return self(degraded), {}
+
+
+def build_peer(config: PeerConfig) -> Peer:
+    """Return a peer with random weights."""
+    module = importlib.import_module(f"medq_uni.peers.{config.kind.replace('-', '_')}")
+    network: Peer = module.Network(config)
+    return network
