@@ -18,7 +18,7 @@ from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.pipeline import Restorer
 from medq_uni.preprocess import CT_WINDOW_HU
-from medq_uni.report import scores
+from medq_uni.scoring import scores
 from medq_uni.taxonomy import Modality, Severity, Task
 
 TARGET = Path(__file__).parents[1] / "docs" / "demo.png"

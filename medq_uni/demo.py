@@ -11,7 +11,8 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.io import read_image
 from medq_uni.pipeline import Restoration, Restorer
-from medq_uni.report import ReportItem, scores, write_report
+from medq_uni.report import ReportItem, write_report
+from medq_uni.scoring import scores
 from medq_uni.taxonomy import Severity, Task, Verdict
 
 REAL_FILES = (

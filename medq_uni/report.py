@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from medq_uni import __version__
 from medq_uni.description import degradation_words
 from medq_uni.image import MedicalImage
 from medq_uni.io.atomic import write_text
-from medq_uni.metrics import psnr, ssim
 from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.restoration import RESEARCH_USE, Restoration
+from medq_uni.scoring import scores
 from medq_uni.taxonomy import Modality
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -63,19 +62,17 @@ def write_report(items: Sequence[ReportItem], path: str | Path, *, title: str = 
     write_text(Path(path), render(items, title=title))
 
 
-def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
-    """Return PSNR in dB and SSIM of an image against its reference, over all slices.
+def picture(image: MedicalImage, shown: MedicalImage) -> bytes:
+    """Return the middle slice as a gray PNG, PET inverted.
 
-    CT is clipped to [-160, 240] HU with a data range of 400; MR and PET use the range from 0 to the 99.9th
-    percentile of the reference, unclipped.
+    Args:
+        image: What is drawn.
+        shown: Image whose values set the gray scale, so that several images can be compared.
     """
-    pair = [torch.from_numpy(x.voxels.astype(np.float64))[:, None] for x in (image, reference)]
-    if reference.modality is Modality.CT:
-        pair = [x.clamp(*CT_WINDOW_HU) for x in pair]
-        data_range = CT_WINDOW_HU[1] - CT_WINDOW_HU[0]
-    else:
-        data_range = float(np.percentile(reference.voxels, 99.9))
-    return float(psnr(*pair, data_range=data_range).mean()), float(ssim(*pair, data_range=data_range).mean())
+    low, high = _window(shown)
+    level = np.clip((image.voxels[image.shape[0] // 2] - low) / (high - low), 0, 1)
+    level = 1 - level if image.modality is Modality.PET else level
+    return _png(np.repeat(level[..., None], 3, axis=-1))
 
 
 def _item(item: ReportItem) -> dict[str, Any]:
@@ -108,27 +105,25 @@ def _item(item: ReportItem) -> dict[str, Any]:
 def _panels(item: ReportItem) -> list[dict[str, str]]:
     result = item.restoration
     middle = result.image.shape[0] // 2
-    low, high = _window(result.image if item.reference is None else item.reference)
+    shown = result.image if item.reference is None else item.reference
+    low, high = _window(shown)
     units = result.image.units.value
-    gray = f"{low:.4g} to {high:.4g} {units}"
-    is_pet = result.image.modality is Modality.PET
     panels = []
     pictures = [("Before", result.image), ("After", result.restored)]
     if item.reference is not None:
         pictures.append(("Truth", item.reference))
     for name, image in pictures:
-        level = np.clip((image.voxels[middle] - low) / (high - low), 0, 1)
-        panels.append(_panel(name, gray, np.repeat((1 - level if is_pet else level)[..., None], 3, axis=-1)))
+        panels.append(_panel(name, f"{low:.4g} to {high:.4g} {units}", picture(image, shown)))
     if result.is_unchanged:
         return panels
     residual = result.residual.voxels[middle]
     size = float(np.percentile(np.abs(residual), 99.5)) or 1.0
     change = _colors(residual / size / 2 + 0.5, "RdBu_r")
-    panels.append(_panel("Difference", f"-{size:.3g} to {size:.3g} {units}", change))
+    panels.append(_panel("Difference", f"-{size:.3g} to {size:.3g} {units}", _png(change)))
     if result.uncertainty is not None:
         sigma = result.uncertainty.voxels[middle]
         top = float(np.percentile(sigma, 99.5)) or 1.0
-        panels.append(_panel("Uncertainty", f"0 to {top:.3g} {units}", _colors(sigma / top, "magma")))
+        panels.append(_panel("Uncertainty", f"0 to {top:.3g} {units}", _png(_colors(sigma / top, "magma"))))
     return panels
 
 
@@ -147,14 +142,18 @@ def _colors(level: np.ndarray, name: str) -> np.ndarray:
     return np.asarray(matplotlib.colormaps[name](np.clip(level, 0, 1)))[..., :3]
 
 
-def _panel(name: str, scale: str, rgb: np.ndarray) -> dict[str, str]:
+def _panel(name: str, scale: str, png: bytes) -> dict[str, str]:
+    return {"name": name, "scale": scale, "data": base64.b64encode(png).decode()}
+
+
+def _png(rgb: np.ndarray) -> bytes:
     from PIL import Image
 
-    picture = Image.fromarray((rgb * 255 + 0.5).astype(np.uint8))
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
-    if max(picture.size) < 256:
-        factor = -(-256 // max(picture.size))
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    drawn = Image.fromarray((rgb * 255 + 0.5).astype(np.uint8))
+    drawn.thumbnail((MAX_SIDE, MAX_SIDE))
+    if max(drawn.size) < 256:
+        factor = -(-256 // max(drawn.size))
+        drawn = drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return {"name": name, "scale": scale, "data": base64.b64encode(buffer.getvalue()).decode()}
+    drawn.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

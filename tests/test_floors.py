@@ -12,7 +12,7 @@ FLOORS = (
     {"taxonomy"},
     {"image", "description", "config"},
     {"io", "physics", "preprocess", "metrics", "tokenizer", "stream", "distribute", "tiles"},
-    {"data", "model", "peers", "restoration"},
+    {"data", "model", "peers", "restoration", "scoring"},
     {"pretrained", "annotate"},
     {"train", "pipeline"},
     {"report"},

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import annotate, dataset, images, training, weights
+from medq_uni.cli import annotate, dataset, evaluation, images, training, weights
 from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
@@ -56,6 +56,7 @@ def _root(
 
 app.command()(training.train)
 app.command()(training.ablate)
+app.command()(evaluation.evaluate)
 
 
 @app.command()

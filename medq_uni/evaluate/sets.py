@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def _group(source: str, side: int, degradations: int) -> str:
     return name if degradations == 1 else f"{name}, mixed"
 
 
-def set_hash(cases: list[Case]) -> str:
+def set_hash(cases: Sequence[Case]) -> str:
     """Return the sha256 over tasks, grades, references and degraded voxels of a set."""
     digest = hashlib.sha256()
     for case in cases:

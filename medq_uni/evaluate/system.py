@@ -30,6 +30,16 @@ class System(Protocol):
         """Return what it is called in tables."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """Return a hash of its weights, or its settings: results of another identity are not its own."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """Return the number of its weights, 0 for a filter."""
+        ...
+
     def restore(self, case: Case) -> Output:
         """Restore the degraded slice of a case; its reference must not be read.
 

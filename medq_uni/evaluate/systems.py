@@ -1,98 +1,182 @@
-"""What is compared: the degraded input, non-local means, the model, and the model with a part switched off."""
+"""Systems by name: the degraded input, tuned filters, models, models with a part switched off, trained peers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 
+from medq_uni.config import ConfigError
+from medq_uni.evaluate.classical import FILTERS, Classical, Strengths, is_at_hand, tune
 from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.system import Output, System
 from medq_uni.image import MedicalImage
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import to_image, to_tensor
-from medq_uni.report import scores
-from medq_uni.restoration import Restoration
-from medq_uni.taxonomy import Task
 
-System = Callable[[Case], MedicalImage]
-NLM_STRENGTHS = (0.3, 0.6, 0.9, 1.2, 1.8)
-"""Candidates for h / sigma of non-local means."""
-Table = dict[Task, float]
-
-
-def degraded_input(case: Case) -> MedicalImage:
-    """Return the input as it is."""
-    return case.degraded
+INPUT = "degraded input"
+UNIMEDVL = "General-Medical-AI/UniMedVL"
+Variant = Literal["", "forced", "expert-bypassed", "path-off", "codec-only"]
+VARIANTS: dict[str, Variant] = {
+    "forced": "forced",
+    "expert-bypassed": "expert-bypassed",
+    "path-off": "path-off",
+    "codec-only": "codec-only",
+}
 
 
-def nlm(case: Case, strength: float) -> MedicalImage:
-    """Return the slice after non-local means (Buades et al. 2005, scikit-image, 5 x 5 patches, distance 6).
+class NotRun(ValueError):  # noqa: N818 - what the row of such a system says
+    """A system that cannot run here; says why."""
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """A system by name, as light as a string: processes build it where they need it."""
+
+    name: str
+    """What it is called in tables."""
+    kind: Literal["input", "classical", "model"]
+    source: str
+    """Name of the filter, or name or folder of the model."""
+    variant: Variant = ""
+    """Part of a model that is switched off."""
+    strengths: Strengths = ()
+    """Of a filter."""
+    device: str | None = None
+    """Where a model computes; None is a GPU where there is one."""
+
+
+def read_specs(texts: Sequence[str], device: str | None = None) -> list[SystemSpec]:
+    """Return the systems that a list of names means.
 
     Args:
-        case: Its degraded slice is filtered; sigma is estimated from it.
-        strength: h as a multiple of the estimated sigma.
+        texts: ``input``; ``bilateral``, ``tv``, ``nlm``, ``wavelet``, ``bm3d`` or ``classical`` for all of them;
+            ``unimedvl``; ``nano``, a folder of weights or OWNER/NAME; a model also with ``:forced`` (good images too),
+            ``:expert-bypassed``, ``:path-off`` or ``:codec-only`` behind it. ``TITLE=`` before a name sets its title.
+        device: Where models compute.
+
+    Raises:
+        ConfigError: If a name stands twice.
     """
-    from skimage.restoration import denoise_nl_means, estimate_sigma
-
-    filtered = []
-    for values in case.degraded.voxels:
-        sigma = float(estimate_sigma(values)) or 1e-6
-        filtered.append(
-            denoise_nl_means(values, patch_size=5, patch_distance=6, h=strength * sigma, sigma=sigma, fast_mode=True)
-        )
-    return case.degraded.with_voxels(np.stack(filtered))
+    expanded = [one for text in texts for one in (tuple(FILTERS) if text == "classical" else (text,))]
+    specs = [_spec(text, device) for text in expanded]
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"systems: {', '.join(twice)} stands twice. Give each a title of its own: TITLE=NAME.")
+    return specs
 
 
-def tune_nlm(cases: Sequence[Case]) -> Table:
-    """Return, per task, the strength of non-local means with the best mean PSNR on ``cases``."""
-    best: Table = {}
-    for task in Task:
-        mine = [case for case in cases if case.task is task]
-        if mine:
-            means = {s: np.mean([scores(nlm(c, s), c.reference)[0] for c in mine]) for s in NLM_STRENGTHS}
-            best[task] = max(means, key=lambda strength: means[strength])
-    return best
+def _spec(text: str, device: str | None) -> SystemSpec:
+    title, _, name = text.rpartition("=")
+    if name == "input":
+        return SystemSpec(title or INPUT, "input", "")
+    if name in FILTERS:
+        return SystemSpec(title or name, "classical", name)
+    source, _, variant = name.rpartition(":")
+    if variant not in VARIANTS:
+        source, variant = name, ""
+    source = UNIMEDVL if source == "unimedvl" else source
+    default = Path(source).parent.name if Path(source).name == "model" else Path(source).name
+    return SystemSpec(
+        title or f"{default}{variant and f' ({variant})'}", "model", source, VARIANTS.get(variant, ""), (), device
+    )
 
 
-class ModelSystems:
-    """The model as it is used, and with parts switched off.
+def tuned(spec: SystemSpec, val: Sequence[Case]) -> SystemSpec:
+    """Return a filter with the strengths that are best on validation slices; other systems as they are.
+
+    Raises:
+        NotRun: If the library of the filter is not installed.
+        ConfigError: If there are no validation slices.
+    """
+    if spec.kind != "classical":
+        return spec
+    if not is_at_hand(spec.source):
+        raise NotRun(f"{spec.source} is not installed; its licence forbids commercial use, so it does not come along")
+    return replace(spec, strengths=tune(spec.source, val))
+
+
+@functools.lru_cache(maxsize=16)
+def build(spec: SystemSpec) -> System:
+    """Return the system, loaded once per process.
+
+    Raises:
+        NotRun: If its weights are not at hand or cannot be read.
+    """
+    if spec.kind == "input":
+        return DegradedInput()
+    if spec.kind == "classical":
+        return Classical(spec.source, spec.strengths)
+    try:
+        return Model(spec, _restorer(spec.source, spec.device))
+    except (ValueError, OSError, MemoryError) as error:
+        raise NotRun(f"{spec.source}: {error}".splitlines()[0]) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _restorer(source: str, device: str | None) -> Restorer:
+    return Restorer.from_pretrained(source, device=device, offline=True)
+
+
+class DegradedInput:
+    """Returns the input as it is."""
+
+    name, identity, parameters = INPUT, "", 0
+
+    def restore(self, case: Case) -> Output:
+        """Return the degraded slice."""
+        return Output(case.degraded)
+
+
+class Model:
+    """A model as it is used, or with a part switched off.
 
     Args:
+        spec: Says which part.
         restorer: Loaded model.
     """
 
-    def __init__(self, restorer: Restorer) -> None:
-        self.restorer = restorer
-        self._kept: dict[Case, Restoration] = {}
+    def __init__(self, spec: SystemSpec, restorer: Restorer) -> None:
+        self.name, self.variant, self.restorer = spec.name, spec.variant, restorer
 
-    def restoration(self, case: Case) -> Restoration:
-        """Return what the main job makes of a case; it is done once per case and kept."""
-        if case not in self._kept:
-            self._kept[case] = self.restorer.restore(case.degraded)
-        return self._kept[case]
+    @property
+    def identity(self) -> str:
+        """Return the hash of the weights."""
+        return self.restorer.pretrained.sha256
 
-    def default(self, case: Case) -> MedicalImage:
-        """Return what the main job returns: Good images come back as they are."""
-        return self.restoration(case).restored
+    @property
+    def parameters(self) -> int:
+        """Return the number of weights."""
+        return sum(p.numel() for p in self.restorer.model.parameters())
+
+    def restore(self, case: Case) -> Output:
+        """Return what the model makes of the degraded slice.
+
+        ``codec-only`` reads the reference: it is the bound that the codec sets, and no restoration.
+        """
+        if self.variant == "expert-bypassed":
+            return Output(self._decoded(case, of_reference=False))
+        if self.variant == "codec-only":
+            return Output(self._decoded(case, of_reference=True))
+        is_forced = self.variant in ("forced", "path-off")
+        settings = RestoreSettings(force=True) if is_forced else None
+        found = self.restorer.restore(case.degraded, settings=settings, use_fidelity=self.variant != "path-off")
+        return Output(found.restored, found.uncertainty, found.description)
 
     @torch.inference_mode()
-    def expert_bypassed(self, case: Case) -> MedicalImage:
-        """Return what decoder and fidelity path make of the degraded latent: no expert is asked."""
+    def _decoded(self, case: Case, *, of_reference: bool) -> MedicalImage:
+        """Return what the codec makes of a slice without any expert, of the degraded one with its fidelity path."""
         model = self.restorer.model
-        views, inverse = to_tensor(case.degraded, multiple=self.restorer.pretrained.config.token_pixels)
+        image = case.reference if of_reference else case.degraded
+        views, inverse = to_tensor(image, multiple=self.restorer.pretrained.config.token_pixels)
         views = views.to(self.restorer.device)
-        decoded = model.codec.decode(model.codec.encode(views), model.codec.features(views))
+        latent = model.codec.encode(views)
+        decoded = (
+            model.codec.decode(latent) if of_reference else model.codec.decode(latent, model.codec.features(views))
+        )
         return to_image(decoded.image, inverse)
-
-    def path_off(self, case: Case) -> MedicalImage:
-        """Return the restoration expert's latent, decoded without the fidelity path."""
-        settings = RestoreSettings(force=True)
-        return self.restorer.restore(case.degraded, settings=settings, use_fidelity=False).restored
-
-    @torch.inference_mode()
-    def codec_only(self, case: Case) -> MedicalImage:
-        """Return the true image after encoding and decoding: the bound that the codec sets."""
-        model = self.restorer.model
-        views, inverse = to_tensor(case.reference, multiple=self.restorer.pretrained.config.token_pixels)
-        return to_image(model.codec.decode(model.codec.encode(views.to(self.restorer.device))).image, inverse)

@@ -92,6 +92,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all; one that is there is replaced."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes it, whole, when the block ends.

@@ -1,0 +1,63 @@
+"""The command that evaluates."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def evaluate(
+    benchmark: Annotated[
+        list[Path],
+        typer.Option(
+            help="Built dataset, dataset recipe, folder of recipes, or folder with benchmark.csv. Repeatable.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evaluation.")],
+    systems: Annotated[
+        str,
+        typer.Option(
+            help="What is compared, separated by commas: classical, bilateral, tv, nlm, wavelet, bm3d, nano, unimedvl, "
+            "a folder of weights; behind a model :forced, :expert-bypassed, :path-off or :codec-only; TITLE= before it.",
+        ),
+    ] = "classical,nano",
+    source: SourcesOption = None,
+    against: Annotated[str | None, typer.Option(help="System that all are compared with; the first model.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    device: DeviceOption = None,
+) -> None:
+    """Score systems on a benchmark: PSNR, SSIM, intervals, paired tests, harm, cost; results.json, CSV, report.html.
+
+    Run it again with the same folder to go on where it stopped.
+    """
+    with clear_errors(), ExitStack() as stack:
+        from medq_uni.evaluate.benchmark import read_benchmarks
+        from medq_uni.evaluate.evaluation import evaluate as run
+        from medq_uni.evaluate.page import summary
+        from medq_uni.evaluate.systems import read_specs
+
+        def progress(title: str) -> Callable[[int, int], None]:
+            stack.close()
+            return stack.enter_context(progress_bar(title))
+
+        specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
+        found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
+        results = run(found, specs, output, against=against, workers=workers, progress=progress)
+    typer.echo(summary(results), nl=False)
+    typer.echo(f"\n{output / 'report.html'}")
+    if _is_incomplete(results):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _is_incomplete(results: dict[str, Any]) -> bool:
+    return any(one["not_run"] for one in results["systems"]) or any(
+        one["failed"] or one["unreadable"] for one in results["benchmarks"]
+    )

@@ -1,0 +1,121 @@
+"""A benchmark by path: a built dataset, a dataset recipe, a folder of recipes, or a list of image files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medq_uni.config import ConfigError
+from medq_uni.data.dataset import MANIFEST, DatasetRecipe, read_dataset_recipe
+from medq_uni.evaluate.sets import Case, dataset_cases, drawn_cases, set_hash
+from medq_uni.image import MedicalImage
+from medq_uni.io import read_image
+from medq_uni.taxonomy import Severity, Task
+
+LIST = "benchmark.csv"
+COLUMNS = ("degraded", "reference", "task", "severity", "subject")
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Slices that are scored, and others on which filters are tuned."""
+
+    name: str
+    test: tuple[Case, ...]
+    val: tuple[Case, ...]
+    """Never scored; empty where the benchmark has no split of that name."""
+    unreadable: tuple[str, ...] = ()
+    """Why listed pairs cannot be scored, one line each."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the scored slices and their references."""
+        return set_hash(self.test)
+
+
+def read_benchmarks(path: Path, sources: Sequence[str] = ()) -> list[Benchmark]:
+    """Return the benchmarks at a path.
+
+    Args:
+        path: Folder of a built dataset; a dataset recipe, whose pairs are drawn here and now; a folder of recipes; or a
+            folder with ``benchmark.csv``, a row for each pair of image files: degraded and reference (paths inside the
+            folder), task, severity, subject, and if wanted split (test or val).
+        sources: Real volumes (FOLDER or KIND:FOLDER) for recipes that want some. In a folder of recipes those that want
+            real volumes alone are left out where there are none.
+
+    Raises:
+        ConfigError: If there is no benchmark at the path, it has no test split, or it wants volumes and there are none.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        splits = {name: tuple(dataset_cases(path, name)) for name in ("test", "val")}
+        return [_checked(Benchmark(path.name, splits["test"], splits["val"]), path)]
+    if (path / LIST).is_file():
+        return [_checked(_listed(path), path)]
+    if path.is_file():
+        return [_drawn(path, read_dataset_recipe(path), sources)]
+    recipes = sorted(path.glob("*.json")) if path.is_dir() else []
+    if not recipes:
+        raise ConfigError(
+            f"{path} is no benchmark. Give the folder of a dataset that was built (medq dataset build), a dataset "
+            f"recipe, a folder of recipes, or a folder with {LIST}."
+        )
+    read = [(one, read_dataset_recipe(one)) for one in recipes]
+    return [_drawn(one, recipe, sources) for one, recipe in read if sources or not _wants_real(recipe)]
+
+
+def _wants_real(recipe: DatasetRecipe) -> bool:
+    test = recipe.splits.get("test")
+    return test is not None and test.real_fraction >= 1
+
+
+def _drawn(path: Path, recipe: DatasetRecipe, sources: Sequence[str]) -> Benchmark:
+    if _wants_real(recipe) and not sources:
+        raise ConfigError(f"{path} is made of real volumes. Say where they are with --source.")
+    splits = {
+        name: tuple(drawn_cases(replace(recipe.splits[name], data=tuple(sources)) if _wants_real(recipe) else pairs))
+        for name, pairs in recipe.splits.items()
+        if name in ("test", "val")
+    }
+    return _checked(Benchmark(path.stem, splits.get("test", ()), splits.get("val", ())), path)
+
+
+def _listed(folder: Path) -> Benchmark:
+    """Read the pairs of ``benchmark.csv``; what cannot be read is listed and not lost."""
+    found: dict[str, list[Case]] = {"test": [], "val": []}
+    unreadable = []
+    with (folder / LIST).open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        lacking = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        if lacking:
+            raise ConfigError(f"{folder / LIST} has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}.")
+        for number, row in enumerate(reader, start=2):
+            try:
+                split = row.get("split") or "test"
+                task, severity = Task(row["task"]), Severity(row["severity"])
+                images = [_file(folder, row[name], task) for name in ("degraded", "reference")]
+                if images[0].shape != images[1].shape:
+                    raise ValueError(f"degraded is {images[0].shape} and reference {images[1].shape}")
+                found[split].append(Case(task, severity, row["subject"], "files", *images))
+            except (ValueError, OSError, KeyError) as error:
+                unreadable.append(f"{LIST} line {number}: {_short(error)}")
+    return Benchmark(folder.name, tuple(found["test"]), tuple(found["val"]), tuple(unreadable))
+
+
+def _file(folder: Path, name: str, task: Task) -> MedicalImage:
+    if not (folder / name).is_file():
+        raise ValueError(f"{name or 'an unnamed file'} is missing")
+    return read_image(folder / name, modality=task.modality)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _checked(benchmark: Benchmark, path: Path) -> Benchmark:
+    if not benchmark.test:
+        why = "".join(f"\n  {line}" for line in benchmark.unreadable[:5])
+        raise ConfigError(f"{path} has no pair in its split test that can be scored.{why}")
+    return benchmark

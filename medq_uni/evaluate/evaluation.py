@@ -1,0 +1,154 @@
+"""The whole evaluation: benchmarks x systems -> results.json, CSV, HTML."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medq_uni import __version__
+from medq_uni.config import ConfigError
+from medq_uni.evaluate.benchmark import Benchmark
+from medq_uni.evaluate.cost import Cost, cost_of, probe
+from medq_uni.evaluate.page import write_page
+from medq_uni.evaluate.runner import Progress, Record, pictured, reference_pictures, run_system, slug
+from medq_uni.evaluate.systems import INPUT, NotRun, SystemSpec, build, tuned
+from medq_uni.evaluate.tables import as_csv, harm, rows_by
+from medq_uni.io.atomic import write_text
+from medq_uni.restoration import RESEARCH_USE
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system of the evaluation."""
+
+    spec: SystemSpec
+    identity: str = ""
+    cost: Cost | None = None
+    not_run: str = ""
+    """Why it could not run; it has a row that says so."""
+
+
+def evaluate(
+    benchmarks: Sequence[Benchmark],
+    specs: Sequence[SystemSpec],
+    folder: Path,
+    *,
+    against: str | None = None,
+    workers: int = 1,
+    progress: Callable[[str], Progress] | None = None,
+) -> dict[str, Any]:
+    """Score systems on benchmarks and write ``results.json``, ``report.html`` and, in ``csv/``, every table and image.
+
+    Call it again with the same folder to go on where it stopped, or to add systems. The degraded input is always
+    scored. Filters are tuned on the validation slices of all benchmarks together.
+
+    Args:
+        benchmarks: What is restored.
+        specs: Systems, in the order of the tables.
+        folder: Where everything goes.
+        against: System that the others are compared with; by default the first model.
+        workers: Processes.
+        progress: Gets a title, returns what is called with the number of slices done and their total.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        ConfigError: If a filter has nothing to be tuned on.
+    """
+    specs = _with_input(specs)
+    entries = [_prepared(spec, benchmarks) for spec in specs]
+    found: dict[str, dict[str, list[Record]]] = {benchmark.name: {} for benchmark in benchmarks}
+    for entry in (one for one in entries if not one.not_run):
+        for benchmark in benchmarks:
+            tell = progress(f"{benchmark.name}: {entry.spec.name}") if progress else None
+            records = run_system(entry.spec, benchmark, folder, workers=workers, progress=tell)
+            found[benchmark.name][entry.spec.name] = records
+    models = [entry.spec.name for entry in entries if entry.spec.kind == "model" and not entry.not_run]
+    against = against or (models[0] if models else None)
+    results = {
+        "software": f"medq-uni {__version__}",
+        "notice": RESEARCH_USE,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "against": against,
+        "systems": [_system(entry) for entry in _with_costs(entries)],
+        "benchmarks": [_benchmark(one, found[one.name], against) for one in benchmarks],
+    }
+    for benchmark in benchmarks:
+        reference_pictures(benchmark, folder)
+        _write_csv(folder / "csv" / slug(benchmark.name), found[benchmark.name], against)
+    write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    write_page(results, found, folder)
+    return results
+
+
+def _write_csv(folder: Path, records: dict[str, list[Record]], against: str | None) -> None:
+    parts = {"by_modality": lambda task: task.modality.value, "by_task": lambda task: task.value}
+    for name, part in parts.items():
+        write_text(folder / f"{name}.csv", as_csv(rows_by(part, records, against)))
+    write_text(folder / "good_images.csv", as_csv(harm(records)))
+    write_text(folder / "images.csv", as_csv([(name, record) for name, own in records.items() for record in own]))
+
+
+def _with_input(specs: Sequence[SystemSpec]) -> list[SystemSpec]:
+    return [SystemSpec(INPUT, "input", ""), *(spec for spec in specs if spec.kind != "input")]
+
+
+def _prepared(spec: SystemSpec, benchmarks: Sequence[Benchmark]) -> Entry:
+    try:
+        spec = tuned(spec, [case for benchmark in benchmarks for case in benchmark.val])
+        return Entry(spec, build(spec).identity)
+    except NotRun as error:
+        return Entry(spec, not_run=str(error))
+
+
+def _with_costs(entries: Sequence[Entry]) -> list[Entry]:
+    """Measure costs one after the other, when no worker computes beside; a filter without a strength has none."""
+    case = probe()
+    measured = []
+    for entry in entries:
+        with contextlib.suppress(ConfigError):
+            entry = entry if entry.not_run else replace(entry, cost=cost_of(build(entry.spec), case))
+        measured.append(entry)
+    return measured
+
+
+def _system(entry: Entry) -> dict[str, Any]:
+    spec = entry.spec
+    return {
+        "name": spec.name,
+        "kind": spec.kind,
+        "source": Path(spec.source).name if Path(spec.source).is_absolute() else spec.source,
+        "variant": spec.variant,
+        "identity": entry.identity,
+        "strengths": {task.value: strength for task, strength in spec.strengths},
+        "cost": None if entry.cost is None else asdict(entry.cost),
+        "not_run": entry.not_run,
+    }
+
+
+def _benchmark(benchmark: Benchmark, records: dict[str, list[Record]], against: str | None) -> dict[str, Any]:
+    return {
+        "name": benchmark.name,
+        "sha256": benchmark.sha256,
+        "slices": len(benchmark.test),
+        "subjects": len({case.subject for case in benchmark.test}),
+        "unreadable": list(benchmark.unreadable),
+        "by_modality": [asdict(row) for row in rows_by(lambda task: task.modality.value, records, against)],
+        "by_task": [asdict(row) for row in rows_by(lambda task: task.value, records, against)],
+        "good_images": [asdict(row) for row in harm(records)],
+        "failed": [
+            {"system": name, "case": record.case, "task": record.task, "error": record.error}
+            for name, found in records.items()
+            for record in found
+            if record.error
+        ],
+        "pictured": pictured(benchmark),
+    }

@@ -1,0 +1,174 @@
+"""The evaluation as one self-contained HTML page: tables, curves, pictures, every image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medq_uni.evaluate.runner import Record, picture_path
+from medq_uni.evaluate.systems import INPUT
+from medq_uni.io.atomic import write_text
+from medq_uni.taxonomy import Severity, Task
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+PAGE = "report.html"
+CONVENTIONS = (
+    "PSNR and SSIM in float64 (Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, no padding), mean and standard "
+    "deviation over slices. CT is clipped to [-160, 240] HU with a data range of 400; MR and PET go from 0 to the "
+    "99.9th percentile of the reference. Intervals are 95 %, bootstrap over subjects. p: Wilcoxon signed-rank test on "
+    "subject means against the system that all are compared with, Holm-adjusted. Filters are tuned per task on "
+    "validation slices and told the task; networks are told nothing."
+)
+Found = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Records by benchmark and system."""
+
+
+def write_page(results: dict[str, Any], found: Found, folder: Path) -> None:
+    """Write ``report.html``, which needs no other file and no network.
+
+    Args:
+        results: What ``results.json`` holds.
+        found: Records of single slices.
+        folder: Of the evaluation; its pictures are taken up.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": number, "interval": interval, "p": p_value}
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        results=results,
+        conventions=CONVENTIONS,
+        cost_plot=_data(_cost_plot(results)),
+        benchmarks=[_benchmark(one, found[one["name"]], folder) for one in results["benchmarks"]],
+        conditions=json.dumps(results["systems"], indent=2),
+    )
+    write_text(folder / PAGE, page)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """Return the tables by modality as Markdown, in the form of the paper's Table 1."""
+    lines = []
+    for benchmark in results["benchmarks"]:
+        rows = benchmark["by_modality"]
+        columns = list(dict.fromkeys((row["group"], row["part"]) for row in rows))
+        at = {(row["system"], row["group"], row["part"]): row for row in rows}
+        head = "".join(f" {part.upper()}, {group}: PSNR (dB) | SSIM |" for group, part in columns)
+        lines += [f"### {benchmark['name']}", "", f"| system |{head}", "|---|" + "---|---|" * len(columns)]
+        for system in results["systems"]:
+            cells = [_cell(at.get((system["name"], *column)), system["not_run"]) for column in columns]
+            lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None, not_run: str) -> str:
+    if row is None:
+        return f"{'not run' if not_run else '-'} | -"
+    failed = f" ({row['failed']} failed)" if row["failed"] else ""
+    mean, sd = row["mean"], row["sd"]
+    return (
+        f"{number(mean['psnr'])} +- {number(sd['psnr'])}{failed} | {number(mean['ssim'], 4)} +- {number(sd['ssim'], 3)}"
+    )
+
+
+def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """Return a number as tables print it; a dash where there is none."""
+    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def interval(both: Sequence[float | None], digits: int = 2, sign: bool = True) -> str:
+    """Return an interval as tables print it."""
+    low, high = (number(value, digits, sign) for value in both)
+    return "" if low == high == "-" else f"{low} to {high}"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value as tables print it."""
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _benchmark(results: dict[str, Any], records: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, Any]:
+    first = list(records[INPUT])
+    return {
+        **results,
+        "curve": _data(_severity_plot(records)),
+        "gallery": [_shown(results["name"], index, records, folder) for index in results["pictured"]],
+        "images": [
+            {
+                "about": first[place],
+                "scores": {name: own[place] for name, own in records.items()},
+            }
+            for place in range(len(first))
+        ],
+    }
+
+
+def _shown(benchmark: str, index: int, records: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, Any]:
+    about = next(record for record in records[INPUT] if record.case == index)
+    panels = []
+    for name in ("reference", *records):
+        path = picture_path(folder, benchmark, index, name)
+        scores = None if name == "reference" else next(r for r in records[name] if r.case == index).scores
+        if path.is_file():
+            panels.append({"name": name, "png": _data(path.read_bytes()), "scores": scores})
+    return {"about": about, "panels": panels}
+
+
+def _data(png: bytes) -> str:
+    return base64.b64encode(png).decode()
+
+
+def _severity_plot(records: Mapping[str, Sequence[Record]]) -> bytes:
+    """Draw the mean gain of every system by grade, one panel per task."""
+    grades = [severity for severity in Severity if severity is not Severity.NONE]
+    before = {r.case: r.scores["psnr"] for r in records[INPUT] if r.scores}
+    tasks = [task for task in Task if any(r.task == task for r in records[INPUT])]
+    figure, axes = _figure(len(tasks))
+    for axis, task in zip(axes, tasks, strict=True):
+        for name, own in records.items():
+            gains = [
+                [r.scores["psnr"] - before[r.case] for r in own if r.task == task and r.severity == grade and r.scores]
+                for grade in grades
+            ]
+            means = [float(np.mean(values)) if values else np.nan for values in gains]
+            axis.plot([grade.value for grade in grades], means, marker="o", ms=3, lw=1, label=name)
+        axis.axhline(0, color="0.6", lw=0.8)
+        axis.set_title(task.value, fontsize=9)
+    axes[0].set_ylabel("gain in PSNR (dB)")
+    axes[-1].legend(fontsize=6)
+    return _png(figure)
+
+
+def _cost_plot(results: dict[str, Any]) -> bytes:
+    """Draw the mean gain over tasks against the seconds of a slice, one panel per benchmark."""
+    figure, axes = _figure(len(results["benchmarks"]))
+    seconds = {one["name"]: one["cost"]["seconds"] for one in results["systems"] if one["cost"]}
+    for axis, benchmark in zip(axes, results["benchmarks"], strict=True):
+        for name in (name for name in seconds if name != INPUT):
+            gains = [row["gain"] for row in benchmark["by_task"] if row["system"] == name and row["gain"] is not None]
+            if gains:
+                axis.semilogx(seconds[name], float(np.mean(gains)), "o", ms=4)
+                axis.annotate(name, (seconds[name], float(np.mean(gains))), fontsize=6)
+        axis.set_title(benchmark["name"], fontsize=9)
+        axis.set_xlabel("seconds per slice of 256 x 256")
+    axes[0].set_ylabel("mean gain over tasks (dB)")
+    return _png(figure)
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 * panels + 1, 2.9), dpi=110, layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(1, panels)))
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,176 @@
+"""Score every system on every slice: in parallel, resumable, and without losing what failed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medq_uni.distribute import map_items
+from medq_uni.evaluate.benchmark import Benchmark
+from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.systems import SystemSpec, build
+from medq_uni.image import MedicalImage
+from medq_uni.io.atomic import write_bytes, write_text
+from medq_uni.report import picture
+from medq_uni.scoring import score_image
+from medq_uni.taxonomy import Severity
+
+CHUNK = 6
+"""Slices of one job."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one system made of one slice."""
+
+    case: int
+    """Place in the benchmark."""
+    task: str
+    severity: str
+    subject: str
+    group: str
+    seconds: float
+    """Wall-clock time, beside whatever else ran."""
+    scores: dict[str, float] | None = None
+    """Fields of :class:`medq_uni.scoring.ImageScores`; None where it failed."""
+    is_unchanged: bool = False
+    """Whether the input came back bit-identical."""
+    error: str = ""
+    """Why there is no score."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Some slices for one system."""
+
+    spec: SystemSpec
+    cases: tuple[tuple[int, Case], ...] = field(repr=False)
+    pictures: dict[int, Path] = field(repr=False)
+    """Where pictures of some of the slices go."""
+
+
+def pictured(benchmark: Benchmark) -> list[int]:
+    """Return the slices that are shown, chosen before anything is restored.
+
+    Of every group and task it is the first that is moderately degraded, else the first degraded one.
+    """
+    chosen: dict[tuple[str, str], int] = {}
+    degraded = [(i, case) for i, case in enumerate(benchmark.test) if case.severity is not Severity.NONE]
+    for index, case in sorted(degraded, key=lambda pair: pair[1].severity is not Severity.MODERATE):
+        chosen.setdefault((case.group, case.task.value), index)
+    return sorted(chosen.values())
+
+
+def run_system(
+    spec: SystemSpec, benchmark: Benchmark, folder: Path, *, workers: int = 1, progress: Progress | None = None
+) -> list[Record]:
+    """Score a system on a benchmark, going on where an earlier call stopped.
+
+    A slice on which the system fails has a record that says why.
+
+    Args:
+        spec: The system; a filter must be tuned.
+        benchmark: Whose test slices are scored.
+        folder: Of the evaluation. Records of the same slices and the same system that lie there are not made again.
+        workers: Processes.
+        progress: Called with the number of slices done and their total.
+
+    Raises:
+        NotRun: If the system cannot run here.
+    """
+    path = folder / "scores" / slug(benchmark.name) / f"{slug(spec.name)}.jsonl"
+    head = {"set": benchmark.sha256, "system": build(spec).identity, "variant": spec.variant}
+    done = {record.case: record for record in _kept(path, head)}
+    wanted = {index: picture_path(folder, benchmark.name, index, spec.name) for index in pictured(benchmark)}
+    left = [i for i in range(len(benchmark.test)) if i not in done or (i in wanted and not wanted[i].is_file())]
+    done = {index: record for index, record in done.items() if index not in left}
+    _write(path, head, done.values())
+    jobs = [
+        Job(spec, tuple((i, benchmark.test[i]) for i in part), {i: wanted[i] for i in part if i in wanted})
+        for part in (left[start : start + CHUNK] for start in range(0, len(left), CHUNK))
+    ]
+    for found in map_items(run_job, jobs, workers=workers):
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(_line(record) for record in found)
+            file.flush()
+            os.fsync(file.fileno())
+        done |= {record.case: record for record in found}
+        if progress is not None:
+            progress(len(done), len(benchmark.test))
+    return [done[index] for index in sorted(done)]
+
+
+def run_job(job: Job) -> list[Record]:
+    """Score the slices of a job, in this process."""
+    system = build(job.spec)
+    records = []
+    for index, case in job.cases:
+        record = Record(index, case.task.value, case.severity.value, case.subject, case.group, seconds=0.0)
+        began = time.perf_counter()
+        try:
+            output = system.restore(case).image
+            record = replace(record, seconds=time.perf_counter() - began)
+            found, same = asdict(score_image(output, case.reference)), _is_same(output, case.degraded)
+            if index in job.pictures:
+                write_bytes(job.pictures[index], picture(output, case.reference))
+            record = replace(record, scores=found, is_unchanged=same)
+        except Exception as error:  # whatever a system does, the slice is counted
+            record = replace(record, error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        records.append(record)
+    return records
+
+
+def _is_same(image: MedicalImage, other: MedicalImage) -> bool:
+    return np.array_equal(image.voxels, other.voxels)
+
+
+def reference_pictures(benchmark: Benchmark, folder: Path) -> None:
+    """Draw the references of the slices that are shown."""
+    for index in pictured(benchmark):
+        reference = benchmark.test[index].reference
+        write_bytes(picture_path(folder, benchmark.name, index, "reference"), picture(reference, reference))
+
+
+def picture_path(folder: Path, benchmark: str, index: int, name: str) -> Path:
+    """Return where the picture of a slice lies, of a system or of the reference."""
+    return folder / "pictures" / slug(benchmark) / f"{index:05d}-{slug(name)}.png"
+
+
+def slug(name: str) -> str:
+    """Return a name as a part of a path; names that differ stay different."""
+    plain = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def _kept(path: Path, head: dict[str, Any]) -> Iterator[Record]:
+    """Yield the records of an earlier call that still hold; a last line that was cut off is dropped."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            return
+        if number == 0 and values != head:
+            return
+        if number:
+            yield Record(**values)
+
+
+def _write(path: Path, head: dict[str, Any], records: Iterable[Record]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(head) + "\n" + "".join(_line(record) for record in records))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record)) + "\n"

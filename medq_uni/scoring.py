@@ -1,0 +1,111 @@
+"""How an image is scored: which range, which pixels. A number without its range says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medq_uni.image import MedicalImage
+from medq_uni.metrics import psnr, ssim
+from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
+from medq_uni.taxonomy import Modality
+
+BODY_HU = -500.0
+"""CT above this value is foreground."""
+FOREGROUND = 0.05
+"""MR and PET above this share of the data range are foreground."""
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """Scores of one image against its reference; all in float64, mean over slices. PSNR in dB, infinite where equal."""
+
+    psnr: float
+    """CT clipped to [-160, 240] HU with data range 400; MR and PET unclipped, from 0 to the 99.9th percentile of the
+    reference."""
+    ssim: float
+    """On the same range."""
+    psnr_wide: float
+    """CT clipped to [-1024, 3071] HU with data range 4095; elsewhere the same as ``psnr``."""
+    ssim_wide: float
+    """On the same range."""
+    psnr_slice: float
+    """Clipped as ``psnr``, the data range being the largest minus the smallest value of each reference slice: the
+    convention of AMIR and Restore-RWKV, which rewards bright slices."""
+    ssim_slice: float
+    """On the same range."""
+    psnr_foreground: float
+    """As ``psnr``, over the pixels whose reference is above -500 HU, or 5 % of the data range in MR and PET; NaN
+    where there are none."""
+
+
+def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
+    """Return PSNR in dB and SSIM of an image against its reference, as :class:`ImageScores` defines them.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    x, y, data_range = _on_main_range(image, reference)
+    return _pair(x, y, data_range)
+
+
+def score_image(image: MedicalImage, reference: MedicalImage) -> ImageScores:
+    """Return all scores of an image against its reference.
+
+    Raises:
+        ValueError: If shapes differ, or a voxel of the image is not finite.
+    """
+    if not np.isfinite(image.voxels).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(image.voxels))} voxels are NaN or infinite; no score.")
+    x, y, data_range = _on_main_range(image, reference)
+    main = _pair(x, y, data_range)
+    wide = main
+    if reference.modality is Modality.CT:
+        low, high = CT_RANGE_HU
+        wide_x, wide_y = (v.clamp(low, high) for v in _tensors(image, reference))
+        wide = _pair(wide_x, wide_y, high - low)
+    per_slice = []
+    for a, b in zip(x, y, strict=True):
+        own_range = float(b.max() - b.min())
+        per_slice.append(_pair(a[None], b[None], own_range) if own_range > 0 else (np.nan, np.nan))
+    threshold = BODY_HU if reference.modality is Modality.CT else FOREGROUND * data_range
+    inside = torch.from_numpy(reference.voxels > threshold)[:, None]
+    error = (x - y)[inside].square().mean()
+    foreground = float(10 * torch.log10(data_range**2 / error))
+    psnr_slice, ssim_slice = (float(np.mean(values)) for values in zip(*per_slice, strict=True))
+    return ImageScores(*main, *wide, psnr_slice, ssim_slice, foreground)
+
+
+def data_range_of(reference: MedicalImage) -> float:
+    """Return the data range of the main scores: 400 HU for CT, else the 99.9th percentile of the reference.
+
+    Raises:
+        ValueError: If that percentile is not positive.
+    """
+    if reference.modality is Modality.CT:
+        return CT_WINDOW_HU[1] - CT_WINDOW_HU[0]
+    data_range = float(np.percentile(reference.voxels, PERCENTILE))
+    if not data_range > 0:
+        raise ValueError(f"the reference has no data range: its {PERCENTILE}th percentile is {data_range:g}.")
+    return data_range
+
+
+def _on_main_range(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tensor, float]:
+    x, y = _tensors(image, reference)
+    if reference.modality is Modality.CT:
+        x, y = x.clamp(*CT_WINDOW_HU), y.clamp(*CT_WINDOW_HU)
+    return x, y, data_range_of(reference)
+
+
+def _tensors(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tensor]:
+    if image.shape != reference.shape:
+        raise ValueError(f"image and reference differ in shape: {image.shape} and {reference.shape}.")
+    x, y = (torch.from_numpy(one.voxels.astype(np.float64))[:, None] for one in (image, reference))
+    return x, y
+
+
+def _pair(x: Tensor, y: Tensor, data_range: float) -> tuple[float, float]:
+    return float(psnr(x, y, data_range=data_range).mean()), float(ssim(x, y, data_range=data_range).mean())

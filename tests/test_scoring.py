@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from medq_uni.image import MedicalImage
+from medq_uni.scoring import data_range_of, score_image, scores
+from medq_uni.taxonomy import Modality
+
+OPTIONS = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+
+def pair(modality: Modality, seed: int = 0) -> tuple[MedicalImage, MedicalImage]:
+    rng = np.random.default_rng(seed)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(1, 40, 52)), 1), 2)
+    level = (smooth - smooth.min()) / np.ptp(smooth)
+    values = 1800 * level - 1000 if modality is Modality.CT else 12 * level
+    noise = rng.normal(0, 60 if modality is Modality.CT else 0.5, values.shape)
+    return MedicalImage(values + noise, modality=modality), MedicalImage(values, modality=modality)
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_every_score_agrees_with_scikit_image(modality: Modality):
+    image, reference = pair(modality)
+    x, y = (one.voxels[0].astype(np.float64) for one in (image, reference))
+    wide = x, y
+    if modality is Modality.CT:
+        wide = tuple(np.clip(v, -1024, 3071) for v in (x, y))
+        x, y = (np.clip(v, -160, 240) for v in (x, y))
+    found, main = score_image(image, reference), data_range_of(reference)
+    for ours, (a, b), data_range in (
+        ("psnr", (x, y), main),
+        ("psnr_wide", wide, 4095 if modality is Modality.CT else main),
+        ("psnr_slice", (x, y), np.ptp(y)),
+    ):
+        assert getattr(found, ours) == pytest.approx(peak_signal_noise_ratio(b, a, data_range=data_range), abs=1e-6)
+        similarity = structural_similarity(b, a, data_range=data_range, **OPTIONS)
+        assert getattr(found, ours.replace("psnr", "ssim")) == pytest.approx(similarity, abs=1e-6)
+    assert scores(image, reference) == (found.psnr, found.ssim)
+
+
+def test_the_foreground_leaves_air_out():
+    image, reference = pair(Modality.CT)
+    body = reference.voxels > -500
+    clean_body = MedicalImage(np.where(body, reference.voxels, image.voxels + 900), modality=Modality.CT)
+    found = score_image(clean_body, reference)
+    assert np.isinf(found.psnr_foreground)
+    assert np.isfinite(found.psnr)
+
+
+def test_what_cannot_be_scored_is_said():
+    image, reference = pair(Modality.MR)
+    with pytest.raises(ValueError, match=r"differ in shape: \(1, 39, 52\) and \(1, 40, 52\)"):
+        scores(MedicalImage(image.voxels[:, 1:]), reference)
+    broken = image.voxels.copy()
+    broken[0, 3, 4] = np.nan
+    with pytest.raises(ValueError, match="1 voxels are NaN"):
+        score_image(image.with_voxels(broken), reference)
+    with pytest.raises(ValueError, match="no data range"):
+        score_image(image, reference.with_voxels(np.zeros(reference.shape)))
