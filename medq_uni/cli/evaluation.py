@@ -26,7 +26,7 @@ def evaluate(
         str,
         typer.Option(
             help="What is compared, separated by commas: classical, bilateral, tv, nlm, wavelet, bm3d, nano, unimedvl, "
-            "a folder of weights; behind a model :forced, :expert-bypassed, :path-off or :codec-only; TITLE= before it.",
+            "a folder of weights; behind a model :forced, :expert-bypassed, :path-off, :codec-only; before it TITLE=.",
         ),
     ] = "classical,nano",
     source: SourcesOption = None,

@@ -1,0 +1,119 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from medq_uni.cli import app
+from medq_uni.evaluate import runner
+from medq_uni.evaluate.benchmark import Benchmark
+from medq_uni.evaluate.evaluation import evaluate
+from medq_uni.evaluate.runner import run_system
+from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.system import Output
+from medq_uni.evaluate.systems import INPUT, SystemSpec, read_specs
+from medq_uni.taxonomy import Task
+
+
+@pytest.fixture
+def benchmark(cases: list[Case]) -> Benchmark:
+    return Benchmark("small", tuple(cases), tuple(cases))
+
+
+@dataclass
+class Counting:
+    """Returns the input, refuses MR noise, answers nonsense for PET, and counts."""
+
+    name: str = "counting"
+    identity: str = "one"
+    parameters: int = 0
+    calls: int = 0
+
+    def restore(self, case: Case) -> Output:
+        self.calls += 1
+        if case.task is Task.MR_NOISE:
+            raise RuntimeError("out of luck")
+        if case.task is Task.PET_LOW_COUNT:
+            return Output(case.degraded.with_voxels(np.full(case.degraded.shape, np.nan)))
+        return Output(case.degraded)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    system = Counting()
+    monkeypatch.setattr(runner, "build", lambda spec: system)
+    return system
+
+
+SPEC = SystemSpec("counting", "model", "x")
+
+
+def test_a_system_that_fails_is_counted_and_the_others_go_on(benchmark: Benchmark, counting: Counting, tmp_path: Path):
+    records = run_system(SPEC, benchmark, tmp_path)
+    assert len(records) == len(benchmark.test)
+    for record in records:
+        wanted = {"mr-noise": "RuntimeError: out of luck", "pet-low-count": "NaN or infinite"}.get(record.task, "")
+        assert wanted in record.error
+        assert (record.scores is None) == bool(wanted)
+
+
+def test_a_second_call_computes_only_what_is_missing(benchmark: Benchmark, counting: Counting, tmp_path: Path):
+    first = run_system(SPEC, benchmark, tmp_path)
+    count = counting.calls
+    (path,) = (tmp_path / "scores" / "small").glob("*.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])  # killed while it wrote
+    again = run_system(SPEC, benchmark, tmp_path)
+    assert counting.calls - count <= 3 + 2  # two pictured slices have no picture: they fail
+    assert [(r.case, r.scores) for r in again] == [(r.case, r.scores) for r in first]
+
+
+def test_other_weights_or_other_slices_are_scored_anew(benchmark: Benchmark, counting: Counting, tmp_path: Path):
+    run_system(SPEC, benchmark, tmp_path)
+    counting.calls, counting.identity = 0, "two"
+    run_system(SPEC, benchmark, tmp_path)
+    assert counting.calls == len(benchmark.test)
+    run_system(SPEC, Benchmark("small", benchmark.test[:7], ()), tmp_path)
+    assert counting.calls == len(benchmark.test) + 7
+
+
+def test_processes_find_what_one_finds(benchmark: Benchmark, tmp_path: Path):
+    (tv,) = read_specs(["input"])
+    one = run_system(tv, benchmark, tmp_path / "one")
+    two = run_system(tv, benchmark, tmp_path / "two", workers=2)
+    assert [(r.case, r.scores) for r in one] == [(r.case, r.scores) for r in two]
+
+
+def test_results_are_strict_json_and_the_page_needs_no_network(benchmark: Benchmark, tmp_path: Path):
+    evaluate([benchmark], read_specs(["tv", "bm3d", "no/such"]), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    systems = {one["name"]: one for one in results["systems"]}
+    assert list(systems) == [INPUT, "tv", "bm3d", "such"]
+    assert systems["such"]["not_run"]
+    rows = {(row["system"], row["part"]): row for row in results["benchmarks"][0]["by_task"]}
+    assert rows[INPUT, "ct-low-dose"]["gain"] == 0
+    assert rows["tv", "ct-low-dose"]["gain"] > 1
+    page = (tmp_path / "report.html").read_text()
+    assert "Research use only" in page
+    assert "not run: no/such" in page
+    assert "http" not in page.replace("http-equiv", "")
+    pictures = page.count("data:image/png")
+    assert pictures == 2 + 5 * 3  # two plots; reference, input and tv of five tasks
+
+
+def test_the_command(tmp_path: Path):
+    recipe = tmp_path / "tiny.json"
+    split = {"count": 5, "seed": 1, "phantom_sizes": [48], "grades": ["moderate"]}
+    recipe.write_text(json.dumps({"name": "tiny", "splits": {"test": split, "val": {**split, "seed": 2}}}))
+    arguments = ["evaluate", "--benchmark", str(recipe), "-o", str(tmp_path / "out"), "--systems"]
+    done = CliRunner().invoke(app, [*arguments, "wavelet"])
+    assert done.exit_code == 0, done.output
+    assert "| wavelet |" in done.stdout
+    incomplete = CliRunner().invoke(app, [*arguments, "wavelet,no/such"])
+    assert incomplete.exit_code == 3
+    assert "not run" in incomplete.stdout
+    wrong = CliRunner().invoke(app, [*arguments, "tv,tv"])
+    assert wrong.exit_code == 1
+    assert "tv stands twice" in wrong.output

@@ -1,0 +1,70 @@
+import csv
+import io
+import math
+
+import pytest
+
+from medq_uni.evaluate.runner import Record
+from medq_uni.evaluate.tables import SCORES, as_csv, harm, rows_by
+
+
+def record(
+    case: int, psnr: float | None, task: str = "ct-low-dose", severity: str = "mild", same: bool = False
+) -> Record:
+    values = None if psnr is None else dict.fromkeys(SCORES, psnr)
+    error = "" if values else "ValueError: no"
+    return Record(case, task, severity, f"s{case % 10}", "phantoms", 0.1, values, same, error)
+
+
+RECORDS = {
+    "degraded input": [record(i, 20 + i % 3) for i in range(20)],
+    "better": [record(i, 23 + i % 3) for i in range(20)],
+    "breaks": [record(i, 21.0 + i % 3 if i else None) for i in range(20)],
+}
+
+
+def test_a_row_holds_means_gains_and_what_failed():
+    rows = {row.system: row for row in rows_by(lambda task: task.value, RECORDS, "better")}
+    before, better, breaks = (rows[name] for name in RECORDS)
+    assert (before.gain, before.worse, before.difference) == (0, 0, pytest.approx(-3))
+    assert better.gain == pytest.approx(3)
+    assert better.mean["psnr"] == pytest.approx(sum(23 + i % 3 for i in range(20)) / 20)
+    assert (breaks.slices, breaks.failed, breaks.subjects) == (19, 1, 10)
+    assert breaks.difference == pytest.approx(-2)
+    assert better.p_value is None
+    assert before.p_value < 0.01
+
+
+def test_modalities_pool_their_tasks():
+    mixed = {"degraded input": [record(0, 20, "mr-noise"), record(1, 30, "mr-motion"), record(2, 40)]}
+    rows = {row.part: row for row in rows_by(lambda task: task.modality.value, mixed, None)}
+    assert rows["mr"].mean["psnr"] == 25
+    assert rows["ct"].slices == 1
+
+
+def test_infinite_scores_are_told_apart_from_numbers():
+    perfect = {"degraded input": [record(0, 20)], "oracle": [record(0, math.inf)]}
+    (row,) = [r for r in rows_by(lambda task: task.value, perfect, "degraded input") if r.system == "oracle"]
+    assert row.mean["psnr"] is None
+    assert row.gain is None
+
+
+def test_harm_looks_at_good_images_alone():
+    good = {
+        "degraded input": [record(0, math.inf, severity="none", same=True), record(1, 20)],
+        "a": [record(0, 50, severity="none"), record(1, 20)],
+        "b": [record(0, 30, severity="none"), record(1, 20)],
+    }
+    rows = {row.system: row for row in harm(good)}
+    assert (rows["degraded input"].unchanged, rows["degraded input"].lowest) == (1, None)
+    assert (rows["a"].unchanged, rows["a"].unharmed, rows["a"].lowest) == (0, 1, 50)
+    assert (rows["b"].unharmed, rows["b"].images) == (0, 1)
+
+
+def test_csv_has_a_column_for_every_number():
+    text = as_csv(rows_by(lambda task: task.value, RECORDS, "better"))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert float(rows[1]["mean_psnr"]) == pytest.approx(23.95)
+    assert float(rows[1]["gain_interval_low"]) == pytest.approx(3)
+    (single,) = csv.DictReader(io.StringIO(as_csv([("x", RECORDS["breaks"][0])])))
+    assert single["error"] == "ValueError: no"
