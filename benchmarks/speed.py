@@ -51,7 +51,7 @@ def _measure(side: int) -> tuple[float, float, float]:
     from medq_uni.data.pairs import generator_of
     from medq_uni.data.phantoms import phantom
     from medq_uni.evaluate.sets import Case
-    from medq_uni.evaluate.systems import nlm
+    from medq_uni.evaluate.classical import filtered
     from medq_uni.pipeline import Restorer, RestoreSettings
     from medq_uni.taxonomy import Modality, Severity, Task
 
@@ -64,7 +64,7 @@ def _measure(side: int) -> tuple[float, float, float]:
     ours = _median(lambda: restorer.restore(degraded, settings=settings))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     case = Case(Task.MR_NOISE, Severity.MODERATE, "", "", degraded, truth)
-    return ours, _median(lambda: nlm(case, 0.9)), peak
+    return ours, _median(lambda: filtered(case, "nlm", 0.9)), peak
 
 
 def _median(run: Callable[[], object]) -> float:
