@@ -32,6 +32,11 @@ class PeerFile:
     """What people should know: training, stages, gains on the validation pairs."""
 
 
+def is_peer(folder: Path) -> bool:
+    """Return whether a folder says that it holds a peer."""
+    return (folder / PEER_FILE).is_file()
+
+
 def save_peer(folder: Path, peer: Peer, *, card: dict[str, Any]) -> str:
     """Write a folder that :func:`load_peer` reads, whole or not at all; return the hash of all its files.
 
@@ -62,7 +67,7 @@ def load_peer(folder: Path, *, device: torch.device | str = "cpu") -> tuple[Peer
             configuration.
     """
     folder = Path(folder)
-    if not (folder / PEER_FILE).is_file():
+    if not is_peer(folder):
         raise WeightsMismatch(f"{folder} is no peer: it has no {PEER_FILE}. Give the model folder of a peer's run.")
     manifest, _ = verify(folder)
     unlisted = [name for name in (PEER_FILE, WEIGHTS) if name not in manifest["files"]]
