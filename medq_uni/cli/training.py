@@ -80,13 +80,14 @@ def _report(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
 
 
 def ablate(
-    plan: Annotated[Path, typer.Argument(help="Plan; see recipes/ablations.json.")],
+    plan: Annotated[Path, typer.Argument(help="Plan; see recipes/ablations.json and recipes/peers.json.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs and the table.")],
+    source: SourcesOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw the pairs.")] = 1,
     device: DeviceOption = None,
 ) -> None:
-    """Train and score recipes that differ in one thing, at equal budget, and write a table with intervals."""
+    """Train and score recipes that differ in one thing, or peers, at equal budget; write a table with intervals."""
     with clear_errors():
         from medq_uni.evaluate.ablations import run_ablations
 
@@ -94,6 +95,7 @@ def ablate(
             is_done = run_ablations(
                 plan,
                 output,
+                sources=tuple(source or ()),
                 max_minutes=max_minutes,
                 workers=workers,
                 device=device,

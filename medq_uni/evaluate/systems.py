@@ -12,11 +12,13 @@ import torch
 
 from medq_uni.config import ConfigError
 from medq_uni.evaluate.classical import FILTERS, Classical, Strengths, is_at_hand, tune
+from medq_uni.evaluate.peers import LearnedPeer
 from medq_uni.evaluate.sets import Case
 from medq_uni.evaluate.system import Output, System
 from medq_uni.image import MedicalImage
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import to_image, to_tensor
+from medq_uni.pretrained.peers import is_peer
 
 INPUT = "degraded input"
 UNIMEDVL = "General-Medical-AI/UniMedVL"
@@ -55,8 +57,9 @@ def read_specs(texts: Sequence[str], device: str | None = None) -> list[SystemSp
 
     Args:
         texts: ``input``; ``bilateral``, ``tv``, ``nlm``, ``wavelet``, ``bm3d`` or ``classical`` for all of them;
-            ``unimedvl``; ``nano``, a folder of weights or OWNER/NAME; a model also with ``:forced`` (good images too),
-            ``:expert-bypassed``, ``:path-off`` or ``:codec-only`` behind it. ``TITLE=`` before a name sets its title.
+            ``unimedvl``; ``nano``, a folder of weights, that of a peer too, or OWNER/NAME; a model also with
+            ``:forced`` (good images too), ``:expert-bypassed``, ``:path-off`` or ``:codec-only`` behind it.
+            ``TITLE=`` before a name sets its title.
         device: Where models compute.
 
     Raises:
@@ -113,9 +116,18 @@ def build(spec: SystemSpec) -> System:
     if spec.kind == "classical":
         return Classical(spec.source, spec.strengths)
     try:
+        if is_peer(Path(spec.source)):
+            return _peer(spec)
         return Model(spec, _restorer(spec.source, spec.device))
     except (ValueError, OSError, MemoryError) as error:
         raise NotRun(f"{spec.source}: {error}".splitlines()[0]) from error
+
+
+def _peer(spec: SystemSpec) -> LearnedPeer:
+    if spec.variant:
+        raise NotRun("a peer has no part that could be switched off")
+    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return LearnedPeer.from_folder(Path(spec.source), name=spec.name, device=device)
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,10 +6,13 @@ import importlib
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import ConfigError
+from medq_uni.preprocess import Scaling, as_channels, as_views
 
 Kind = Literal["nafnet", "pix2pix", "restormer", "amir", "restore-rwkv", "indi"]
 
@@ -50,6 +53,9 @@ class Peer(nn.Module):
         config: Its size.
     """
 
+    training_only: tuple[str, ...] = ()
+    """Parts that :meth:`learn` uses and :meth:`forward` does not."""
+
     def __init__(self, config: PeerConfig) -> None:
         super().__init__()
         self.config = config
@@ -76,3 +82,26 @@ def build_peer(config: PeerConfig) -> Peer:
     module = importlib.import_module(f"medq_uni.peers.{config.kind.replace('-', '_')}")
     network: Peer = module.Network(config)
     return network
+
+
+def count_parameters(peer: Peer) -> int:
+    """Return how many numbers a restoration depends on; parts that only training uses are left out."""
+    names = {name: x.numel() for name, x in peer.named_parameters()}
+    return sum(count for name, count in names.items() if name.partition(".")[0] not in peer.training_only)
+
+
+@torch.no_grad()
+def restore_views(peer: Peer, views: Float[Tensor, "B 2 H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
+    """Return restored views, on the CPU.
+
+    Args:
+        peer: In evaluation mode.
+        views: Degraded views of any height and width; the edge is repeated up to the next multiple that the peer
+            needs, and cut off again.
+        scaling: Their network range.
+    """
+    height, width = views.shape[-2:]
+    multiple, device = peer.config.multiple, next(peer.parameters()).device
+    channels = as_channels(views, channels=peer.config.in_channels).to(device)
+    padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return as_views(peer(padded)[..., :height, :width].float().cpu(), scaling)

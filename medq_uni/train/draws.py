@@ -89,6 +89,8 @@ class Draw:
     """Instruction tokens of every sample, for assess."""
     answers: list[list[tuple[int, bool]]] | None = None
     """Description tokens of every sample, each with whether it fills a slot, for assess."""
+    t: Float[Tensor, " B"] | None = None
+    """Uniform in [0, 1], for peers that learn to restore in steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +185,25 @@ class Drawer:
         return instruction(kind, generator), strength
 
 
+@dataclass(frozen=True, eq=False)
+class PeerDrawer:
+    """Draws the steps of a stage of a peer.
+
+    Attributes:
+        stage: What is trained.
+        sampler: Where batches come from.
+    """
+
+    stage: StageConfig
+    sampler: BatchSampler
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """Return the next step."""
+        stage = self.stage
+        batch = self.sampler.draw(stage.batch_size, crop=stage.crop_size, generator=generator, with_vision=False)
+        return Draw("peer", batch, t=torch.rand(stage.batch_size, generator=generator))
+
+
 class Feed:
     """Draws one step ahead of the computation, on a thread of its own.
 
@@ -194,7 +215,7 @@ class Feed:
         state: State of the random numbers before the first.
     """
 
-    def __init__(self, drawer: Drawer, state: Tensor) -> None:
+    def __init__(self, drawer: Drawer | PeerDrawer, state: Tensor) -> None:
         self.drawer, self.state = drawer, state
         self.seconds = 0.0
         """Time for which the computation waited."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from medq_uni.model.medq import MedQ
+from medq_uni.peers.network import Peer
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import DIVERGED, CheckpointError, newest_checkpoint
 from medq_uni.train.journal import Report
@@ -26,8 +27,9 @@ __all__ = ["CheckpointError", "DivergenceError", "OutOfMemoryError", "Trained", 
 class Trained:
     """What a run leaves: the averaged weights, and whether all stages are done."""
 
-    model: MedQ
-    tokenizer: Tokenizer
+    model: MedQ | Peer
+    tokenizer: Tokenizer | None
+    """None for a peer, which reads no text."""
     is_finished: bool
     is_first: bool = True
     """Whether this process, of all that trained together, writes files and holds the model."""
@@ -77,7 +79,7 @@ def train(
         finally:
             run.close()
         run.state.average.swap(run.model)
-        return Trained(run.finished_model(), run.tokenizer, is_finished, together.is_first)
+        return Trained(run.learner.finished(), run.learner.tokenizer, is_finished, together.is_first)
 
 
 def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, float], str]:

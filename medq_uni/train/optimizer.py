@@ -7,7 +7,6 @@ import math
 import torch
 from torch import nn
 
-from medq_uni.model.medq import MedQ
 from medq_uni.train.adapters import MARK
 from medq_uni.train.parallel import is_divided
 from medq_uni.train.recipe import Group, StageConfig, TrainConfig
@@ -16,7 +15,7 @@ IR_PREFIXES = ("vae2llm.", "llm2vae.", "shrinkage.", "time_embedder.")
 
 
 def group_of(name: str) -> Group | None:
-    """Return which trainable group a parameter belongs to, by its name; an encoder of the codec never learns."""
+    """Return which trainable group a parameter of MedQ-UNI belongs to; an encoder of the codec never learns."""
     if name.startswith("codec.encoder."):
         return None
     if name.startswith("codec."):
@@ -32,7 +31,7 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def choose_trainable(model: MedQ, config: TrainConfig, stage: StageConfig) -> None:
+def choose_trainable(model: nn.Module, config: TrainConfig, stage: StageConfig) -> None:
     """Let the weights that a stage names learn, and no others.
 
     With LoRA these are the updates of the blocks, the small layers around the latent, and the decoder where it is
@@ -40,11 +39,12 @@ def choose_trainable(model: MedQ, config: TrainConfig, stage: StageConfig) -> No
     """
     small = (*IR_PREFIXES, "codec.")
     for name, parameter in model.named_parameters():
+        group = group_of(name) if config.peer is None else "peer"
         is_base = config.lora is not None and MARK not in name and not name.startswith(small)
-        parameter.requires_grad_(group_of(name) in stage.trainable and not is_base)
+        parameter.requires_grad_(group in stage.trainable and not is_base)
 
 
-def build_optimizer(model: MedQ, config: TrainConfig, stage: StageConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: TrainConfig, stage: StageConfig) -> torch.optim.AdamW:
     """Return AdamW over the weights that learn; vectors are not decayed."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():

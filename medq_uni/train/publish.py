@@ -1,26 +1,30 @@
-"""From a finished run to a folder that :func:`medq_uni.pretrained.load_pretrained` reads."""
+"""From a finished run to a folder that :func:`medq_uni.pretrained.load_pretrained` reads, or that of a peer."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from medq_uni import __version__
 from medq_uni.config import FluxCodecConfig
 from medq_uni.data.pool import PairPool
+from medq_uni.model.medq import MedQ
+from medq_uni.peers.network import Peer
 from medq_uni.pretrained import save_pretrained
 from medq_uni.pretrained.export import export_released
+from medq_uni.pretrained.peers import save_peer
+from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.loop import Trained
 from medq_uni.train.recipe import TrainConfig
-from medq_uni.train.validate import restoration_gains, uncertainty_scale
+from medq_uni.train.validate import peer_gains, restoration_gains, uncertainty_scale
 from medq_uni.train.words import Words
 
 
 def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> str:
     """Write the averaged weights of a run as a model folder, and return the hash of all its files.
 
-    A model of the released architecture is written in the released layout, which the original code reads too. The
-    uncertainty is calibrated on the validation pairs, and their gains are noted in the card.
+    The gains on the validation pairs are noted in the card.
 
     Args:
         trained: What :func:`medq_uni.train.loop.train` returned.
@@ -28,19 +32,35 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
         run: Its folder, which holds the validation pairs.
         target: Folder to write.
     """
-    is_released = isinstance(trained.model.config.codec, FluxCodecConfig)
-    judged = trained.model, Words(PairPool(run / "val_pairs"), trained.tokenizer, config.label)
+    val_pairs = PairPool(run / "val_pairs")
     card = {
         "software": f"medq-uni {__version__}",
         "about": list(config.about),
         "stages": [f"{s.name}: {s.steps} steps of {s.batch_size} x {s.crop_size} px" for s in config.stages],
         "training_pairs": Path(config.dataset or "").name if config.pairs is None else config.pairs.count,
-        "tile_size": trained.model.config.max_latent_size * trained.model.config.token_pixels if is_released else 256,
-        "sampler": asdict(config.sampler),
-        "uncertainty_scale": uncertainty_scale(*judged, config.sampler),
-        "validation": restoration_gains(*judged, "joint", config.sampler),
         "notice": "Research use only. Not for diagnostic use.",
     }
+    if isinstance(trained.model, Peer):
+        return save_peer(target, trained.model, card={**card, "validation": peer_gains(trained.model, val_pairs)})
+    assert trained.tokenizer is not None, "only a peer has none"
+    words = Words(val_pairs, trained.tokenizer, config.label)
+    return _publish_medq(trained.model, trained.tokenizer, words, config, card, target)
+
+
+def _publish_medq(
+    model: MedQ, tokenizer: Tokenizer, words: Words, config: TrainConfig, card: dict[str, Any], target: Path
+) -> str:
+    """Write MedQ-UNI; its uncertainty is calibrated on the validation pairs.
+
+    A model of the released architecture is written in the released layout, which the original code reads too.
+    """
+    is_released = isinstance(model.config.codec, FluxCodecConfig)
+    card |= {
+        "tile_size": model.config.max_latent_size * model.config.token_pixels if is_released else 256,
+        "sampler": asdict(config.sampler),
+        "uncertainty_scale": uncertainty_scale(model, words, config.sampler),
+        "validation": restoration_gains(model, words, "joint", config.sampler),
+    }
     if is_released:
-        return export_released(trained.model, trained.tokenizer, target, card=card)
-    return save_pretrained(target, trained.model, trained.tokenizer, card=card)
+        return export_released(model, tokenizer, target, card=card)
+    return save_pretrained(target, model, tokenizer, card=card)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, read_json
 from medq_uni.data.pairs import PairsConfig
+from medq_uni.peers.network import PeerConfig
 from medq_uni.taxonomy import Task
 from medq_uni.train.losses import LossWeights
 
-Group = Literal["decoder", "spread", "ir", "iqa"]
-Layout = Literal["codec", "restore", "assess", "joint"]
+Group = Literal["decoder", "spread", "ir", "iqa", "peer"]
+Layout = Literal["codec", "restore", "assess", "joint", "peer"]
 LabelForm = Literal["description", "class"]
+
+PIXEL_WEIGHTS = ("l1", "l2", "ssim")
+"""Loss terms of a peer, beside its own, which it weighs itself."""
+NOT_OF_PEERS: dict[str, object] = {
+    "model": None,
+    "tokenizer": None,
+    "initial": None,
+    "lora": None,
+    "recompute": False,
+    "sampler": SamplerConfig(),
+    "descriptions": None,
+    "label": "description",
+    "wrong_labels": 0.0,
+}
+"""Keys of a recipe that mean nothing for a peer, and the values that leave them out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +56,11 @@ class StageConfig:
     """For the log and the checkpoints."""
     layout: Layout
     """codec: the decoder alone, from the degraded latent. restore: [latent][instruction][target].
-    assess: [vision][instruction][description]. joint: all blocks, both losses."""
+    assess: [vision][instruction][description]. joint: all blocks, both losses. peer: degraded and restored image,
+    the only one of a peer."""
     trainable: tuple[Group, ...]
     """Which weights learn: the decoder of the codec, its prediction of the error, the restoration expert, the
-    assessment expert."""
+    assessment expert; a peer learns whole."""
     steps: int
     """Optimizer steps; the learning rate falls to zero over them."""
     batch_size: int = 16
@@ -76,6 +93,8 @@ class StageConfig:
             raise ConfigError(f"stage {self.name!r}: steps and batch_size must be at least 1.")
         if not self.trainable:
             raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, spread, ir or iqa.")
+        if (self.layout == "peer") != (self.trainable == ("peer",)):
+            raise ConfigError(f'stage {self.name!r}: the layout "peer" has trainable ["peer"], no other layout has it.')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +120,8 @@ class TrainConfig:
     """Command, hardware, hours and expected result, for people."""
     model: ModelConfig | None = None
     """Network to train from random weights; None takes that of ``initial``."""
+    peer: PeerConfig | None = None
+    """Peer to train from random weights, instead of ``model``: it restores and reads no text."""
     tokenizer: str | None = None
     """Path of the tokenizer file, or the name of a pretrained model whose tokenizer is used; None takes that of
     ``initial``."""
@@ -148,12 +169,40 @@ class TrainConfig:
     """Steps between lines of the log."""
 
     def __post_init__(self) -> None:
-        """Check that there is a network and a tokenizer."""
+        """Check that there is one network, a tokenizer where it reads text, and stages that fit it."""
+        if self.peer is not None:
+            self._check_peer(self.peer)
+        else:
+            self._check_model()
+        if (self.pairs is None) == (self.dataset is None):
+            raise ConfigError("Give either pairs, which are drawn, or dataset, the folder of a built one.")
+
+    def _check_model(self) -> None:
         for name in ("model", "tokenizer"):
             if getattr(self, name) is None and self.initial is None:
                 raise ConfigError(f"{name} is missing. Give {name}, or initial to start from a pretrained model.")
-        if (self.pairs is None) == (self.dataset is None):
-            raise ConfigError("Give either pairs, which are drawn, or dataset, the folder of a built one.")
+        wrong = next((stage.name for stage in self.stages if stage.layout == "peer"), None)
+        if wrong is not None:
+            raise ConfigError(f'stage {wrong!r}: the layout "peer" needs a peer. Give peer instead of model.')
+
+    def _check_peer(self, peer: PeerConfig) -> None:
+        wrong = [name for name, default in NOT_OF_PEERS.items() if getattr(self, name) != default]
+        if wrong:
+            raise ConfigError(f"a peer is trained from random weights, without text: leave out {', '.join(wrong)}.")
+        for stage in self.stages:
+            if stage.layout != "peer":
+                raise ConfigError(f'stage {stage.name!r}: the layout of a peer is "peer", not {stage.layout!r}.')
+            if stage.crop_size % peer.multiple:
+                raise ConfigError(
+                    f"stage {stage.name!r}: crop_size {stage.crop_size} is not a multiple of {peer.multiple}, which a "
+                    f"{peer.kind} of {len(peer.blocks)} levels needs."
+                )
+            unknown = [name for name, weight in asdict(stage.weights).items() if weight and name not in PIXEL_WEIGHTS]
+            if unknown:
+                raise ConfigError(
+                    f"stage {stage.name!r}: a peer has no loss {', '.join(unknown)}; its weights are those of "
+                    f"{', '.join(PIXEL_WEIGHTS)}."
+                )
 
     def with_sources(self, data: tuple[str, ...]) -> TrainConfig:
         """Return the recipe with other sources of real volumes for training and validation."""

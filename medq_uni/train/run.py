@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from medq_uni.config import ConfigError, Execution, to_json
-from medq_uni.data.batches import BatchSampler
+from medq_uni.config import ConfigError, to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import Pool, build_pool
 from medq_uni.data.stored_pool import StoredPool
 from medq_uni.io.atomic import write_text
-from medq_uni.model.medq import MedQ, codec_module
-from medq_uni.model.placement import put
-from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.pretrained.memory import GIB
-from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.adapters import add_lora, merged
 from medq_uni.train.checkpoint import (
     DIVERGED,
     CheckpointError,
@@ -35,17 +30,14 @@ from medq_uni.train.checkpoint import (
     save_checkpoint,
 )
 from medq_uni.train.cost import SavedBytes, held_bytes
-from medq_uni.train.draws import Draw, Drawer, Feed
-from medq_uni.train.generated import describe_pool
+from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
 from medq_uni.train.journal import Journal, Report
+from medq_uni.train.learner import Learner, learner_of
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, learning_rate
-from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients, shard, whole
+from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients
 from medq_uni.train.recipe import StageConfig, TrainConfig
-from medq_uni.train.steps import Losses, Stepper
-from medq_uni.train.validate import validate
-from medq_uni.train.words import Words, read_described
+from medq_uni.train.steps import Losses
 
-CALIBRATION_PAIRS = 256
 RECIPE = "recipe.json"
 
 
@@ -92,14 +84,9 @@ class Run:
         if together.is_first:
             write_text(folder / RECIPE, to_json(config))
             self.journal = Journal(folder, names, wandb=wandb, report=report)
-        self.pool, self.val_pool = together.in_turn(lambda: self._pools(workers, report))
-        self.model, self.tokenizer = together.in_turn(self._initial)
-        described = read_described(config.descriptions, self.pool)
-        self.words = Words(self.pool, self.tokenizer, config.label, config.wrong_labels, config.seed, described)
-        self.val_words = Words(self.val_pool, self.tokenizer, config.label)
-        self.model.to(self.device)
-        codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.stepper = Stepper(self.model, together, config.recompute)
+        pools = together.in_turn(lambda: self._pools(workers, report))
+        self.learner = learner_of(config, *pools, self.device, together)
+        self.model = self.learner.model
         self.state = TrainingState(
             self.model,
             WeightAverage(config.ema_decay),
@@ -135,48 +122,6 @@ class Run:
             pool = StoredPool(config.dataset, "train")
         return pool, drawn("val_pairs", config.val_pairs)
 
-    def _initial(self) -> tuple[MedQ, Tokenizer]:
-        """Return the network to begin with, divided among the processes, and its tokenizer."""
-        config, tokenizer = self.config, None
-        if config.initial is not None:
-            loaded = load_pretrained(config.initial, execution=Execution(precision="float32"))
-            model, tokenizer = loaded.model, loaded.tokenizer
-        else:
-            assert config.model is not None, "checked by the recipe"
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                model = MedQ(config.model)
-            if hasattr(model.codec, "calibrate"):
-                count = min(CALIBRATION_PAIRS, len(self.pool))
-                model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
-        if config.tokenizer is not None:
-            tokenizer = _tokenizer(config.tokenizer)
-        assert tokenizer is not None, "checked by the recipe"
-        model.transformer.recompute = config.recompute
-        if config.lora is not None:
-            add_lora(model, config.lora, config.seed)
-        shard(model, self.together, self.device)
-        return model.train(), tokenizer
-
-    def finished_model(self) -> MedQ:
-        """Return the network whole, without updates beside its weights; of several processes the first one has it."""
-        if self.together.world == 1 and self.config.lora is None:
-            return self.model.eval()
-        state = {}
-        for name, value in self.model.state_dict().items():
-            one = whole(value.detach())
-            if self.together.is_first:
-                state[name] = one.cpu()
-        with torch.device("meta"):
-            model = MedQ(self.model.config)
-        if self.together.is_first:
-            state = merged(state, self.config.lora) if self.config.lora is not None else state
-            model.load_state_dict(state, assign=True)
-            for name, buffer in self.model.named_buffers():  # tables that are no weights
-                put(model, name, buffer, Execution())
-            model.to(self.device)
-        return model.eval()
-
     def go(self, deadline: float) -> bool:
         """Run the remaining stages until the deadline; return whether all are done."""
         for number in range(self.progress.stage, len(self.config.stages)):
@@ -186,21 +131,19 @@ class Run:
             try:
                 is_done = self._stage(self.config.stages[number], deadline)
             except torch.OutOfMemoryError as error:
-                raise OutOfMemoryError(_smaller(self.config.stages[number], self.config, self.together)) from error
+                raise OutOfMemoryError(_smaller(self.config.stages[number], self.learner, self.together)) from error
             if not is_done:
                 return False
         return True
 
-    def drawer(self, stage: StageConfig) -> Drawer:
+    def drawer(self, stage: StageConfig) -> Drawer | PeerDrawer:
         """Return what draws the steps of a stage."""
         if stage.batch_size % self.together.world:
             raise ConfigError(
                 f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {self.together.world} "
                 "processes. Choose a multiple."
             )
-        config = self.model.config
-        sampler = BatchSampler(self.pool, token_pixels=config.token_pixels, emphasis=stage.emphasis)
-        return Drawer(self.words, stage, config, sampler, self._generated(stage))
+        return self.learner.drawer(stage, self.folder / f"generated-{self.progress.stage}.json", self._averaged)
 
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
         choose_trainable(self.model, self.config, stage)
@@ -243,7 +186,7 @@ class Run:
         self._save(step, before + spent())
         return True
 
-    def _tell_memory(self, drawer: Drawer) -> None:
+    def _tell_memory(self, drawer: Drawer | PeerDrawer) -> None:
         """Log what the stage will need: what must be held, and activations as one sample of a batch keeps them."""
         stage, world = drawer.stage, self.together.world
         # the largest layout of a stage; every process computes one sample
@@ -259,10 +202,10 @@ class Run:
     def losses(self, stage: StageConfig, draw: Draw) -> tuple[Losses, torch.Tensor]:
         """Return the loss terms of a step, and their weighted sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
-            terms = self.stepper.losses(draw)
+            terms = self.learner.losses(draw)
         weights = asdict(stage.weights)
         zero = torch.zeros((), device=self.device)
-        return terms, sum((weights[name] * value for name, value in terms.items()), zero)
+        return terms, sum((weights.get(name, 1.0) * value for name, value in terms.items()), zero)
 
     def _step(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.Optimizer, step: int) -> Losses:
         for group in optimizer.param_groups:
@@ -293,26 +236,18 @@ class Run:
             f"{self.folder / DIVERGED}; compute it again with --replay. Lower the learning rate to go on."
         )
 
-    def _generated(self, stage: StageConfig) -> dict[int, list[int]]:
-        """Return what the model itself writes about the pool at the start of a joint stage."""
-        if stage.layout != "joint" or stage.text.generated <= 0:
-            return {}
-        path = self.folder / f"generated-{self.progress.stage}.json"
-        if not self.together.as_first_flags(path.is_file()):
-            self.state.average.swap(self.model)
-            texts = describe_pool(self.model.eval(), self.tokenizer, self.pool, stage.text.max_generated)
-            self.state.average.swap(self.model)
-            self.model.train()
-            if self.together.is_first:
-                write_text(path, json.dumps(texts))
-            self.together.wait()
-        return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
-
-    def _validate(self, stage: StageConfig, step: int) -> None:
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the network its averaged weights, and evaluation mode, for a while."""
         self.state.average.swap(self.model)
-        scores = validate(self.model.eval(), self.val_words, stage.layout, self.config.sampler)
+        self.model.eval()
+        yield
         self.state.average.swap(self.model)
         self.model.train()
+
+    def _validate(self, stage: StageConfig, step: int) -> None:
+        with self._averaged():
+            scores = {name: round(value, 4) for name, value in self.learner.validate(stage).items()}
         if self.journal is not None:
             self.journal.write({"event": "validation", "stage": stage.name, "step": step, **scores})
 
@@ -328,13 +263,7 @@ class Run:
             self.journal.write({**line, "seconds": round(seconds, 1), "waited": round(waited, 4), **values})
 
 
-def _tokenizer(name: str) -> Tokenizer:
-    path = Path(name)
-    return Tokenizer.from_file(path if path.is_file() else folder_of(name) / "tokenizer.json")
-
-
-def _smaller(stage: StageConfig, config: TrainConfig, together: Ranks) -> str:
-    ways = [f"batch_size below {stage.batch_size}", f"crop_size below {stage.crop_size}"]
-    ways += [] if config.recompute else ["recompute: true"]
-    ways += ["lora" if config.lora is None else "a lower rank of lora", f"more processes than {together.world}"]
+def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:
+    ways = [f"batch_size below {stage.batch_size}", f"crop_size below {stage.crop_size}", *learner.smaller()]
+    ways += [f"more processes than {together.world}"]
     return f"stage {stage.name!r}: out of memory. Any of these needs less: {', '.join(ways)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from medq_uni.data.pool import POOL_SIZE, Pool
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
+from medq_uni.peers.network import Peer, restore_views
 from medq_uni.preprocess import as_channels, as_views, padded_side, vision_input
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.train.generated import GRID, describe_pool, parsed
@@ -23,6 +24,8 @@ from medq_uni.train.recipe import Layout
 from medq_uni.train.words import Words
 
 MAX_PAIRS = 150
+Restore = Callable[[int, Tensor], Tensor]
+"""From the place of a pair in its pool and its degraded views (1, 2, H, W) to the restored ones."""
 
 
 def validate(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) -> dict[str, float]:
@@ -40,19 +43,29 @@ def validate(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) 
         scores |= restoration_gains(model, words, layout, sampler)
     if layout in ("assess", "joint"):
         scores |= assessment_scores(model, words)
-    return {name: round(value, 4) for name, value in scores.items()}
+    return scores
 
 
 @torch.no_grad()
 def restoration_gains(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) -> dict[str, float]:
-    """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs only."""
+    """Return the gains of MedQ-UNI; see :func:`mean_gains`."""
+    return mean_gains(words.pool, lambda i, degraded: decode_one(model, words, i, degraded, layout, sampler).image)
+
+
+def peer_gains(peer: Peer, pool: Pool) -> dict[str, float]:
+    """Return the gains of a peer, which must be in evaluation mode; see :func:`mean_gains`."""
+    return mean_gains(pool, lambda index, degraded: restore_views(peer, degraded, pool.scaling(index)))
+
+
+def mean_gains(pool: Pool, restore: Restore) -> dict[str, float]:
+    """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs among the first 150 only."""
     gains: dict[str, list[float]] = defaultdict(list)
-    for index, item in enumerate(words.pool.items[:MAX_PAIRS]):
+    for index, item in enumerate(pool.items[:MAX_PAIRS]):
         if item.severity is Severity.NONE:
             continue
-        degraded, reference = native(words.pool, index)
-        image = decode_one(model, words, index, degraded, layout, sampler).image
-        gains[f"gain_{item.task.value}"].append(gain_db(words.pool, index, degraded, image, reference))
+        degraded, reference = native(pool, index)
+        image = restore(index, degraded)
+        gains[f"gain_{item.task.value}"].append(gain_db(pool, index, degraded, image, reference))
     return {name: sum(values) / len(values) for name, values in sorted(gains.items())}
 
 

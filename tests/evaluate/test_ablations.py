@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from medq_uni.config import ConfigError, to_json
-from medq_uni.evaluate.ablations import changed, read_plan, run_ablations
-from medq_uni.evaluate.restoration import clustered_interval
+from medq_uni.evaluate.ablation_plan import changed, read_plan
+from medq_uni.evaluate.ablations import run_ablations
+from medq_uni.evaluate.statistics import clustered_interval
 from tests.train.test_loop import stage, tiny_recipe
 
 CHANGE = {"stages.joint.text.reference": 0.0}

@@ -224,7 +224,7 @@ def test_the_losses_of_a_tiny_run_are_the_golden_ones(tmp_path: Path):
         assert numbers[0] == pytest.approx(numbers[1], rel=5e-3, abs=5e-3)
 
 
-PLANS = ("dataset", "ablations")
+PLANS = ("dataset", "ablations", "peers")
 RECIPES = [p for p in (Path(__file__).parents[2] / "recipes").glob("*.json") if not p.name.startswith(PLANS)]
 
 

@@ -1,0 +1,152 @@
+"""PSNR and SSIM of a trained variant on the test pairs of an ablation, and what a restoration by it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medq_uni.data.pairs import generator_of
+from medq_uni.data.pool import POOL_SIZE, Pool, PoolItem
+from medq_uni.evaluate.ablation_plan import Variant
+from medq_uni.evaluate.cost import gflops
+from medq_uni.metrics import psnr, ssim
+from medq_uni.peers.network import count_parameters, restore_views
+from medq_uni.preprocess import Scaling
+from medq_uni.pretrained import Pretrained, load_pretrained
+from medq_uni.pretrained.peers import load_peer
+from medq_uni.taxonomy import Severity
+from medq_uni.train.generated import describe_pool
+from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.validate import Restore, decode_one, native, scoring_values
+from medq_uni.train.words import Words
+
+
+@dataclass(frozen=True)
+class Score:
+    """One restored test pair."""
+
+    pair: int
+    modality: str
+    task: str
+    subject: str
+    psnr: float
+    """dB, on the scoring range."""
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a variant is, apart from how well it restores."""
+
+    parameters: int
+    """Numbers that a restoration depends on."""
+    gflops: float
+    """Work of one slice of 256 x 256 pixels, that of its description with it where one is written."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedVariant:
+    """A trained variant, ready for the test."""
+
+    parameters: int
+    restorer: Callable[[Pool], Restore]
+    """For the pairs of a pool, what restores them."""
+
+
+def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str | None) -> TrainedVariant:
+    """Return a variant as its recipe left it.
+
+    Args:
+        model: Folder of the trained weights.
+        variant: What is told, and how it is sampled.
+        recipe: Of the training.
+        device: Where to compute; the CPU where nobody says.
+    """
+    if recipe.peer is not None:
+        peer, _ = load_peer(model, device=device or "cpu")
+        return TrainedVariant(
+            count_parameters(peer),
+            lambda pool: lambda index, degraded: restore_views(peer, degraded, pool.scaling(index)),
+        )
+    loaded = load_pretrained(model, device=device or "cpu")
+    count = sum(weight.numel() for weight in loaded.model.parameters())
+    return TrainedVariant(count, lambda pool: _medq(loaded, variant, recipe, pool))
+
+
+def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pool: Pool) -> Restore:
+    """Return what restores the pairs of a pool, each told what the variant says."""
+    words = Words(pool, loaded.tokenizer, recipe.label)
+    predicted = describe_pool(loaded.model, loaded.tokenizer, pool, len(pool)) if variant.told == "predicted" else {}
+    others = torch.randperm(len(pool), generator=generator_of(0)).tolist()
+    sampler = variant.sampler or recipe.sampler
+
+    def restore(index: int, degraded: Tensor) -> Tensor:
+        told: Sequence[int] | None = []
+        if variant.told == "label":
+            told = None  # the layout's own words
+        elif variant.told == "predicted":
+            told = predicted[index]
+        elif variant.told == "shuffled":
+            told = words.tokens(others[index], generator_of(index))
+        return decode_one(loaded.model, words, index, degraded, variant.layout, sampler, told).image
+
+    return restore
+
+
+@torch.inference_mode()
+def score(variant: TrainedVariant, test: Pool) -> list[Score]:
+    """Return the score of every degraded test pair."""
+    restore = variant.restorer(test)
+    found = []
+    for index in _degraded(test):
+        degraded, reference = native(test, index)
+        found.append(_scored(test, index, restore(index, degraded), reference))
+    return found
+
+
+@torch.inference_mode()
+def size_of(variant: TrainedVariant, test: Pool) -> Size:
+    """Return parameters, and the work of the first test pair, its edge repeated up to 256 x 256 pixels."""
+    square = _Square(test)
+    work = gflops(lambda: variant.restorer(square)(0, square.views(0)[0][None]))
+    return Size(variant.parameters, work)
+
+
+def input_scores(test: Pool) -> list[Score]:
+    """Return the scores of the degraded inputs themselves."""
+    return [_scored(test, index, *native(test, index)) for index in _degraded(test)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Square:
+    """The first pair of a pool alone, as a slice that fills the square that the pool keeps."""
+
+    pool: Pool
+
+    @property
+    def items(self) -> list[PoolItem]:
+        return [replace(self.pool.items[0], height=POOL_SIZE, width=POOL_SIZE)]
+
+    def __len__(self) -> int:
+        return 1
+
+    def views(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.pool.views(index)
+
+    def scaling(self, index: int) -> Scaling:
+        return self.pool.scaling(index)
+
+
+def _degraded(test: Pool) -> list[int]:
+    return [index for index, item in enumerate(test.items) if item.severity is not Severity.NONE]
+
+
+def _scored(test: Pool, index: int, image: Tensor, reference: Tensor) -> Score:
+    item = test.items[index]
+    (x, span), (y, _) = (scoring_values(test, index, views) for views in (image, reference))
+    decibels, similarity = (metric(x[:, None], y[:, None], data_range=span)[0] for metric in (psnr, ssim))
+    return Score(index, item.task.modality.value, item.task.value, item.subject, float(decibels), float(similarity))

@@ -1,0 +1,141 @@
+"""The table of an ablation: means by modality, differences with intervals, size, work and training time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medq_uni.config import to_json
+from medq_uni.data.pool import Pool
+from medq_uni.evaluate.ablation_plan import AblationPlan
+from medq_uni.evaluate.ablation_scores import Score, Size, input_scores
+from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.io.atomic import write_text
+
+INPUT = "degraded input"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of one variant trained with one seed."""
+
+    scores: list[Score]
+    size: Size
+    seconds: float
+    """Of the training, its validations with it."""
+    rate: float
+    """Multiple of the recipe's learning rates."""
+
+    @staticmethod
+    def path(folder: Path, name: str, seed: int) -> Path:
+        """Return the file of a variant."""
+        return folder / "scores" / f"{slug(name)}-{seed}.json"
+
+    def to_json(self) -> str:
+        """Return what :meth:`read` reads."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Measured:
+        """Return what is in a file."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        scores = [Score(**one) for one in values["scores"]]
+        return cls(scores, Size(**values["size"]), values["seconds"], values["rate"])
+
+
+def write_tables(plan: AblationPlan, folder: Path, test: Pool) -> None:
+    """Write ``results.json``, ``results.csv`` and ``results.md`` from the scores in a folder."""
+    before = input_scores(test)
+    rows: list[dict[str, Any]] = [{"variant": INPUT, "cost": {}, "scores": _scores([before], [before])}]
+    found = {v.name: [Measured.read(Measured.path(folder, v.name, seed)) for seed in plan.seeds] for v in plan.variants}
+    first = [one.scores for one in found[plan.variants[0].name]]
+    for name, per_seed in found.items():
+        rows.append(
+            {"variant": name, "cost": _cost(per_seed), "scores": _scores([one.scores for one in per_seed], first)}
+        )
+    write_text(folder / "results.json", json.dumps({"plan": json.loads(to_json(plan)), "rows": rows}, indent=2) + "\n")
+    flat = [
+        {"variant": row["variant"], "modality": modality, **values, **row["cost"]}
+        for row in rows
+        for modality, values in row["scores"].items()
+    ]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(flat[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_text(folder / "results.csv", buffer.getvalue())
+    write_text(folder / "results.md", markdown(plan, rows))
+
+
+def _cost(per_seed: Sequence[Measured]) -> dict[str, float]:
+    """Return size and work, which no seed changes, the mean training time, and the learning rate."""
+    return {
+        "parameters": per_seed[0].size.parameters,
+        "gflops": per_seed[0].size.gflops,
+        "seconds": float(np.mean([one.seconds for one in per_seed])),
+        "rate": per_seed[0].rate,
+    }
+
+
+def _scores(per_seed: Sequence[list[Score]], first: Sequence[list[Score]]) -> dict[str, Any]:
+    """Return means per modality, and the difference to the first variant with its 95 % interval over subjects."""
+    scores: dict[str, Any] = {}
+    for modality in sorted({one.modality for one in per_seed[0]}):
+        ours = [one for scored in per_seed for one in scored if one.modality == modality]
+        theirs = [one for scored in first for one in scored if one.modality == modality]
+        values, similarity = np.array([o.psnr for o in ours]), np.array([o.ssim for o in ours])
+        subjects = [one.subject for one in ours]
+        scores[modality] = {
+            "psnr": float(values.mean()),
+            "psnr_sd": float(values.std()),
+            "ssim": float(similarity.mean()),
+            "ssim_sd": float(similarity.std()),
+            "pairs": len({one.pair for one in ours}),
+            "subjects": len(set(subjects)),
+        }
+        delta = values - np.array([one.psnr for one in theirs])
+        low, high = clustered_interval(delta, subjects)
+        scores[modality] |= {"delta": float(delta.mean()), "delta_low": low, "delta_high": high}
+    return scores
+
+
+def markdown(plan: AblationPlan, rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table: size, work and time, then PSNR, SSIM and the difference to the first variant by modality."""
+    modalities = list(rows[0]["scores"])
+    is_tuned = bool(plan.learning_rates)
+    head = " M | GFLOPs | train s |" + (" rate |" if is_tuned else "")
+    rule = "---|" * (5 if is_tuned else 4)
+    head += "".join(f" {m.upper()} PSNR | SSIM | difference (95 %) |" for m in modalities)
+    lines = [f"| variant |{head}", f"|{rule}" + "---|---|---|" * len(modalities)]
+    for place, row in enumerate(rows):
+        cost = row["cost"]
+        cells = " | | |" + (" |" if is_tuned else "")
+        if cost:
+            cells = f" {cost['parameters'] / 1e6:.2f} | {cost['gflops']:.1f} | {cost['seconds']:.0f} |"
+            cells += f" x {cost['rate']:g} |" if is_tuned else ""
+        for values in row["scores"].values():
+            interval = f"{values['delta']:+.2f} ({values['delta_low']:+.2f} to {values['delta_high']:+.2f})"
+            cells += f" {values['psnr']:.2f} | {values['ssim']:.3f} | {interval if place > 1 else ''} |"
+        lines.append(f"| {row['variant']} |{cells}")
+    counts = ", ".join(f"{v['pairs']} {m.upper()}" for m, v in rows[0]["scores"].items())
+    lines.append(f"\nTest pairs: {counts}; seeds: {len(plan.seeds)}. Differences in dB to {plan.variants[0].name!r}.")
+    lines.append("M: million parameters. GFLOPs: work of a slice of 256 x 256 pixels, its description with it.")
+    if is_tuned:
+        tried = ", ".join(f"{rate:g}" for rate in plan.learning_rates)
+        share = f"{100 * plan.tuning_share:g} %"
+        lines.append(
+            f"Rate: of {tried} times the recipe's, the one with the best validation gain after {share} of the steps."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def slug(name: str) -> str:
+    """Return a name as a part of a file name."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())

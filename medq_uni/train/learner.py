@@ -1,0 +1,224 @@
+"""Who is trained: MedQ-UNI or a peer. Everything in which the two differ for the training loop is here."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medq_uni.config import Execution
+from medq_uni.data.batches import BatchSampler
+from medq_uni.data.pool import Pool
+from medq_uni.io.atomic import write_text
+from medq_uni.model.medq import MedQ, codec_module
+from medq_uni.model.placement import put
+from medq_uni.peers.network import Peer, build_peer
+from medq_uni.preprocess import as_channels, as_views
+from medq_uni.pretrained import folder_of, load_pretrained
+from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.adapters import add_lora, merged
+from medq_uni.train.draws import Draw, Drawer, PeerDrawer
+from medq_uni.train.generated import GRID, describe_pool
+from medq_uni.train.losses import pixel_losses
+from medq_uni.train.parallel import Ranks, shard, whole
+from medq_uni.train.recipe import StageConfig, TrainConfig
+from medq_uni.train.steps import Losses, Stepper
+from medq_uni.train.validate import peer_gains, validate
+from medq_uni.train.words import Words, read_described
+
+CALIBRATION_PAIRS = 256
+Averaged = Callable[[], AbstractContextManager[None]]
+"""Opens a span in which the network has its averaged weights and is in evaluation mode."""
+
+
+class Learner(ABC):
+    """A network in training, with what it is drawn, what it loses, and how it is judged.
+
+    Args:
+        config: The recipe.
+        pool: Training pairs.
+        val_pool: Validation pairs.
+        device: Where to compute.
+        together: The processes that train together.
+    """
+
+    model: nn.Module
+    tokenizer: Tokenizer | None = None
+
+    def __init__(self, config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.device, together: Ranks) -> None:
+        self.config, self.pool, self.val_pool = config, pool, val_pool
+        self.device, self.together = device, together
+
+    @abstractmethod
+    def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> Drawer | PeerDrawer:
+        """Return what draws the steps of a stage.
+
+        Args:
+            stage: What is trained.
+            written: File for what the network itself writes about the pool as the stage begins.
+            averaged: See :data:`Averaged`.
+        """
+
+    @abstractmethod
+    def losses(self, draw: Draw) -> Losses:
+        """Return every loss term of a step; those that have no weight in the recipe are weighted already."""
+
+    @abstractmethod
+    def validate(self, stage: StageConfig) -> dict[str, float]:
+        """Return ``gain_<task>`` in dB, and how often an assessment is right; in evaluation mode."""
+
+    @abstractmethod
+    def finished(self) -> MedQ | Peer:
+        """Return the network whole, in evaluation mode; of several processes the first one has it."""
+
+    @abstractmethod
+    def smaller(self) -> list[str]:
+        """Return what in the recipe, beside batch and crop, makes a step need less memory."""
+
+
+class MedQLearner(Learner):
+    """MedQ-UNI, new or pretrained."""
+
+    model: MedQ
+
+    def __init__(self, config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.device, together: Ranks) -> None:
+        super().__init__(config, pool, val_pool, device, together)
+        self.model, tokenizer = together.in_turn(self._initial)
+        self.tokenizer = tokenizer
+        described = read_described(config.descriptions, pool)
+        self.words = Words(pool, tokenizer, config.label, config.wrong_labels, config.seed, described)
+        self.val_words = Words(val_pool, tokenizer, config.label)
+        self.model.to(device)
+        codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stepper = Stepper(self.model, together, config.recompute)
+
+    def _initial(self) -> tuple[MedQ, Tokenizer]:
+        """Return the network to begin with, divided among the processes, and its tokenizer."""
+        config, tokenizer = self.config, None
+        if config.initial is not None:
+            loaded = load_pretrained(config.initial, execution=Execution(precision="float32"))
+            model, tokenizer = loaded.model, loaded.tokenizer
+        else:
+            assert config.model is not None, "checked by the recipe"
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)
+                model = MedQ(config.model)
+            if hasattr(model.codec, "calibrate"):
+                count = min(CALIBRATION_PAIRS, len(self.pool))
+                model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
+        if config.tokenizer is not None:
+            tokenizer = _tokenizer(config.tokenizer)
+        assert tokenizer is not None, "checked by the recipe"
+        model.transformer.recompute = config.recompute
+        if config.lora is not None:
+            add_lora(model, config.lora, config.seed)
+        shard(model, self.together, self.device)
+        return model.train(), tokenizer
+
+    def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> Drawer:
+        """Return what draws crops, words, starts and times."""
+        config = self.model.config
+        sampler = BatchSampler(self.pool, token_pixels=config.token_pixels, emphasis=stage.emphasis)
+        return Drawer(self.words, stage, config, sampler, self._generated(stage, written, averaged))
+
+    def _generated(self, stage: StageConfig, path: Path, averaged: Averaged) -> dict[int, list[int]]:
+        """Return what the model itself writes about the pool at the start of a joint stage."""
+        if stage.layout != "joint" or stage.text.generated <= 0:
+            return {}
+        if not self.together.as_first_flags(path.is_file()):
+            with averaged():
+                texts = describe_pool(self.model, self.words.tokenizer, self.pool, stage.text.max_generated)
+            if self.together.is_first:
+                write_text(path, json.dumps(texts))
+            self.together.wait()
+        return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
+
+    def losses(self, draw: Draw) -> Losses:
+        """Return the terms of the layout of a step."""
+        return self.stepper.losses(draw)
+
+    def validate(self, stage: StageConfig) -> dict[str, float]:
+        """Return what the layout of a stage is judged by."""
+        return validate(self.model, self.val_words, stage.layout, self.config.sampler)
+
+    def finished(self) -> MedQ:
+        """Return the network whole, without updates beside its weights."""
+        if self.together.world == 1 and self.config.lora is None:
+            return self.model.eval()
+        state = {}
+        for name, value in self.model.state_dict().items():
+            one = whole(value.detach())
+            if self.together.is_first:
+                state[name] = one.cpu()
+        with torch.device("meta"):
+            model = MedQ(self.model.config)
+        if self.together.is_first:
+            state = merged(state, self.config.lora) if self.config.lora is not None else state
+            model.load_state_dict(state, assign=True)
+            for name, buffer in self.model.named_buffers():  # tables that are no weights
+                put(model, name, buffer, Execution())
+            model.to(self.device)
+        return model.eval()
+
+    def smaller(self) -> list[str]:
+        """Return what a larger network can do without."""
+        ways = [] if self.config.recompute else ["recompute: true"]
+        return [*ways, "lora" if self.config.lora is None else "a lower rank of lora"]
+
+
+class PeerLearner(Learner):
+    """A peer, new; every process holds it whole."""
+
+    model: Peer
+
+    def __init__(self, config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.device, together: Ranks) -> None:
+        super().__init__(config, pool, val_pool, device, together)
+        assert config.peer is not None, "checked by the recipe"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build_peer(config.peer).to(device).train()
+        self.rows = slice(together.rank, None, together.world)
+
+    def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> PeerDrawer:
+        """Return what draws crops, on the grid on which those of our small models lie, and times."""
+        return PeerDrawer(stage, BatchSampler(self.pool, token_pixels=GRID, emphasis=stage.emphasis))
+
+    def losses(self, draw: Draw) -> Losses:
+        """Return the pixel losses of the restored views, as our codec stage has them, and the peer's own terms."""
+        assert draw.t is not None, "drawn for every step of a peer"
+        batch = draw.batch.part(self.rows, self.device)
+        channels = self.model.config.in_channels
+        degraded, reference = (as_channels(x, channels=channels) for x in (batch.degraded, batch.reference))
+        image, own = self.model.learn(degraded, reference, draw.t[self.rows].to(self.device))
+        views = as_views(image.float(), batch.scaling)
+        pixels = pixel_losses(views, batch.reference, batch.degraded, batch.valid)
+        assert not own.keys() & pixels.keys(), "a peer's own terms have names of their own"
+        return pixels | own
+
+    def validate(self, stage: StageConfig) -> dict[str, float]:
+        """Return the gains alone."""
+        return peer_gains(self.model, self.val_pool)
+
+    def finished(self) -> Peer:
+        """Return the network."""
+        return self.model.eval()
+
+    def smaller(self) -> list[str]:
+        """Return what a smaller peer has less of."""
+        return ["a smaller width or fewer blocks of the peer"]
+
+
+def learner_of(config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.device, together: Ranks) -> Learner:
+    """Return the learner of a recipe, at its beginning."""
+    kind = MedQLearner if config.peer is None else PeerLearner
+    return kind(config, pool, val_pool, device, together)
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    path = Path(name)
+    return Tokenizer.from_file(path if path.is_file() else folder_of(name) / "tokenizer.json")
