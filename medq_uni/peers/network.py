@@ -29,6 +29,8 @@ class PeerConfig:
     """Blocks of each level, from full resolution down; the last is the middle."""
     in_channels: int = 2
     """Views of a slice that are read and written."""
+    steps: int = 4
+    """Steps from the degraded to the restored image, for peers that restore in steps."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -36,6 +38,8 @@ class PeerConfig:
             raise ConfigError(
                 f"peer {self.kind!r}: width and every entry of blocks must be positive, two levels at least."
             )
+        if self.steps < 1:
+            raise ConfigError(f"peer {self.kind!r}: steps must be at least 1, got {self.steps}.")
 
     @property
     def multiple(self) -> int:

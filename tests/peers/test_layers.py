@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from medq_uni.peers.layers import ChannelNorm, UNet, downsample, upsample
+from medq_uni.peers.network import PeerConfig
+
+
+class Recorder(nn.Module):
+    """A stage that notes what it was given."""
+
+    def __init__(self, made: list, seen: list, *size: int) -> None:
+        super().__init__()
+        made.append(size)
+        self.seen = seen
+
+    def forward(self, x: torch.Tensor, *context: object) -> torch.Tensor:
+        self.seen.append((tuple(x.shape[1:]), context))
+        return x
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_channel_norm_is_over_the_channels_of_a_pixel(layout: torch.memory_format) -> None:
+    x = (torch.randn(2, 5, 3, 4) * 7 + 2).to(memory_format=layout)
+    norm = ChannelNorm(5)
+    expected = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_resampling_halves_and_doubles() -> None:
+    x = torch.randn(1, 8, 6, 4)
+    assert downsample(8)(x).shape == (1, 16, 3, 2)
+    assert upsample(8)(x).shape == (1, 4, 12, 8)
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_every_stage_has_its_width_and_gets_the_context(refine: bool) -> None:
+    made: list = []
+    seen: list = []
+    config = PeerConfig(kind="restormer", width=4, blocks=(3, 2, 1), in_channels=1)
+    net = UNet(config, lambda *size: Recorder(made, seen, *size), refine=refine)
+    token = object()
+    assert net(torch.randn(1, 1, 8, 12), token).shape == (1, 1, 8, 12)
+    top = 8 if refine else 4
+    expected = [(4, 8, 12), (8, 4, 6), (16, 2, 3), (8, 4, 6), (top, 8, 12)] + [(8, 8, 12)] * refine
+    assert seen == [(shape, (token,)) for shape in expected]
+    assert sorted(made) == sorted([(4, 0, 3), (8, 1, 2), (16, 2, 1), (8, 1, 2), (top, 0, 3)] + [(8, 0, 3)] * refine)
+
+
+def test_an_odd_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="width must be even, got 3"):
+        UNet(PeerConfig(kind="restormer", width=3), lambda *_: nn.Identity())
