@@ -36,7 +36,8 @@ def main() -> None:
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
         structural_similarity(y, x, data_range=data_range, **options)
 
-    print(f"| pairs of {SIDE} x {SIDE}, one thread | pairs per second | ratio to scikit-image | goal |\n|---|---|---|---|")
+    print(f"| pairs of {SIDE} x {SIDE}, one thread | pairs per second | ratio to scikit-image | goal |")
+    print("|---|---|---|---|")
     cpu = torch.device("cpu")
     yardstick = statistics.median(times_of(peer, cpu, REPEATS))
     for name, run, goal in (

@@ -50,8 +50,8 @@ def _measure(side: int) -> tuple[float, float, float]:
     from medq_uni import physics
     from medq_uni.data.pairs import generator_of
     from medq_uni.data.phantoms import phantom
-    from medq_uni.evaluate.sets import Case
     from medq_uni.evaluate.classical import filtered
+    from medq_uni.evaluate.sets import Case
     from medq_uni.pipeline import Restorer, RestoreSettings
     from medq_uni.taxonomy import Modality, Severity, Task
 
