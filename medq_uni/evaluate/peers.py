@@ -30,12 +30,18 @@ class LearnedPeer:
     identity: str
 
     @classmethod
-    def from_folder(cls, folder: Path, *, name: str = "", device: torch.device | str = "cpu") -> LearnedPeer:
-        """Return the peer of a model folder; by default it is called after its kind.
+    def from_folder(cls, folder: Path, *, name: str = "", device: torch.device | str | None = None) -> LearnedPeer:
+        """Return the peer of a model folder.
+
+        Args:
+            folder: What a run of a peer wrote to ``model``.
+            name: In tables; by default its kind.
+            device: Where to compute; a GPU where there is one.
 
         Raises:
             WeightsMismatch: See :func:`medq_uni.pretrained.peers.load_peer`.
         """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         peer, _ = load_peer(folder, device=device)
         return cls(name or peer.config.kind, peer, verify(folder)[1])
 

@@ -43,7 +43,7 @@ class SystemSpec:
     """What it is called in tables."""
     kind: Literal["input", "classical", "model"]
     source: str
-    """Name of the filter, or name or folder of the model."""
+    """Name of the filter, or name or folder of the model or trained peer."""
     variant: Variant = ""
     """Part of a model that is switched off."""
     strengths: Strengths = ()
