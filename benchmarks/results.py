@@ -2,8 +2,8 @@
 
 Run: python -m benchmarks.results [--take FOLDER ...]
 
-``--take`` copies ``results.json`` of ``medq evaluate`` and of ``medq ablate recipes/peers.json`` and ``descriptions.json``
-of ``medq judge`` from their output folders to benchmark/results first. No number of the two pages is typed by hand.
+``--take`` first copies the results of ``medq evaluate``, ``medq ablate recipes/peers.json`` and ``medq judge`` from their
+output folders to benchmark/results. No number of the two pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from medq_uni.config import from_json
+from medq_uni.evaluate.ablation_plan import AblationPlan
+from medq_uni.evaluate.ablation_table import markdown
 from medq_uni.evaluate.page import CONVENTIONS, interval, number, p_value
 from medq_uni.io.atomic import write_text
 
@@ -28,9 +31,14 @@ TASKS = {
     "mr-noise": "MR noise",
     "pet-low-count": "PET low count",
 }
-LIMITS = """The degradations are simulated, the second way of simulating them too. There are few real subjects (two of MR, patches of
-PET), no readers and no patients' lesions. Real references have noise of their own, which counts as truth here: removing it lowers
-the score. A p-value over two subjects cannot be small. Grades and pairs come from the same code as the training pairs.
+LIMITS = """**What they do not show.** The degradations are simulated, the second way of simulating them too. There are few
+real subjects (two of MR, patches of PET), no readers and no patients' lesions. Real references have noise of their own, which
+counts as truth here: removing it lowers the score. A p-value over two subjects cannot be small. Grades and pairs come from the
+same code as the training pairs.
+"""
+BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs, input views,
+pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many times as many pairs.
+These are short trainings of small networks; they say nothing about the published ones.
 """
 Json = dict[str, Any]
 
@@ -42,55 +50,54 @@ def main() -> None:
     for folder in parser.parse_args().take:
         take(folder)
     write_text(PAGE, page())
-    write_text(README, BLOCK.sub(lambda found: found[1] + block() + found[2], README.read_text(encoding="utf-8")))
+    write_text(README, readme(README.read_text(encoding="utf-8")))
 
 
 def take(folder: Path) -> None:
     """Copy the results of a command to those that are kept."""
-    found = False
-    for name in ("results.json", "descriptions.json"):
-        if (folder / name).is_file():
-            text = (folder / name).read_text(encoding="utf-8")
-            kind = (
-                "descriptions"
-                if name == "descriptions.json"
-                else "peers"
-                if "plan" in json.loads(text)
-                else "evaluation"
-            )
-            write_text(KEPT / f"{kind}.json", text)
-            found = True
-    if not found:
+    texts = {name: folder / name for name in ("results.json", "descriptions.json") if (folder / name).is_file()}
+    if not texts:
         raise SystemExit(f"{folder} holds no results of medq evaluate, ablate or judge.")
+    for name, path in texts.items():
+        text = path.read_text(encoding="utf-8")
+        kind = "peers" if "plan" in json.loads(text) else "evaluation"
+        write_text(KEPT / f"{kind if name == 'results.json' else 'descriptions'}.json", text)
 
 
 def page() -> str:
     """Return docs/results.md."""
-    results = _kept("evaluation")
+    results, peers = _kept("evaluation"), _kept("peers")
+    plan = from_json(AblationPlan, json.dumps(peers["plan"]))
     parts = [
         "# Results\n",
-        "Written by `python -m benchmarks.results` from the files in `benchmark/results`, which `make benchmark DATA=DIR` leaves "
-        f"(date {results['date']}, {results['software']}). Research use only.\n",
+        "Written by `python -m benchmarks.results` from the files in `benchmark/results`, which `make benchmark DATA=DIR` "
+        f"leaves ({results['date']}, {results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
-        "**What they do not show.** " + LIMITS,
-        "## What it costs\n",
+        LIMITS,
+        "## Systems\n",
         _costs(results),
         *(_benchmark(one, results["against"]) for one in results["benchmarks"]),
+        "## Networks trained alike\n",
+        BUDGET,
+        markdown(plan, peers["rows"]),
     ]
     return "\n".join(parts)
 
 
-def block() -> str:
-    """Return the table of the README."""
+def readme(text: str) -> str:
+    """Return the README with the table of the kept results."""
+    return BLOCK.sub(lambda found: found[1] + _block() + found[2], text)
+
+
+def _block() -> str:
     results = _kept("evaluation")
     ours = results["against"]
-    sets = [
-        (one, group) for one in results["benchmarks"] for group in dict.fromkeys(r["group"] for r in one["by_task"])
-    ]
-    titles = [f"{one['name']}, {group}" if group not in one["name"] else one["name"] for one, group in sets]
+    sets = [(one, group) for one in results["benchmarks"] for group in _groups(one)]
+    titles = [group if group == one["name"] else f"{one['name']}: {group}" for one, group in sets]
     lines = [
-        f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects), and of the best tuned classical "
-        "filter on the same slices. [All tables](docs/results.md) with SSIM, costs, harm, safety, peers and what the numbers do not show.",
+        f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects), and of the best tuned "
+        "classical filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, learned peers "
+        "and what the numbers do not show.",
         "",
         "| task |" + "".join(f" {title}: {ours} | best filter |" for title in titles),
         "|---|" + "---|---|" * len(sets),
@@ -99,14 +106,17 @@ def block() -> str:
     for task, title in TASKS.items():
         cells = ""
         for one, group in sets:
-            rows = [r for r in one["by_task"] if r["part"] == task and r["group"] == group]
+            rows = [r for r in one["by_task"] if (r["part"], r["group"]) == (task, group) and r["gain"] is not None]
             mine = next((r for r in rows if r["system"] == ours), None)
-            others = [r for r in rows if r["system"] in filters and r["gain"] is not None]
-            best = max(others, key=lambda r: r["gain"], default=None)
+            best = max((r for r in rows if r["system"] in filters), key=lambda r: r["gain"], default=None)
             gain = "-" if mine is None else f"{number(mine['gain'], 1, True)} ({interval(mine['gain_interval'], 1)})"
             cells += f" {gain} | " + ("- |" if best is None else f"{number(best['gain'], 1, True)} {best['system']} |")
         lines.append(f"| {title} |{cells}")
     return "\n".join(lines) + "\n"
+
+
+def _groups(benchmark: Json) -> list[str]:
+    return list(dict.fromkeys(row["group"] for row in benchmark["by_task"]))
 
 
 def _kept(name: str) -> Json:
@@ -121,9 +131,8 @@ def _costs(results: Json) -> str:
         cells = "- | - | -"
         if cost:
             cells = f"{number(cost['parameters'] / 1e6)} | {number(cost['gflops'], 1)} | {number(cost['seconds'], 3)}"
-        note = (
-            f"not run: {one['not_run']}" if one["not_run"] else one["identity"][:12] if one["kind"] == "model" else ""
-        )
+        identity = one["identity"][:12] if one["kind"] == "model" else ""
+        note = f"not run: {one['not_run']}" if one["not_run"] else identity
         lines.append(f"| {one['name']} | {cells} | {note} |")
     return "\n".join(lines) + "\n\nOne MR slice of 256 x 256. Operations of filters are not counted.\n"
 
@@ -133,7 +142,8 @@ def _benchmark(results: Json, against: str) -> str:
     return "\n".join(
         [
             f"## {results['name'].capitalize()}\n",
-            f"{results['slices']} slices of {results['subjects']} subjects, set sha256 {results['sha256'][:12]}.{failed}\n",
+            f"{results['slices']} slices of {results['subjects']} subjects, "
+            f"set sha256 {results['sha256'][:12]}.{failed}\n",
             "### By modality\n",
             _rows(results["by_modality"], against),
             "### By task\n",
@@ -146,16 +156,17 @@ def _benchmark(results: Json, against: str) -> str:
 
 def _rows(rows: list[Json], against: str) -> str:
     lines = [
-        f"| part | set | system | PSNR (dB) | SSIM | gain (dB) | 95 % | worse | against {against} (dB) | p | wide PSNR | own range "
-        "| slices / subjects |",
+        f"| part | set | system | PSNR (dB) | SSIM | gain (dB) | 95 % | worse | against {against} (dB) | p "
+        "| wide PSNR | own range | slices / subjects |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         mean, sd = row["mean"], row["sd"]
         worse = "-" if row["worse"] is None else f"{100 * row['worse']:.0f} %"
+        gain = f"{number(row['gain'], 2, True)} | {interval(row['gain_interval'])} | {worse}"
         lines.append(
             f"| {row['part']} | {row['group']} | {row['system']} | {number(mean['psnr'])} +- {number(sd['psnr'])} "
-            f"| {number(mean['ssim'], 4)} | {number(row['gain'], 2, True)} | {interval(row['gain_interval'])} | {worse} "
+            f"| {number(mean['ssim'], 4)} | {gain} "
             f"| {number(row['difference'], 2, True)} | {p_value(row['p_value'])} | {number(mean['psnr_wide'])} "
             f"| {number(mean['psnr_slice'])} | {row['slices']} / {row['subjects']} |"
         )
@@ -167,9 +178,8 @@ def _harm(rows: list[Json]) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for row in rows:
         shares = f"{100 * row['unchanged']:.0f} % | {100 * row['unharmed']:.0f} %"
-        lines.append(
-            f"| {row['modality']} | {row['group']} | {row['system']} | {shares} | {number(row['lowest'], 1)} | {row['images']} |"
-        )
+        name = f"{row['modality']} | {row['group']} | {row['system']}"
+        lines.append(f"| {name} | {shares} | {number(row['lowest'], 1)} | {row['images']} |")
     return "\n".join(lines) + "\n"
 
 
