@@ -2,8 +2,8 @@
 
 Run: python -m benchmarks.results [--take FOLDER ...]
 
-``--take`` first copies the results of ``medq evaluate``, ``medq ablate recipes/peers.json`` and ``medq judge`` from their
-output folders to benchmark/results. No number of the two pages is typed by hand.
+``--take`` first copies the results of ``medq evaluate``, ``medq ablate recipes/peers.json`` and ``medq judge`` from
+their output folders to benchmark/results. No number of the two pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TASKS = {
     "mr-noise": "MR noise",
     "pet-low-count": "PET low count",
 }
-LIMITS = """**What they do not show.** The degradations are simulated, the second way of simulating them too. There are few
-real subjects (two of MR, patches of PET), no readers and no patients' lesions. Real references have noise of their own, which
-counts as truth here: removing it lowers the score. A p-value over two subjects cannot be small. Grades and pairs come from the
-same code as the training pairs.
+LIMITS = """**What they do not show.** The degradations are simulated, the second way of simulating them too. There are
+few real subjects (two of MR, patches of PET), no readers and no patients' lesions. Real references have noise of their
+own, which counts as truth here: removing it lowers the score. A p-value over two subjects cannot be small. Grades and
+pairs come from the same code as the training pairs.
 """
-BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs, input views,
-pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many times as many pairs.
-These are short trainings of small networks; they say nothing about the published ones.
+BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs, input
+views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many times as
+many pairs. These are short trainings of small networks; they say nothing about the published ones.
 """
 Json = dict[str, Any]
 
@@ -70,8 +70,8 @@ def page() -> str:
     plan = from_json(AblationPlan, json.dumps(peers["plan"]))
     parts = [
         "# Results\n",
-        "Written by `python -m benchmarks.results` from the files in `benchmark/results`, which `make benchmark DATA=DIR` "
-        f"leaves ({results['date']}, {results['software']}). Research use only.\n",
+        "Written by `python -m benchmarks.results` from the files in `benchmark/results`, which "
+        f"`make benchmark DATA=DIR` leaves ({results['date']}, {results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
         LIMITS,
         "## Systems\n",
@@ -96,8 +96,8 @@ def _block() -> str:
     titles = [group if group == one["name"] else f"{one['name']}: {group}" for one, group in sets]
     lines = [
         f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects), and of the best tuned "
-        "classical filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, learned peers "
-        "and what the numbers do not show.",
+        "classical filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, learned "
+        "peers and what the numbers do not show.",
         "",
         "| task |" + "".join(f" {title}: {ours} | best filter |" for title in titles),
         "|---|" + "---|---|" * len(sets),
