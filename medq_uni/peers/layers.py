@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medq_uni.config import ConfigError
 from medq_uni.peers.network import PeerConfig
 
 Stage = Callable[[int, int, int], nn.Module]
@@ -54,6 +55,9 @@ class UNet(nn.Module):
         config: Width, blocks of each level, and channels in and out.
         stage: Makes the blocks of a level.
         refine: Keep twice the width at full resolution in the decoder, and add ``blocks[0]`` blocks of refinement.
+
+    Raises:
+        ConfigError: If the width is odd.
     """
 
     def __init__(self, config: PeerConfig, stage: Stage, *, refine: bool = True) -> None:
@@ -61,7 +65,7 @@ class UNet(nn.Module):
         *depths, middle = config.blocks
         widths = [config.width * 2**level for level in range(len(config.blocks))]
         if config.width % 2:
-            raise ValueError(f"peer {config.kind!r}: width must be even, got {config.width}.")
+            raise ConfigError(f"peer {config.kind!r}: width must be even, got {config.width}.")
         top = 2 * config.width if refine else config.width
         self.multiple = config.multiple
         self.embed = nn.Conv2d(config.in_channels, config.width, 3, padding=1, bias=False)

@@ -44,17 +44,19 @@ def wkv(
         bonus: u, added to the key of the token itself; below 80.
     """
     with torch.autocast(k.device.type, enabled=False):
-        k, v, decay, bonus = k.float(), v.float(), decay.float(), bonus.float()
-        batch, channels, tokens = k.shape
-        length = math.isqrt(max(tokens - 1, 0)) + 1
+        decay, bonus = decay.float(), bonus.float()
+        k, v = k.float().transpose(0, 1), v.float().transpose(0, 1)  # (C, B, T): each channel has its own matrices
+        channels, batch, tokens = k.shape
+        length = math.isqrt(tokens - 1) + 1
         chunks = -(-tokens // length)
         weight = (k - k.detach().amax(dim=-1, keepdim=True)).exp()
-        terms = F.pad(torch.stack([weight * v, weight]), (0, chunks * length - tokens))
-        # (C, numerator and denominator x B x chunks, length): one matrix product per channel
-        terms = terms.view(2, batch, channels, chunks, length).permute(2, 0, 1, 3, 4).reshape(channels, -1, length)
+        terms = torch.stack([weight * v, weight], dim=1)
+        if tokens % length:
+            terms = F.pad(terms, (0, chunks * length - tokens))
+        terms = terms.view(channels, -1, length)  # rows: numerator and denominator, image, chunk
         sums = terms @ _within(decay / tokens, bonus, length) + _across(terms, decay / tokens, chunks)
-        sums = sums.view(channels, 2, batch, chunks * length).permute(1, 2, 0, 3)[..., :tokens]
-        return sums[0] / sums[1]
+        numerator, denominator = sums.view(channels, 2, batch, -1)[..., :tokens].unbind(dim=1)
+        return (numerator / denominator).transpose(0, 1)
 
 
 def _within(rate: Float[Tensor, " C"], bonus: Float[Tensor, " C"], length: int) -> Float[Tensor, "C L L"]:

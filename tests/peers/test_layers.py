@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from medq_uni.config import ConfigError
 from medq_uni.peers.layers import ChannelNorm, UNet, downsample, upsample
 from medq_uni.peers.network import PeerConfig
 
@@ -48,5 +49,5 @@ def test_every_stage_has_its_width_and_gets_the_context(refine: bool) -> None:
 
 
 def test_an_odd_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="width must be even, got 3"):
+    with pytest.raises(ConfigError, match="width must be even, got 3"):
         UNet(PeerConfig(kind="restormer", width=3), lambda *_: nn.Identity())
