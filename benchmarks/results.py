@@ -36,9 +36,9 @@ few real subjects (two of MR, patches of PET), no readers and no patients' lesio
 own, which counts as truth here: removing it lowers the score. A p-value over two subjects cannot be small. Grades and
 pairs come from the same code as the training pairs.
 """
-BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs, input
-views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many times as
-many pairs. These are short trainings of small networks; they say nothing about the published ones.
+BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs,
+input views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many
+times as many pairs. These are short trainings of small networks; they say nothing about the published ones.
 """
 Json = dict[str, Any]
 
