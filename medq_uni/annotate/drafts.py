@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from medq_uni.annotate.chat import BudgetSpent, ServerDown
 from medq_uni.annotate.images import DatasetImages, ImageSource
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.store import Store
@@ -21,18 +22,6 @@ from medq_uni.taxonomy import Anatomy, Modality
 
 PATIENCE = 3
 """Images in a row that a describer may leave without any answer before the run stops."""
-
-
-class DescriberError(ValueError):
-    """A describer gave no description of an image; the message says why."""
-
-
-class DescriberDown(DescriberError):  # noqa: N818 - what is wrong with it
-    """A describer does not answer at all, or refuses everything."""
-
-
-class StopDrafting(ValueError):  # noqa: N818 - what to do
-    """The run has to stop; what is drafted is kept."""
 
 
 class Describer(Protocol):
@@ -145,10 +134,10 @@ def draft_images(
                 silent = 0
             except StoreError:
                 raise
-            except StopDrafting as error:
+            except BudgetSpent as error:
                 stopped = str(error)
             except (ValueError, OSError) as error:
-                silent = silent + 1 if isinstance(error, DescriberDown) else 0
+                silent = silent + 1 if isinstance(error, ServerDown) else 0
                 failed.append((key, str(error)))
             if silent == PATIENCE:
                 stopped = f"stopped: {PATIENCE} images in a row got no answer. {failed[-1][1]}"

@@ -86,9 +86,9 @@ def draft(
         elif describer == "nano":
             chosen, threads = FunctionDescriber(model, load_restorer(model, device, None, False).assess), 1
         else:
-            from medq_uni.annotate.external import ExternalConfig
+            from medq_uni.annotate.chat import ChatConfig
 
-            config = ExternalConfig(
+            config = ChatConfig(
                 url=describer,
                 model=model_name,
                 timeout_s=timeout,

@@ -11,8 +11,9 @@ import typer
 from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED
 
 if TYPE_CHECKING:
+    from medq_uni.annotate.chat import ChatConfig
     from medq_uni.annotate.drafts import DraftReport
-    from medq_uni.annotate.external import ExternalConfig, ExternalDescriber
+    from medq_uni.annotate.external import ExternalDescriber
     from medq_uni.annotate.images import ImageSource
     from medq_uni.annotate.prompts import Example
     from medq_uni.annotate.store import Store
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def external_describer(
-    config: ExternalConfig, store: Store, source: ImageSource, round_number: int, count: int
+    config: ChatConfig, store: Store, source: ImageSource, round_number: int, count: int
 ) -> ExternalDescriber:
     """Return the describer behind a URL, which shows corrections of the round before in every question."""
     from medq_uni.annotate.external import ExternalDescriber
@@ -40,7 +41,7 @@ def external_describer(
 
 
 def ask_consent(
-    describer: ExternalDescriber, config: ExternalConfig, source: ImageSource, keys: list[str], yes: bool
+    describer: ExternalDescriber, config: ChatConfig, source: ImageSource, keys: list[str], yes: bool
 ) -> None:
     """Say what a run costs and where the images go, and ask whether to begin where either matters.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -174,6 +175,23 @@ _INSTRUCTIONS: dict[Instruction, tuple[str, ...]] = {
 }
 
 
+_PARAMETERS = {
+    Task.CT_LOW_DOSE: ("dose", "dose_fraction", 100),
+    Task.MR_UNDERSAMPLING: ("acceleration", "acceleration", 1),
+    Task.MR_MOTION: ("poses", "num_poses", 1),
+    Task.PET_LOW_COUNT: ("reduction", "dose_reduction", 1),
+}
+"""The parameter that a cause may state: its name in the phrasings, in a record, and the factor between them."""
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_STATED = {
+    Task.CT_LOW_DOSE: (rf"{_NUMBER} ?(?:%|percent)",),
+    Task.MR_UNDERSAMPLING: (rf"factor (?:of )?(?:about )?{_NUMBER}", rf"one in {_NUMBER}", rf"{_NUMBER} ?(?:x|-?fold)"),
+    Task.MR_MOTION: (rf"{_NUMBER} (?:pose|position|movement)",),
+    Task.PET_LOW_COUNT: (rf"{_NUMBER} ?(?:times|x|-?fold)", rf"factor (?:of )?(?:about )?{_NUMBER}"),
+}
+"""How a cause may state its parameter."""
+
+
 def describe(
     modality: Modality,
     anatomy: Anatomy,
@@ -268,6 +286,32 @@ def _wrong_slot(
     return {"impact": _pick(_pick(_IMPACTS[kind], generator), generator)}
 
 
+def true_parameter(record: DegradationRecord) -> float | None:
+    """Return the physical parameter that a cause may state; None where the record has none.
+
+    CT: percent of the full dose. Undersampling: acceleration factor. Motion: number of pose changes. PET: how many
+    times the dose was reduced. MR noise has none.
+    """
+    if record.task not in _PARAMETERS or "ghosting" in record.method:
+        return None
+    _, key, unit = _PARAMETERS[record.task]
+    return unit * float(record.params.get(key, 0)) or None
+
+
+def stated_parameter(cause: str, task: Task) -> float | None:
+    """Return the parameter that the words of a cause state, in the unit of :func:`true_parameter`, or None.
+
+    Args:
+        cause: Free text, ours or another describer's.
+        task: Degradation that the parameter belongs to.
+    """
+    for pattern in _STATED.get(task, ()):
+        found = re.search(pattern, cause, re.IGNORECASE)
+        if found:
+            return float(found[1]) or None
+    return None
+
+
 def instruction(
     kind: Literal["assess", "restore", "gentler", "stronger", "denoise"], generator: torch.Generator
 ) -> str:
@@ -290,17 +334,11 @@ def corpus(generator: torch.Generator, count: int) -> Iterator[str]:
 
 def _cause(record: DegradationRecord, generator: torch.Generator) -> str:
     """Return a phrasing of the cause; one with a number only where the record knows it."""
-    params = record.params
-    numbers = {
-        "dose": round(100 * float(params.get("dose_fraction", 0))),
-        "acceleration": int(params.get("acceleration", 0)),
-        "poses": int(params.get("num_poses", 0)) if "ghosting" not in record.method else 0,
-        "reduction": round(float(params.get("dose_reduction", 0))),
-    }
     phrasings = _CAUSES[record.task]
-    if not any(numbers.values()):
-        phrasings = _plain(phrasings)
-    return str(_pick(phrasings, generator)).format(**numbers)
+    number = round(true_parameter(record) or 0)
+    if not number:
+        return str(_pick(_plain(phrasings), generator))
+    return str(_pick(phrasings, generator)).format(**{_PARAMETERS[record.task][0]: number})
 
 
 def _plain(phrasings: tuple[str, ...]) -> tuple[str, ...]:

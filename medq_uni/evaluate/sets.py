@@ -11,7 +11,8 @@ from medq_uni.data.dataset import Dataset
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.shards import records_of
 from medq_uni.image import MedicalImage
-from medq_uni.taxonomy import Severity, Task
+from medq_uni.physics import DegradationRecord
+from medq_uni.taxonomy import Anatomy, Severity, Task
 
 PATCH_SIDE = 64
 """Real slices with a smaller side are patches, reported apart."""
@@ -28,6 +29,10 @@ class Case:
     """``phantoms``, ``real``, ``real patches``, each also with ``, mixed``."""
     degraded: MedicalImage
     reference: MedicalImage
+    anatomy: Anatomy | None = None
+    """None where nothing says so."""
+    records: tuple[DegradationRecord, ...] = ()
+    """What was done, with the grades that were measured; empty where only task and grade are known."""
 
 
 def drawn_cases(config: PairsConfig) -> Iterator[Case]:
@@ -40,15 +45,17 @@ def drawn_cases(config: PairsConfig) -> Iterator[Case]:
         pair = draw_pair(config, index)
         if not (wants_real and pair.source == "phantom"):
             group = _group(pair.source, min(pair.reference.shape[1:]), len(pair.records))
-            yield Case(pair.task, pair.severity, pair.subject, group, pair.degraded, pair.reference)
+            images = pair.degraded, pair.reference
+            yield Case(pair.task, pair.severity, pair.subject, group, *images, pair.anatomy, pair.records)
 
 
 def dataset_cases(folder: Path, split: str) -> Iterator[Case]:
     """Yield the pairs of one split of a built dataset."""
     for pair in Dataset(folder).pairs(split):
-        group = _group(pair.meta["source"], min(pair.reference.shape), len(records_of(pair.meta)))
+        records, anatomy = records_of(pair.meta), Anatomy(pair.meta["anatomy"])
+        group = _group(pair.meta["source"], min(pair.reference.shape), len(records))
         images = pair.image(pair.degraded), pair.image(pair.reference)
-        yield Case(pair.task, pair.severity, pair.meta["subject"], group, *images)
+        yield Case(pair.task, pair.severity, pair.meta["subject"], group, *images, anatomy, records)
 
 
 def _group(source: str, side: int, degradations: int) -> str:

@@ -4,15 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from medq_uni.annotate.drafts import (
-    PATIENCE,
-    DescriberDown,
-    FunctionDescriber,
-    RecordDescriber,
-    StopDrafting,
-    draft_images,
-)
-from medq_uni.annotate.external import ExternalConfig, ExternalDescriber
+from medq_uni.annotate.chat import BudgetSpent, ChatConfig, ServerDown
+from medq_uni.annotate.drafts import PATIENCE, FunctionDescriber, RecordDescriber, draft_images
+from medq_uni.annotate.external import ExternalDescriber
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.store import Store
@@ -80,7 +74,7 @@ def test_a_run_stops_when_the_describer_is_down_but_not_for_a_single_failure(job
     def describe(image) -> QualityDescription:
         answer = next(answers)
         if answer is None:
-            raise DescriberDown("the describer cannot be reached.")
+            raise ServerDown("the server cannot be reached.")
         return answer
 
     report = draft_images(job.store, job.source, FunctionDescriber("ours", describe))
@@ -96,7 +90,7 @@ def test_a_full_store_and_spent_money_stop_the_run_and_keep_what_is_done(
 
     def describe(image) -> QualityDescription:
         if next(count) == 3:
-            raise StopDrafting("stopped: 5.00 of 5.00 are spent.")
+            raise BudgetSpent("stopped: 5.00 of 5.00 are spent.")
         return noise
 
     report = draft_images(job.store, job.source, FunctionDescriber("ours", describe))
@@ -121,7 +115,7 @@ def test_a_server_drafts_with_many_threads(job: SimpleNamespace, chat, noise):
         return noise.to_dict() | {"modality": modality, "degradations": [], "verdict": "good"}
 
     chat.reply = reply
-    describer = ExternalDescriber(ExternalConfig(url=chat.url), job.store)
+    describer = ExternalDescriber(ChatConfig(url=chat.url), job.store)
     report = draft_images(job.store, job.source, describer, threads=4)
     describer.close()
     assert (report.drafted, report.failed) == (10, ())
