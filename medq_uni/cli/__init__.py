@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import annotate, dataset, evaluation, images, training, weights
+from medq_uni.cli import annotate, dataset, evaluation, images, judge, training, weights
 from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
@@ -57,6 +57,7 @@ def _root(
 app.command()(training.train)
 app.command()(training.ablate)
 app.command()(evaluation.evaluate)
+app.command()(judge.judge)
 
 
 @app.command()

@@ -1,0 +1,239 @@
+"""The command that measures descriptions: slots, a language-model judge, images out of scope, MedQ-Bench."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medq_uni.cli.shared import (
+    NOTICE,
+    SOME_FAILED,
+    DeviceOption,
+    SourcesOption,
+    clear_errors,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medq_uni.evaluate.describers import Describer
+    from medq_uni.evaluate.descriptions import Trial
+    from medq_uni.evaluate.judge import Comparison, Judge, Judgment
+    from medq_uni.evaluate.medqbench import Item, Response
+
+JUDGE_KEY = "MEDQ_JUDGE_KEY"
+JUDGE_TOKENS = 300
+
+
+def judge(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers, tables and kept questions.")],
+    benchmark: Annotated[
+        Path | None, typer.Option(help="Folder of a built dataset, or a recipe of benchmark/.")
+    ] = None,
+    source: SourcesOption = None,
+    describers: Annotated[
+        str, typer.Option(help="record, majority, nano or other weights, openai:MODEL@URL; with commas.")
+    ] = "record,nano,majority",
+    judge_name: Annotated[str | None, typer.Option("--judge", help="MODEL@URL of a chat server that judges.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the judge is asked everything.")] = 3,
+    price_in: Annotated[float, typer.Option(min=0, help="Judge: price of a million tokens of questions.")] = 0.0,
+    price_out: Annotated[float, typer.Option(min=0, help="Judge: price of a million tokens of answers.")] = 0.0,
+    medqbench: Annotated[Path | None, typer.Option(help="TSV file of MedQ-Bench.")] = None,
+    out_of_scope: Annotated[bool, typer.Option(help="Also show images that should be refused.")] = True,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Questions to a server at a time.")] = 4,
+    timeout: Annotated[float, typer.Option(help="Longest wait for an answer of a server, in seconds.")] = 120.0,
+    retries: Annotated[int, typer.Option(min=0, help="Times that a failed question is asked again.")] = 4,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a describer behind a server.")] = 600,
+    device: DeviceOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin without asking.")] = False,
+) -> None:
+    """Measure how good descriptions are; run again to go on, what was answered is not asked again.
+
+    Keys of servers come from the environment: MEDQ_DESCRIBER_KEY for describers, MEDQ_JUDGE_KEY for the judge.
+    """
+    if benchmark is None and medqbench is None:
+        raise typer.BadParameter("give --benchmark, --medqbench, or both.")
+    with clear_errors(), ExitStack() as stack:
+        from medq_uni.evaluate.benchmark import read_benchmarks
+        from medq_uni.evaluate.describers import open_describers
+        from medq_uni.evaluate.descriptions import Trial
+        from medq_uni.evaluate.medqbench import read_tsv
+
+        kept = output / "cache"
+        read = [] if benchmark is None else read_benchmarks(benchmark, tuple(source or ()))
+        trial = Trial.of(read, out_of_scope=out_of_scope)
+        items = [] if medqbench is None else read_tsv(medqbench)
+        limits = {"timeout_s": timeout, "retries": retries}
+        names = [name.strip() for name in describers.split(",") if name.strip()]
+        chosen = open_describers(
+            names, trial.truths, kept, device=device, threads=workers, max_tokens=max_tokens, **limits
+        )
+        for describer in chosen:
+            if hasattr(describer, "chat"):
+                stack.enter_context(closing(describer.chat))
+        one = _open_judge(judge_name, kept, rounds, workers, price_in, price_out, limits)
+        if one is not None:
+            stack.enter_context(closing(one.chat))
+        _ask_describer_consent(chosen, trial, items, yes)
+        if trial.cases:
+            for describer in chosen:
+                trial.ask(describer, progress_bar)
+            trial.write(output / "descriptions.json")
+        responses = _respond(chosen, items, kept, workers)
+        unscored = _report(output, trial, items, responses, one, yes)
+    typer.echo(NOTICE, err=True)
+    if trial.failed + unscored:
+        typer.echo(
+            f"{trial.failed} answers failed, {unscored} questions have no score; run again to ask them.", err=True
+        )
+        raise typer.Exit(SOME_FAILED)
+
+
+def _open_judge(
+    name: str | None,
+    kept: Path,
+    rounds: int,
+    workers: int,
+    price_in: float,
+    price_out: float,
+    limits: dict[str, float],
+) -> Judge | None:
+    if name is None:
+        return None
+    from medq_uni.annotate.chat import ChatClient
+    from medq_uni.evaluate.answers import AnswerCache
+    from medq_uni.evaluate.describers import chat_config
+    from medq_uni.evaluate.judge import Judge
+
+    config = chat_config(
+        f"openai:{name}",
+        key_variable=JUDGE_KEY,
+        price_in=price_in,
+        price_out=price_out,
+        max_tokens=JUDGE_TOKENS,
+        **limits,
+    )
+    assert config is not None
+    return Judge(ChatClient(config), AnswerCache(kept), rounds=rounds, workers=workers)
+
+
+def _ask_describer_consent(chosen: Sequence[Describer], trial: Trial, items: Sequence[Item], yes: bool) -> None:
+    """Say how much is sent where, and ask whether to begin where images leave the machine."""
+    from medq_uni.annotate.prompts import tokens_of
+    from medq_uni.evaluate.describers import ChatDescriber
+    from medq_uni.evaluate.medqbench import messages_of
+    from medq_uni.evaluate.scope import scope_subjects
+
+    for describer in chosen:
+        if not isinstance(describer, ChatDescriber):
+            continue
+        subjects = [*trial.subjects, *scope_subjects(trial.scope)]
+        tokens_in, tokens_out = describer.tokens(subjects)
+        tokens_in += sum(tokens_of(messages_of(item)) for item in items)
+        tokens_out += describer.chat.config.max_tokens * len(items)
+        is_local = describer.chat.config.is_local
+        typer.echo(
+            f"{len(subjects) + len(items)} images for {describer.name}: about {tokens_in} tokens in and at most "
+            f"{tokens_out} out. The images {'stay on this machine' if is_local else 'LEAVE this machine'}.",
+            err=True,
+        )
+        if not is_local and not yes:
+            typer.confirm("Begin?", abort=True, err=True)
+
+
+def _respond(
+    chosen: Sequence[Describer], items: Sequence[Item], kept: Path, workers: int
+) -> dict[str, list[Response] | None]:
+    """Return the answers to the rows of MedQ-Bench by describer; None where it cannot answer free questions."""
+    from medq_uni.evaluate.answers import AnswerCache
+    from medq_uni.evaluate.describers import ChatDescriber
+    from medq_uni.evaluate.medqbench import respond
+
+    found: dict[str, list[Response] | None] = {}
+    for describer in chosen if items else ():
+        found[describer.name] = None
+        if isinstance(describer, ChatDescriber):
+            with progress_bar(f"{describer.name}, MedQ-Bench") as progress:
+                found[describer.name] = respond(
+                    describer.chat, items, AnswerCache(kept), threads=workers, progress=progress
+                )
+    return found
+
+
+def _report(
+    output: Path,
+    trial: Trial,
+    items: Sequence[Item],
+    responses: dict[str, list[Response] | None],
+    one: Judge | None,
+    yes: bool,
+) -> int:
+    """Write and print every table; return the number of questions without an answer or a score."""
+    from medq_uni.evaluate.descriptions import write_csv
+    from medq_uni.evaluate.judge import comparisons_of
+    from medq_uni.evaluate.medqbench import choice_markdown, choice_table, reasoning_of
+    from medq_uni.evaluate.scope import scope_markdown, scope_table
+    from medq_uni.evaluate.slots import slot_markdown, slot_table
+    from medq_uni.io.atomic import write_text
+
+    parts = []
+    if trial.cases:
+        slots = slot_table(trial.cases, trial.truths, trial.answers)
+        write_csv(output / "slots.csv", slots)
+        parts.append(f"### Slots against the records: {trial.name}\n\n{slot_markdown(slots)}")
+    if trial.scope_answers:
+        scope = scope_table(trial.scope, trial.scope_answers)
+        write_csv(output / "scope.csv", scope)
+        parts.append(f"### Out of scope\n\n{scope_markdown(scope)}")
+    choices = [row for name, given in responses.items() for row in choice_table(name, items, given)]
+    if choices:
+        write_csv(output / "medqbench.csv", choices)
+        parts.append(f"### MedQ-Bench, multiple choice\n\n{choice_markdown(choices)}")
+    unscored = sum(one.text is None for given in responses.values() for one in given or ())
+    comparisons = comparisons_of(trial.cases, trial.truths, trial.answers)
+    for name, given in responses.items():
+        comparisons += reasoning_of(name, items, given)
+    if one is not None and comparisons:
+        judgments = _judge(one, comparisons, yes)
+        unscored += sum(judgment.score is None for judgment in judgments)
+        parts.append(_judge_part(output, one, comparisons, judgments))
+    text = "\n".join(parts)
+    write_text(output / "tables.md", text)
+    typer.echo(text, nl=False)
+    return unscored
+
+
+def _judge(one: Judge, comparisons: Sequence[Comparison], yes: bool) -> list[Judgment]:
+    """Say what judging costs, ask where it costs something or leaves the machine, and judge."""
+    estimate = one.estimate(comparisons)
+    is_local = one.chat.config.is_local
+    typer.echo(
+        f"{estimate.comparisons} descriptions x {one.rounds} rounds x 4 questions for the judge {one.chat.model}: "
+        f"{estimate.questions}, {estimate.kept} of them answered before; about {estimate.tokens_in} tokens in and "
+        f"{estimate.tokens_out} out, cost about {estimate.cost:.2f}. "
+        f"The texts {'stay on this machine' if is_local else 'LEAVE this machine'}.",
+        err=True,
+    )
+    if not yes and estimate.kept < estimate.questions and (estimate.cost > 0 or not is_local):
+        typer.confirm("Begin?", abort=True, err=True)
+    with progress_bar("judge") as progress:
+        return one.judge(comparisons, progress)
+
+
+def _judge_part(output: Path, one: Judge, comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> str:
+    from medq_uni.evaluate.descriptions import write_csv
+    from medq_uni.evaluate.judge import judge_markdown, judge_table
+    from medq_uni.io.atomic import write_text
+
+    rows = judge_table(comparisons, judgments, one.rounds)
+    write_csv(output / "judge.csv", rows)
+    said = [asdict(judgment) | {"describer": comparisons[judgment.place].describer} for judgment in judgments]
+    write_text(output / "judgments.json", json.dumps({"model": one.chat.model, "judgments": said}, indent=1) + "\n")
+    head = f"### Judge {one.chat.model}, {one.rounds} rounds (another scale than the slots)"
+    return f"{head}\n\n{judge_markdown(rows)}"
