@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medq_uni.annotate.prompts import messages_for, read_answer, tokens_of
+from medq_uni.annotate.prompts import messages_for, read_answer, read_assessment, refusal_schema, tokens_of
 from medq_uni.description import DescriptionError
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality
@@ -81,3 +81,26 @@ def test_tokens_grow_with_the_picture():
         for side in (56, 560)
     )
     assert 400 < large - small < 500  # (20 + 1)^2 - (2 + 1)^2 = 432
+
+
+def test_an_assessment_is_a_description_or_a_reason(noise):
+    values = {"cannot_assess": "", "description": noise.to_dict()}
+    assert set(refusal_schema()["required"]) == set(values)
+    assert read_assessment(json.dumps(values)) == noise
+    assert read_assessment('{"cannot_assess": " blank ", "description": null}') == "blank"
+    assert read_assessment(json.dumps(values | {"cannot_assess": None})) == noise
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cannot_assess": "blank"}, {"description": None}, {"cannot_assess": 3}, {"description": []}, {"more": 1}],
+)
+def test_an_assessment_of_both_or_neither_is_refused(noise, changes: dict):
+    with pytest.raises(DescriptionError):
+        read_assessment(json.dumps({"cannot_assess": "", "description": noise.to_dict()} | changes))
+
+
+def test_a_prompt_says_that_refusing_is_allowed_only_where_it_is(slice_ct):
+    plain, free = (json.dumps(messages_for(slice_ct, may_refuse=allowed)) for allowed in (False, True))
+    assert "cannot_assess" in free
+    assert "cannot_assess" not in plain

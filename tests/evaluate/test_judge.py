@@ -135,7 +135,7 @@ def test_what_gives_no_score_is_null_with_its_reason(connect, chat, reply, reaso
 def test_a_slow_judge_is_null(connect, chat: ChatServer):
     chat.delay_s = 0.2
     chat.reply = lambda request: scored(2)
-    judgments = connect(timeout_s=0.3, retries=0, workers=4).judge(TEXTS[:1])
+    judgments = connect(model="gpt", timeout_s=0.3, retries=0, workers=4).judge(TEXTS[:1])
     assert [one.score for one in judgments] == [None] * 4
     assert any("longer than" in one.reason for one in judgments)
 
