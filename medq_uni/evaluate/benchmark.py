@@ -98,7 +98,10 @@ def _listed(folder: Path) -> Benchmark:
                 images = [_file(folder, row[name], task) for name in ("degraded", "reference")]
                 if images[0].shape != images[1].shape:
                     raise ValueError(f"degraded is {images[0].shape} and reference {images[1].shape}")
-                found[split].append(Case(task, severity, row["subject"], "files", *images))
+                degraded, reference = images
+                found[split].append(
+                    Case(task, severity, row["subject"], "files", degraded=degraded, reference=reference)
+                )
             except (ValueError, OSError, KeyError) as error:
                 unreadable.append(f"{LIST} line {number}: {_short(error)}")
     return Benchmark(folder.name, tuple(found["test"]), tuple(found["val"]), tuple(unreadable))
