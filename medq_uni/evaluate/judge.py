@@ -20,8 +20,8 @@ from medq_uni.annotate.prompts import json_of, tokens_of
 from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import Answer, AnswerCache, question_key
 from medq_uni.evaluate.describers import PATIENCE
-from medq_uni.evaluate.restoration import clustered_interval
 from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.statistics import clustered_interval
 
 BEST = 2
 ANSWER_TOKENS = 80

@@ -27,7 +27,7 @@ from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import AnswerCache, question_key
 from medq_uni.evaluate.describers import PATIENCE
 from medq_uni.evaluate.judge import Comparison
-from medq_uni.evaluate.restoration import clustered_interval
+from medq_uni.evaluate.statistics import clustered_interval
 
 LETTERS = ("A", "B", "C", "D")
 SHORTEST_IMAGE = 65
