@@ -177,6 +177,8 @@ def _load_released(folder: Path, name: str, device: torch.device, execution: Exe
 
 def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pretrained:
     manifest, digest = verify(folder)
+    if CONFIG not in manifest["files"]:
+        raise WeightsMismatch(f"{folder} is no model of this kind: it has no {CONFIG}. A peer can only be evaluated.")
     try:
         config = from_json(ModelConfig, (folder / CONFIG).read_text(encoding="utf-8"))
     except ConfigError as error:
@@ -207,8 +209,8 @@ def verify(folder: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, str] = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+        files: dict[str, str] = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsMismatch(f"{folder.name}/{MANIFEST} is missing or broken. Install again.") from error
     digests = {}
     for file, expected in sorted(files.items()):

@@ -80,16 +80,106 @@ def test_a_change_that_leads_nowhere_is_named(plan: Path, change: dict, message:
     assert changed(base, CHANGE).stages[1].text.reference == 0
 
 
+PEERS = [
+    {"name": "ours", "told": "label"},
+    {"name": "pre-training alone", "changes": {"stages": "RESTORE"}, "layout": "restore", "told": "nothing"},
+    {"name": "naf", "recipe": "peer.json"},
+    {"name": "pix", "recipe": "peer.json", "changes": {"peer": {"kind": "pix2pix", "width": 4, "blocks": [1, 1]}}},
+]
+
+
+def with_peers(plan: Path) -> Path:
+    """Put peers into a plan, and the choice of learning rates."""
+    base = json.loads((plan.parent / "base.json").read_text())
+    restore = json.loads(to_json(replace(tiny_recipe(stage("restore", steps=4)))))["stages"]
+    peer = base | {"model": None, "tokenizer": None, "peer": {"kind": "nafnet", "width": 4, "blocks": [1, 1]}}
+    one = base["stages"][0]
+    peer["stages"] = [{key: one[key] for key in ("batch_size", "crop_size", "warmup_steps")}]
+    peer["stages"][0] |= {"name": "peer", "layout": "peer", "trainable": ["peer"], "steps": 4, "weights": {"l2": 1.0}}
+    (plan.parent / "peer.json").write_text(json.dumps(peer))
+    variants = json.loads(json.dumps(PEERS).replace('"RESTORE"', json.dumps(restore)))
+    edit(plan, variants=variants, seeds=[0], learning_rates=[0.5, 2.0], tuning_share=0.5)
+    return plan
+
+
+def test_peers_stand_in_the_table_of_the_same_pairs(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_ablations(with_peers(plan), out, device="cpu")
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["degraded input", "ours", "pre-training alone", "naf", "pix"]
+    assert len({row["scores"]["mr"]["pairs"] for row in rows}) == 1
+    for row in rows[1:]:
+        gains = json.loads((out / "tuning" / row["variant"].replace(" ", "-") / "gains.json").read_text())
+        assert f"{row['cost']['rate']:g}" == max(gains, key=lambda rate: gains[rate])
+        used = json.loads((out / "runs" / f"{row['variant'].replace(' ', '-')}-0" / "recipe.json").read_text())
+        assert used["stages"][0]["learning_rate"] in (0.5 * 5e-4, 2.0 * 5e-4)
+        assert row["cost"]["seconds"] > 0
+    ours, _, naf, pix = (row["cost"] for row in rows[1:])
+    assert ours["parameters"] > naf["parameters"] > 0
+    assert ours["gflops"] > naf["gflops"] > pix["gflops"] > 0
+    table = (out / "results.md").read_text()
+    assert "| M | GFLOPs | train s | rate |" in table
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert run_ablations(plan, out, device="cpu")
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+
+
+def test_a_finished_run_of_another_recipe_is_not_scored(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    edit(plan, variants=[{"name": "naf", "recipe": "peer.json"}], seeds=[0])
+    with_peers(plan)
+    edit(plan, variants=[{"name": "naf", "recipe": "peer.json"}], learning_rates=[])
+    assert run_ablations(plan, out, device="cpu")
+    (out / "scores" / "naf-0.json").unlink()
+    edit(plan, variants=[{"name": "naf", "recipe": "peer.json", "changes": {"ema_decay": 0.5}}])
+    with pytest.raises(ConfigError, match="run of another recipe"):
+        run_ablations(plan, out, device="cpu")
+
+
+def test_peers_on_other_pairs_are_refused(plan: Path) -> None:
+    with_peers(plan)
+    peer = json.loads((plan.parent / "peer.json").read_text())
+    (plan.parent / "peer.json").write_text(json.dumps(peer | {"pairs": peer["pairs"] | {"seed": 99}}))
+    with pytest.raises(ConfigError, match="'naf' is trained or validated on other pairs"):
+        read_plan(plan)
+
+
+def test_real_volumes_take_the_place_of_those_in_the_files(plan: Path) -> None:
+    found, recipes = read_plan(with_peers(plan), ["ct:somewhere"])
+    assert found.test.data == ("ct:somewhere",)
+    for recipe in recipes.values():
+        assert recipe.pairs.data == recipe.val_pairs.data == ("ct:somewhere",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rates": [0.0]}, "must be positive"),
+        ({"tuning_share": 0.0}, "must lie in"),
+        ({"variants": [{"name": "a", "recipe": "missing.json"}]}, "'missing.json' is not beside it"),
+        ({"variants": [{"name": "a", "recipe": "list.json"}]}, "an object of keys"),
+        ({"variants": [{"name": "a"}, {"name": "b", "weights_of": "a", "changes": CHANGE}]}, "have no effect"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(plan: Path, changes: dict, message: str) -> None:
+    (plan.parent / "list.json").write_text("[]")
+    edit(plan, **changes)
+    with pytest.raises(ConfigError, match=message):
+        read_plan(plan)
+
+
+@pytest.mark.parametrize(("name", "trained"), [("ablations", 8), ("peers", 8)])
+def test_the_projects_own_plans_read(name: str, trained: int) -> None:
+    plan, recipes = read_plan(Path(__file__).parents[2] / "recipes" / f"{name}.json")
+    assert len(recipes) >= trained
+    assert plan.variants[0].changes == {}
+
+
 def test_weights_of_a_variant_that_is_not_trained_are_refused(plan: Path) -> None:
     edit(plan, variants=[{"name": "a", "weights_of": "b"}])
     with pytest.raises(ConfigError, match="'b' is not trained here"):
         read_plan(plan)
-
-
-def test_the_projects_own_plan_reads() -> None:
-    plan, recipes = read_plan(Path(__file__).parents[2] / "recipes" / "ablations.json")
-    assert len(recipes) > 7
-    assert plan.variants[0].changes == {}
 
 
 def test_an_interval_over_subjects_is_wider_than_one_over_images() -> None:
