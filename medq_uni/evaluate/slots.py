@@ -14,9 +14,9 @@ import numpy as np
 from medq_uni.data.describe import stated_parameter, true_parameter
 from medq_uni.description import QualityDescription
 from medq_uni.evaluate.answers import Answer, Outcome
-from medq_uni.evaluate.statistics import RESAMPLES, clustered_interval
 from medq_uni.evaluate.sets import Case
-from medq_uni.report import scores
+from medq_uni.evaluate.statistics import RESAMPLES, clustered_interval
+from medq_uni.scoring import scores
 from medq_uni.taxonomy import Modality, Severity, Verdict, tasks_of
 
 GRADES = len(Severity)
