@@ -1,10 +1,11 @@
 """pix2pix (Isola, Zhu, Zhou, Efros: Image-to-image translation with conditional adversarial networks, CVPR 2017).
 
-A U-Net generator and a discriminator of patches that sees the input beside the output. Three things differ from the
+A U-Net generator and a discriminator of patches that sees the input beside the output. Four things differ from the
 paper. Both are updated at once, by one optimizer from one backward pass: the generator meets the discriminator with
 its weights held fixed, the discriminator meets the generator's image held fixed. The generator predicts a correction
-of its input, which suits restoration. It has no dropout, so that a restoration is the same every time; the paper
-reports that its dropout hardly made outputs vary.
+of its input, and has convolutions at full resolution, where the paper begins with a stride of 2: noise lives in single
+pixels. It has no dropout, so that a restoration is the same every time; the paper reports that its dropout hardly made
+outputs vary.
 """
 
 from __future__ import annotations
@@ -92,42 +93,47 @@ class Network(Peer):
     The last layer of the generator begins at 0: a new network returns its input.
 
     Args:
-        config: Its size; every level has one convolution each way, so ``blocks`` says how many levels there are.
+        config: Its size. The first entry of ``blocks`` counts the convolutions at full resolution on either way, every
+            other level has one; so the other entries say how many levels there are.
 
     Raises:
-        ConfigError: If an entry of ``blocks`` is not 1.
+        ConfigError: If an entry of ``blocks`` after the first is not 1.
     """
 
     training_only = ("discriminator",)
 
     def __init__(self, config: PeerConfig) -> None:
         super().__init__(config)
-        if set(config.blocks) != {1}:
-            raise ConfigError(f"pix2pix has one layer per level: blocks must be all 1, got {list(config.blocks)}.")
-        depth, channels = len(config.blocks) - 1, config.in_channels
-        widths = [config.width * min(2**level, LARGEST_WIDTH) for level in range(depth)]
+        count, *rest = config.blocks
+        if set(rest) != {1}:
+            raise ConfigError(
+                f"pix2pix has one layer at every lower level: blocks {list(config.blocks)} must end in 1."
+            )
+        depth, channels = len(rest), config.in_channels
+        widths = [config.width * min(2**level, LARGEST_WIDTH) for level in range(depth + 1)]
+        self.head = _convolutions(channels, widths[0], count)
         self.downs = nn.ModuleList(
-            Down(given, width, is_normed=0 < level < depth - 1)
-            for level, (given, width) in enumerate(zip([channels, *widths], widths, strict=False))
+            Down(widths[level], widths[level + 1], is_normed=level < depth - 1) for level in range(depth)
         )
         # every level but the lowest gets the features of the way down beside those from below
         self.ups = nn.ModuleList(
-            Up(widths[level] * (1 if level == depth - 1 else 2), widths[level - 1]) for level in range(depth - 1, 0, -1)
+            Up(widths[level] * (1 if level == depth else 2), widths[level - 1]) for level in range(depth, 0, -1)
         )
-        self.last = nn.ConvTranspose2d(widths[0] * min(depth, 2), channels, 4, stride=2, padding=1)
+        self.tail = _convolutions(2 * widths[0], widths[0], count)
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
         self.discriminator = Discriminator(2 * channels, config.width)
 
     def forward(self, degraded: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return the input plus a correction; sides must be multiples of ``config.multiple``."""
-        x, skips = degraded, []
+        x, skips = self.head(degraded), []
         for down in self.downs:
-            x = down(x)
             skips.append(x)
-        for up, skip in zip(self.ups, reversed(skips[:-1]), strict=True):
+            x = down(x)
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
             x = torch.cat([up(x), skip], dim=1)
-        return degraded + self.last(x)
+        return degraded + self.last(self.tail(x))
 
     def learn(
         self, degraded: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]
@@ -152,3 +158,10 @@ class Network(Peer):
             "discriminator": DISCRIMINATOR_WEIGHT
             * (F.softplus(-true.float()).mean() + F.softplus(fake.float()).mean()),
         }
+
+
+def _convolutions(given: int, width: int, count: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for number in range(count):
+        layers += [nn.Conv2d(width if number else given, width, 3, padding=1), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
