@@ -116,7 +116,7 @@ def test_peers_stand_in_the_table_of_the_same_pairs(plan: Path, tmp_path: Path) 
         assert row["cost"]["seconds"] > 0
     ours, _, naf, pix = (row["cost"] for row in rows[1:])
     assert ours["parameters"] > naf["parameters"] > 0
-    assert ours["gflops"] > naf["gflops"] > pix["gflops"] > 0
+    assert ours["gflops"] > max(naf["gflops"], pix["gflops"]) > min(naf["gflops"], pix["gflops"]) > 0
     table = (out / "results.md").read_text()
     assert "| M | GFLOPs | train s | rate |" in table
     assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
