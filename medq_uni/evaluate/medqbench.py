@@ -12,8 +12,9 @@ import binascii
 import csv
 import hashlib
 import io
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from medq_uni.evaluate.answers import AnswerCache, question_key
 from medq_uni.evaluate.describers import PATIENCE
 from medq_uni.evaluate.judge import Comparison
 from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.io.atomic import write_text
 
 LETTERS = ("A", "B", "C", "D")
 SHORTEST_IMAGE = 65
@@ -278,6 +280,20 @@ def _choice_schema(letters: list[str]) -> dict[str, Any]:
         "required": ["answer"],
         "additionalProperties": False,
     }
+
+
+def write_responses(path: Path, items: Sequence[Item], responses: Mapping[str, Sequence[Response] | None]) -> None:
+    """Write every answer beside what is right, as JSON, by describer; null where it cannot answer such questions."""
+    said = {
+        name: None
+        if given is None
+        else [
+            {"index": item.index, "truth": item.truth, "answer": one.text, "reason": one.reason}
+            for item, one in zip(items, given, strict=True)
+        ]
+        for name, given in responses.items()
+    }
+    write_text(path, json.dumps(said, indent=1) + "\n")
 
 
 def choice_table(describer: str, items: Sequence[Item], responses: Sequence[Response] | None) -> list[ChoiceScore]:

@@ -147,9 +147,10 @@ def test_a_failure_is_an_answer_with_its_reason(connect, chat, subjects, reply, 
 
 
 def test_a_slow_server_fails_in_time(connect, chat: ChatServer, subjects):
+    describer = connect(timeout_s=0.5)
     chat.delay_s = 0.2
     chat.reply = lambda request: "late"
-    answer = connect(timeout_s=0.5)(subjects[0])
+    answer = describer(subjects[0])
     assert answer.outcome is Outcome.FAILED
     assert "longer than 0.5 s" in answer.reason
 
