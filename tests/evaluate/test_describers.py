@@ -1,5 +1,6 @@
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,16 @@ def test_a_chat_model_may_refuse_and_may_name_another_modality(connect, chat: Ch
     other = next(t for t in truths if t.modality is not subjects[1].image.modality)
     chat.reply = lambda request: described(other)
     assert connect()(subjects[1]).description.modality is other.modality
+
+
+def test_of_a_volume_the_middle_slice_is_shown(connect, chat: ChatServer, subjects, truths):
+    chat.reply = lambda request: described(truths[0])
+    image = subjects[0].image
+    other = np.zeros_like(image.voxels)
+    volume = replace(image, voxels=np.concatenate([other, image.voxels, other]))
+    describer = connect()
+    assert describer(Subject(volume)) == describer(subjects[0])
+    assert len(chat.requests) == 1
 
 
 HTML = (200, {"Content-Type": "text/html"}, b"<html>login</html>")
