@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medq_uni.annotate.chat import ChatClient, Messages, NoAnswer, ServerDown
+from medq_uni.annotate.chat import ChatClient, Messages, NoAnswer, ServerDown, in_order
 from medq_uni.annotate.prompts import json_of, without_pictures
 from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import AnswerCache, question_key
@@ -252,8 +252,8 @@ def respond(
 
     found = []
     with ThreadPoolExecutor(threads) as pool:
-        for response in pool.map(one, items):
-            found.append(response)
+        for _, response in in_order(pool, one, items, 2 * threads):
+            found.append(response.result())
             if progress is not None:
                 progress(len(found), len(items))
     return found
