@@ -34,7 +34,7 @@ def medq(*words: object) -> tuple[int, str]:
 
 def test_version_and_help_answer():
     assert medq("--version") == (0, f"medq-uni {__version__}\n")
-    for verb in ("annotate", "assess", "restore", "degrade", "dataset", "train", "doctor", "demo"):
+    for verb in ("annotate", "assess", "restore", "degrade", "dataset", "train", "judge", "doctor", "demo"):
         code, text = medq(verb, "--help")
         assert code == 0
         assert "Usage" in text

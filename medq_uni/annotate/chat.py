@@ -7,8 +7,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 from medq_uni.config import ConfigError
 
+S = TypeVar("S")
 T = TypeVar("T")
 Messages = list[dict[str, Any]]
 
@@ -288,6 +290,23 @@ class ChatClient:
         if len(names) != 1:
             raise ServerDown(f"the server has {len(names)} models: {', '.join(names[:8])}. Choose: --model-name")
         return str(names[0])
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable[[S], T], items: Iterable[S], ahead: int
+) -> Iterator[tuple[S, Future[T]]]:
+    """Yield every item with its future, in order, at most ``ahead`` of them begun; the rest is left when it stops."""
+    waiting: deque[tuple[S, Future[T]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) >= ahead:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for _, future in waiting:
+            future.cancel()
 
 
 def _read(chunks: Iterator[bytes], deadline: float, timeout_s: float) -> _Reply:

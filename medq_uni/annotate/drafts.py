@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from medq_uni.annotate.chat import BudgetSpent, ServerDown
+from medq_uni.annotate.chat import BudgetSpent, ServerDown, in_order
 from medq_uni.annotate.images import DatasetImages, ImageSource
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.store import Store
@@ -128,7 +127,7 @@ def draft_images(
 
     ahead = 1 if threads == 1 else 2 * threads  # one slow image does not let the other threads wait
     with ThreadPoolExecutor(threads) as pool:
-        for number, (key, future) in enumerate(_in_order(pool, draft, keys, ahead), start=1):
+        for number, (key, future) in enumerate(in_order(pool, draft, keys, ahead), start=1):
             try:
                 future.result()
                 silent = 0
@@ -155,20 +154,3 @@ def pending_keys(store: Store, source: ImageSource, round: int) -> list[str]:
     store.add_images(records)
     undrafted = set(store.undrafted(round))
     return [record.key for record in records if record.key in undrafted]
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[str], None], keys: Iterable[str], ahead: int
-) -> Iterable[tuple[str, Future[None]]]:
-    """Yield every key with its future, in order, at most ``ahead`` of them begun; the rest is left when it stops."""
-    waiting: deque[tuple[str, Future[None]]] = deque()
-    try:
-        for key in keys:
-            waiting.append((key, pool.submit(function, key)))
-            if len(waiting) >= ahead:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        for _, future in waiting:
-            future.cancel()

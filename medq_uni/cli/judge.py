@@ -34,7 +34,10 @@ JUDGE_TOKENS = 300
 def judge(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for answers, tables and kept questions.")],
     benchmark: Annotated[
-        Path | None, typer.Option(help="Folder of a built dataset, or a recipe of benchmark/.")
+        list[Path] | None,
+        typer.Option(
+            help="Built dataset, dataset recipe, folder of recipes, or folder with benchmark.csv. Repeatable."
+        ),
     ] = None,
     source: SourcesOption = None,
     describers: Annotated[
@@ -57,17 +60,14 @@ def judge(
 
     Keys of servers come from the environment: MEDQ_DESCRIBER_KEY for describers, MEDQ_JUDGE_KEY for the judge.
     """
-    if benchmark is None and medqbench is None:
+    if not benchmark and medqbench is None:
         raise typer.BadParameter("give --benchmark, --medqbench, or both.")
     with clear_errors(), ExitStack() as stack:
-        from medq_uni.evaluate.benchmark import read_benchmarks
         from medq_uni.evaluate.describers import open_describers
-        from medq_uni.evaluate.descriptions import Trial
         from medq_uni.evaluate.medqbench import read_tsv
 
         kept = output / "cache"
-        read = [] if benchmark is None else read_benchmarks(benchmark, tuple(source or ()))
-        trial = Trial.of(read, out_of_scope=out_of_scope)
+        trial, unreadable = _read_trial(benchmark or [], source or [], out_of_scope)
         items = [] if medqbench is None else read_tsv(medqbench)
         limits = {"timeout_s": timeout, "retries": retries}
         names = [name.strip() for name in describers.split(",") if name.strip()]
@@ -87,11 +87,31 @@ def judge(
             trial.write(output / "descriptions.json")
         responses = _respond(chosen, items, kept, workers)
         unscored = _report(output, trial, items, responses, one, yes)
+    _finish(output, trial.failed, unscored, unreadable)
+
+
+def _read_trial(paths: Sequence[Path], sources: Sequence[str], out_of_scope: bool) -> tuple[Trial, int]:
+    """Return the trial of the benchmarks at paths, and how many of their pairs cannot be read; those are named."""
+    from medq_uni.evaluate.benchmark import read_benchmarks
+    from medq_uni.evaluate.descriptions import Trial
+
+    read = [found for path in paths for found in read_benchmarks(path, sources)]
+    unreadable = [line for found in read for line in found.unreadable]
+    for line in unreadable:
+        typer.echo(f"warning: {line}", err=True)
+    return Trial.of(read, out_of_scope=out_of_scope), len(unreadable)
+
+
+def _finish(output: Path, failed: int, unscored: int, unreadable: int) -> None:
+    """Say what is missing, and end with the exit code of failures where something is."""
     typer.echo(NOTICE, err=True)
-    if trial.failed + unscored:
+    if failed + unscored:
         typer.echo(
-            f"{trial.failed} answers failed, {unscored} questions have no score; run again to ask them.", err=True
+            f"{failed} answers failed, {unscored} questions have no answer or score; the reasons are in {output}. "
+            "Run again to ask what a server left open.",
+            err=True,
         )
+    if failed + unscored + unreadable:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -177,7 +197,7 @@ def _report(
     """Write and print every table; return the number of questions without an answer or a score."""
     from medq_uni.evaluate.descriptions import write_csv
     from medq_uni.evaluate.judge import comparisons_of
-    from medq_uni.evaluate.medqbench import choice_markdown, choice_table, reasoning_of
+    from medq_uni.evaluate.medqbench import choice_markdown, choice_table, reasoning_of, write_responses
     from medq_uni.evaluate.scope import scope_markdown, scope_table
     from medq_uni.evaluate.slots import slot_markdown, slot_table
     from medq_uni.io.atomic import write_text
@@ -191,6 +211,8 @@ def _report(
         scope = scope_table(trial.scope, trial.scope_answers)
         write_csv(output / "scope.csv", scope)
         parts.append(f"### Out of scope\n\n{scope_markdown(scope)}")
+    if responses:
+        write_responses(output / "medqbench.json", items, responses)
     choices = [row for name, given in responses.items() for row in choice_table(name, items, given)]
     if choices:
         write_csv(output / "medqbench.csv", choices)

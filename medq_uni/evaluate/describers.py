@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from medq_uni import __version__
-from medq_uni.annotate.chat import ChatClient, ChatConfig, NoAnswer, ServerDown
+from medq_uni.annotate.chat import ChatClient, ChatConfig, Messages, NoAnswer, ServerDown
 from medq_uni.annotate.prompts import messages_for, read_assessment, refusal_schema, tokens_of, without_pictures
 from medq_uni.config import ConfigError
 from medq_uni.data.describe import describe
@@ -154,7 +154,10 @@ class ModelDescriber:
 
 
 class ChatDescriber:
-    """A vision-language model behind an OpenAI-compatible chat server; it may say that it cannot assess."""
+    """A vision-language model behind an OpenAI-compatible chat server; it may say that it cannot assess.
+
+    Of a volume it is shown the middle slice.
+    """
 
     def __init__(self, chat: ChatClient, cache: AnswerCache, *, threads: int = 4) -> None:
         self.chat, self.threads, self._cache = chat, threads, cache
@@ -162,7 +165,7 @@ class ChatDescriber:
 
     def __call__(self, subject: Subject) -> Answer:
         """Return what the model says; a server that fails is named and asked again in a later run."""
-        question = messages_for(subject.image, may_refuse=True)
+        question = _question(subject)
         key = question_key(self.chat.model, self.chat.config.max_tokens, without_pictures(question))
         kept = self._cache.answer(key)
         if kept is not None:
@@ -180,8 +183,12 @@ class ChatDescriber:
 
     def tokens(self, subjects: Sequence[Subject]) -> tuple[int, int]:
         """Return about how many tokens a first question about every slice takes, and at most how many the answers."""
-        tokens_in = sum(tokens_of(messages_for(subject.image, may_refuse=True)) for subject in subjects)
+        tokens_in = sum(tokens_of(_question(subject)) for subject in subjects)
         return tokens_in, self.chat.config.max_tokens * len(subjects)
+
+
+def _question(subject: Subject) -> Messages:
+    return messages_for(subject.image.slice_at(subject.image.shape[0] // 2), may_refuse=True)
 
 
 def chat_config(words: str, **limits: object) -> ChatConfig | None:

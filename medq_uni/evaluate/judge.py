@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.annotate.chat import ChatClient, Messages, NoAnswer, ServerDown
+from medq_uni.annotate.chat import ChatClient, Messages, NoAnswer, ServerDown, in_order
 from medq_uni.annotate.prompts import json_of, tokens_of
 from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import Answer, AnswerCache, question_key
@@ -212,11 +212,11 @@ class Judge:
         self._silent = 0
         found = []
         with ThreadPoolExecutor(self.workers) as pool:
-            made = pool.map(lambda job: self._ask(comparisons[job[1]], *job), jobs)
-            for number, judgment in enumerate(made, start=1):
-                found.append(judgment)
+            made = in_order(pool, lambda job: self._ask(comparisons[job[1]], *job), jobs, 2 * self.workers)
+            for _, judgment in made:
+                found.append(judgment.result())
                 if progress is not None:
-                    progress(number, len(jobs))
+                    progress(len(found), len(jobs))
         return found
 
     def _jobs(self, comparisons: Sequence[Comparison]) -> list[tuple[Dimension, int, int]]:

@@ -12,8 +12,9 @@ import binascii
 import csv
 import hashlib
 import io
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medq_uni.annotate.chat import ChatClient, Messages, NoAnswer, ServerDown
+from medq_uni.annotate.chat import ChatClient, Messages, NoAnswer, ServerDown, in_order
 from medq_uni.annotate.prompts import json_of, without_pictures
 from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import AnswerCache, question_key
 from medq_uni.evaluate.describers import PATIENCE
 from medq_uni.evaluate.judge import Comparison
 from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.io.atomic import write_text
 
 LETTERS = ("A", "B", "C", "D")
 SHORTEST_IMAGE = 65
@@ -250,8 +252,8 @@ def respond(
 
     found = []
     with ThreadPoolExecutor(threads) as pool:
-        for response in pool.map(one, items):
-            found.append(response)
+        for _, response in in_order(pool, one, items, 2 * threads):
+            found.append(response.result())
             if progress is not None:
                 progress(len(found), len(items))
     return found
@@ -278,6 +280,20 @@ def _choice_schema(letters: list[str]) -> dict[str, Any]:
         "required": ["answer"],
         "additionalProperties": False,
     }
+
+
+def write_responses(path: Path, items: Sequence[Item], responses: Mapping[str, Sequence[Response] | None]) -> None:
+    """Write every answer beside what is right, as JSON, by describer; null where it cannot answer such questions."""
+    said = {
+        name: None
+        if given is None
+        else [
+            {"index": item.index, "truth": item.truth, "answer": one.text, "reason": one.reason}
+            for item, one in zip(items, given, strict=True)
+        ]
+        for name, given in responses.items()
+    }
+    write_text(path, json.dumps(said, indent=1) + "\n")
 
 
 def choice_table(describer: str, items: Sequence[Item], responses: Sequence[Response] | None) -> list[ChoiceScore]:

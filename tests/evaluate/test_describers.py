@@ -1,5 +1,6 @@
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,16 @@ def test_a_chat_model_may_refuse_and_may_name_another_modality(connect, chat: Ch
     assert connect()(subjects[1]).description.modality is other.modality
 
 
+def test_of_a_volume_the_middle_slice_is_shown(connect, chat: ChatServer, subjects, truths):
+    chat.reply = lambda request: described(truths[0])
+    image = subjects[0].image
+    other = np.zeros_like(image.voxels)
+    volume = replace(image, voxels=np.concatenate([other, image.voxels, other]))
+    describer = connect()
+    assert describer(Subject(volume)) == describer(subjects[0])
+    assert len(chat.requests) == 1
+
+
 HTML = (200, {"Content-Type": "text/html"}, b"<html>login</html>")
 
 
@@ -147,9 +158,10 @@ def test_a_failure_is_an_answer_with_its_reason(connect, chat, subjects, reply, 
 
 
 def test_a_slow_server_fails_in_time(connect, chat: ChatServer, subjects):
+    describer = connect(timeout_s=0.5)
     chat.delay_s = 0.2
     chat.reply = lambda request: "late"
-    answer = connect(timeout_s=0.5)(subjects[0])
+    answer = describer(subjects[0])
     assert answer.outcome is Outcome.FAILED
     assert "longer than 0.5 s" in answer.reason
 

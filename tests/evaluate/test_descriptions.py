@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medq_uni.annotate.prompts import json_of
 from medq_uni.cli import app
-from medq_uni.config import ConfigError
 from medq_uni.data.dataset import build_dataset, read_dataset_recipe
 from medq_uni.description import QualityDescription
 from medq_uni.evaluate.benchmark import Benchmark, read_benchmarks
 from medq_uni.evaluate.descriptions import Trial
 from medq_uni.evaluate.sets import Case
+from medq_uni.io import write_image
+from medq_uni.taxonomy import Severity, Task
 from tests.chat import ChatServer
 from tests.evaluate.test_medqbench import choices, picture, write
 
@@ -55,22 +55,8 @@ def test_a_recipe_and_the_dataset_built_from_it_are_the_same_benchmark(recipe: P
     assert Trial.of([drawn]).truths == Trial.of([stored]).truths
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"), [({"real_fraction": 1.0}, "Say where they are: --source"), (None, "no split test")]
-)
-def test_a_recipe_without_what_it_needs_is_named(recipe: Path, changes: dict | None, message: str):
-    values = json.loads(recipe.read_text())
-    if changes is None:
-        values["splits"] = {"val": values["splits"]["test"]}
-    else:
-        values["splits"]["test"] |= changes
-    recipe.write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match=message):
-        read_benchmarks(recipe)
-
-
 def test_several_benchmarks_keep_their_names(cases: list[Case]):
-    both = Trial.of([Benchmark("one", tuple(cases)), Benchmark("two", tuple(cases))], out_of_scope=False)
+    both = Trial.of([Benchmark("one", tuple(cases), ()), Benchmark("two", tuple(cases), ())], out_of_scope=False)
     assert {case.group for case in both.cases} == {"one, phantoms", "two, phantoms"}
     assert both.scope == ()
 
@@ -156,6 +142,13 @@ def test_medq_bench_alone(tmp_path: Path, chat: ChatServer, truths: list[Quality
     assert code == 0
     assert "| all | majority | 3 | 0 | not supported | - |" in text
     assert "| type how | openai:vlm | 1 | 1 | 1.000 |" in text
+    said = json.loads((tmp_path / "out" / "medqbench.json").read_text())
+    assert said["majority"] is None
+    assert [(one["index"], one["truth"], one["answer"]) for one in said["openai:vlm"]] == [
+        ("0", "A", "B"),
+        ("1", "B", "B"),
+        ("2", "B", "B"),
+    ]
     texts = write(tmp_path / "d.tsv", [{"index": "0", "image": picture(0), "description": "Usable.", "modality": "CT"}])
     judged = ["--judge", f"gpt@{chat.url}", "--rounds", 1]
     code, text, _ = medq("--medqbench", texts, "--describers", describers, "-o", tmp_path / "out", *judged)
@@ -167,10 +160,24 @@ def test_medq_bench_alone(tmp_path: Path, chat: ChatServer, truths: list[Quality
 def test_bad_input_is_named(tmp_path: Path, recipe: Path):
     assert medq("-o", tmp_path / "out")[0] == 2
     code, _, told = medq("--benchmark", tmp_path / "no.json", "-o", tmp_path / "out")
-    assert (code, "no such recipe" in told) == (1, True)
+    assert (code, "is no benchmark" in told) == (1, True)
     code, _, told = medq("--benchmark", recipe, "--describers", "openai:gpt", "-o", tmp_path / "out")
     assert (code, "openai:MODEL@http" in told) == (1, True)
 
 
-def test_json_of_an_answer_is_found_in_a_fence():
-    assert json_of('```json\n{"a": 1}\n```') == {"a": 1}
+def test_listed_files_are_described_without_records_and_a_missing_one_is_named(
+    tmp_path: Path, cases: list[Case], one_thread: None
+):
+    case = next(one for one in cases if one.task is Task.MR_NOISE and one.severity is Severity.SEVERE)
+    write_image(case.degraded, tmp_path / "low.nii.gz")
+    write_image(case.reference, tmp_path / "full.nii.gz")
+    lines = ["degraded,reference,task,severity,subject", "low.nii.gz,full.nii.gz,mr-noise,severe,s1"]
+    (tmp_path / "benchmark.csv").write_text("\n".join([*lines, "gone.nii.gz,full.nii.gz,mr-noise,mild,s2", ""]))
+    options = ["--benchmark", tmp_path, "--describers", "record,nano", "-o", tmp_path / "out", "--device", "cpu"]
+    code, text, told = medq(*options, "--no-out-of-scope")
+    assert code == 3
+    assert "line 3" in told
+    assert "gone.nii.gz is missing" in told
+    assert "| files | verdict accuracy | 1 | 1.000 (1.00 to 1.00) |" in text
+    assert "anatomy accuracy" not in text
+    assert "parameter error" not in text
