@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medq_uni.evaluate.trials import Row, SafetySettings, Scene, Trials
-from medq_uni.report import scores
-
-NEAR_DB = 45.0
-"""An altered good image passes at or above this PSNR against the input."""
+from medq_uni.scoring import scores
 
 
 def check_harm(trials: Trials, scenes: Sequence[Scene], settings: SafetySettings) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from medq_uni.evaluate.consistency import check_consistency
 from medq_uni.evaluate.harm import check_harm
 from medq_uni.evaluate.invention import check_invention
 from medq_uni.evaluate.lesions import check_lesions
+from medq_uni.evaluate.runner import slug
 from medq_uni.evaluate.shift import check_shift
 from medq_uni.evaluate.system import System
 from medq_uni.evaluate.texture import check_texture
@@ -45,8 +45,8 @@ def run_safety(
 ) -> dict[str, Any]:
     """Return the measurements of every system in every check; go on where an earlier call stopped.
 
-    Each finished check is a file in ``folder/safety``. It is measured again where settings or definitions have
-    changed; a system is known by its name, so give one whose weights have changed another folder.
+    Each finished check is a file in ``folder/safety``. It is measured again where the system's identity, the settings
+    or the definitions have changed.
 
     Args:
         systems: Under test, with names of their own.
@@ -64,37 +64,31 @@ def run_safety(
     names = [system.name for system in systems]
     if len(set(names)) != len(names):
         raise ValueError(f"systems need names of their own, got {', '.join(names)}.")
-    about = {"settings": json.loads(json.dumps(asdict(settings))), "definitions": DEFINITIONS}
+    about: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(settings))), "definitions": DEFINITIONS}
     scenes: list[Scene] | None = None
     measured: dict[str, Any] = {name: {} for name in names}
     for number, system in enumerate(systems):
-        trials = Trials(system)
+        trials, head = Trials(system), about | {"identity": system.identity}
         for place, (check, function) in enumerate(CHECKS.items(), start=1):
-            path = Path(folder) / FOLDER / f"{_file_name(system.name)}-{check}.json"
-            found = _read(path, about)
+            path = Path(folder) / FOLDER / f"{slug(system.name)}-{check}.json"
+            found = _read(path, head)
             if found is None:
                 scenes = scenes_of(settings) if scenes is None else scenes
                 trials.failed = {}
                 rows = function(trials, scenes, settings)
                 found = {"rows": rows, "failed": dict(trials.failed)}
-                write_text(path, json.dumps(about | found, allow_nan=False) + "\n")
+                write_text(path, json.dumps(head | found, allow_nan=False) + "\n")
             measured[system.name][check] = found
             if progress is not None:
                 progress(number * len(CHECKS) + place, len(systems) * len(CHECKS))
     return about | {"systems": measured}
 
 
-def _read(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the rows and failures of a finished check, None where there are none of these settings."""
+def _read(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the rows and failures of a finished check, None where there are none of this head."""
     if not path.is_file():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    if any(values.get(key) != value for key, value in about.items()):
+    if any(values.get(key) != value for key, value in head.items()):
         return None
     return {key: values[key] for key in ("rows", "failed")}
-
-
-def _file_name(name: str) -> str:
-    """Return a file name that two systems do not share, whatever their names hold."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

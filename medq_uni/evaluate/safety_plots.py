@@ -10,7 +10,8 @@ import numpy as np
 
 from medq_uni.evaluate.calibration import LEVELS
 from medq_uni.evaluate.lesions import ERASED_CRC
-from medq_uni.evaluate.safety_tables import INPUT, grouped, rows_of
+from medq_uni.evaluate.safety_tables import grouped, rows_of
+from medq_uni.evaluate.systems import INPUT
 from medq_uni.evaluate.trials import Row
 
 PANEL_INCHES = (4.2, 3.4)
@@ -34,7 +35,7 @@ def _crc(results: dict[str, Any]) -> bytes | None:
         return None
     figure, axes = _figure(len(panels))
     for axis, modality in zip(axes, panels, strict=True):
-        shown = [(INPUT, systems[0][1], "crc_of_input"), *((name, rows, "crc") for name, rows in systems)]
+        shown = [(INPUT, systems[0][1], "crc_of_input"), *((n, rows, "crc") for n, rows in systems if n != INPUT)]
         for name, rows, field in shown:
             mine = grouped([row for row in rows if row["modality"] == modality], "radius_px")
             sizes = sorted(size for (size,) in mine)

@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from medq_uni.evaluate import invention
-from medq_uni.evaluate.harm import NEAR_DB
 from medq_uni.evaluate.lesions import ERASED_CRC
 from medq_uni.evaluate.shift import SLOT_SWAP, gain_of
+from medq_uni.evaluate.systems import INPUT
+from medq_uni.evaluate.tables import UNHARMED_DB
 from medq_uni.evaluate.texture import half_frequency
 from medq_uni.evaluate.trials import Row
 
 Table = tuple[str, list[str], list[list[str]], str]
 """Title, header, rows, note."""
-INPUT = "(degraded input)"
-"""Name of the rows that show what the same measurement says of the input."""
 NOTHING = "-"
 TOLD = ("oracle", "predicted", "shuffled", "none")
 
@@ -25,7 +24,7 @@ TOLD = ("oracle", "predicted", "shuffled", "none")
 def safety_tables(results: dict[str, Any]) -> list[Table]:
     """Return the tables of the results of :func:`medq_uni.evaluate.safety.run_safety`, as text.
 
-    Where a check can be made on the degraded input too, its rows come first.
+    Where a check measures the degraded input beside every output, its rows come first, whether or not it was a system.
     """
     makers = (
         _lesions,
@@ -83,6 +82,7 @@ def _with_input(
     for key in order:
         groups = [(name, grouped(rows, *keys).get(key, [])) for name, rows in systems]
         fullest = max((group for _, group in groups), key=len)
+        groups = [(name, group) for name, group in groups if name != INPUT]
         table.append([*map(str, key), INPUT, *cells(fullest, "_of_input")])
         table += [[*map(str, key), name, *cells(group, "")] for name, group in groups if group]
     return table
@@ -112,7 +112,7 @@ def _sizes(results: dict[str, Any]) -> Table:
     systems = list(rows_of(results, "lesions"))
     for modality in dict.fromkeys(row["modality"] for _, found in systems for row in found):
         for contrast in sorted({r["contrast"] for _, found in systems for r in found if r["modality"] == modality}):
-            for name, found in [*([(INPUT, systems[0][1])] if systems else []), *systems]:
+            for name, found in [(INPUT, systems[0][1]), *((n, f) for n, f in systems if n != INPUT)]:
                 field = "crc_of_input" if name == INPUT else "crc"
                 mine = [row for row in found if row["modality"] == modality and row["contrast"] == contrast]
                 by_size = {radius: [row[field] for row in g] for (radius,), g in grouped(mine, "radius_px").items()}
@@ -154,7 +154,8 @@ def _bias(results: dict[str, Any]) -> Table:
     for key in sorted({key for _, found in systems for key in grouped(found, *keys)}):
         groups = [(name, grouped(found, *keys).get(key, [])) for name, found in systems]
         fullest = max((group for _, group in groups), key=len)
-        shown = [(INPUT, fullest, "bias_of_input"), *((name, group, "bias") for name, group in groups if group)]
+        others = [(name, group, "bias") for name, group in groups if group and name != INPUT]
+        shown = [(INPUT, fullest, "bias_of_input"), *others]
         for name, group, field in shown:
             values, limit = np.array([row[field] for row in group]), group[0]["limit"]
             scale, unit = (1.0, "HU") if key[1] == "ct" else (100.0, "%")
@@ -253,7 +254,7 @@ def _harm(results: dict[str, Any]) -> Table:
     for name, found in rows_of(results, "harm"):
         for key, group in grouped(found, "group", "modality").items():
             altered = [row["psnr"] for row in group if row["psnr"] is not None]
-            near = [row["psnr"] is None or row["psnr"] >= NEAR_DB for row in group]
+            near = [row["psnr"] is None or row["psnr"] >= UNHARMED_DB for row in group]
             verdicts = [row["verdict"] for row in group if row["verdict"] is not None]
             rows.append(
                 [
@@ -274,7 +275,7 @@ def _harm(results: dict[str, Any]) -> Table:
             "modality",
             "system",
             "unchanged",
-            f">= {NEAR_DB:g} dB",
+            f">= {UNHARMED_DB:g} dB",
             "lowest",
             "worse",
             "said good",

@@ -13,7 +13,7 @@ from medq_uni.data.pairs import PairsConfig, draw_pair, generator_of
 from medq_uni.description import QualityDescription
 from medq_uni.evaluate.system import Output, Steerable
 from medq_uni.evaluate.trials import PHANTOMS, Row, SafetySettings, Scene, Trials, degraded_only
-from medq_uni.report import scores
+from medq_uni.scoring import scores
 from medq_uni.taxonomy import Severity, Task
 
 BEYOND = {

@@ -79,12 +79,15 @@ def edge_spread(change: np.ndarray, lesion: Lesion) -> np.ndarray:
 def mtf_of_edge(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return frequencies in cycles per pixel and the modulation transfer function of an edge-spread function.
 
-    The derivative of the edge, with empty bins interpolated and a Hann window, is transformed; 1 at zero frequency.
+    The derivative of the edge, with empty bins interpolated and a window that is flat over its middle half (Tukey), is
+    transformed; 1 at zero frequency.
     """
+    from scipy.signal.windows import tukey
+
     known = np.isfinite(spread)
     index = np.arange(len(spread))
     filled = np.interp(index, index[known], spread[known])
-    line = -np.diff(filled) * np.hanning(len(spread) - 1)
+    line = -np.diff(filled) * tukey(len(spread) - 1, 0.5)
     transfer = np.abs(np.fft.rfft(line, 4 * len(spread)))
     return np.fft.rfftfreq(4 * len(spread), EDGE_BIN_PX), transfer / max(transfer[0], 1e-12)
 
