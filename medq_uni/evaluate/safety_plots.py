@@ -15,6 +15,7 @@ from medq_uni.evaluate.systems import INPUT
 from medq_uni.evaluate.trials import Row
 
 PANEL_INCHES = (4.2, 3.4)
+_OF_INPUT: dict[str, Any] = {"color": "0.4", "ls": "--"}
 
 
 def safety_plots(results: dict[str, Any]) -> dict[str, bytes]:
@@ -41,7 +42,7 @@ def _crc(results: dict[str, Any]) -> bytes | None:
             sizes = sorted(size for (size,) in mine)
             values = [[row[field] for row in mine[size,]] for size in sizes]
             middle = [np.median(one) for one in values]
-            axis.plot(sizes, middle, marker="o", label=name, **({"color": "0.4", "ls": "--"} if name == INPUT else {}))
+            axis.plot(sizes, middle, marker="o", label=name, **(_OF_INPUT if name == INPUT else {}))
         axis.axhline(1, color="0.8", lw=0.8, zorder=0)
         axis.axhline(ERASED_CRC, color="0.8", lw=0.8, ls=":", zorder=0)
         axis.set(title=modality.upper(), xlabel="radius (pixels)", ylabel="contrast recovery (median)")
@@ -55,14 +56,12 @@ def _nps(results: dict[str, Any]) -> bytes | None:
         return None
     figure, axes = _figure(len(panels))
     for axis, task in zip(axes, panels, strict=True):
-        for number, (name, rows) in enumerate(systems):
-            mine = [row for row in rows if row["task"] == task]
-            if not mine:
-                continue
-            if number == 0:
-                before = np.mean([row["nps_of_input"] for row in mine], axis=0)
-                axis.plot(mine[0]["frequency"], before, color="0.4", ls="--", label=INPUT)
-            axis.plot(mine[0]["frequency"], np.mean([row["nps"] for row in mine], axis=0), label=name)
+        found = [(name, [row for row in rows if row["task"] == task]) for name, rows in systems]
+        fullest = max((rows for _, rows in found), key=len)
+        shown = [(INPUT, fullest, "nps_of_input"), *((n, rows, "nps") for n, rows in found if rows and n != INPUT)]
+        for name, rows, field in shown:
+            mean = np.mean([row[field] for row in rows], axis=0)
+            axis.plot(rows[0]["frequency"], mean, label=name, **(_OF_INPUT if name == INPUT else {}))
         axis.set(title=task, xlabel="frequency (cycles per pixel)", ylabel="NPS over the input's variance")
     return _png(figure, axes)
 
