@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def contrast_of(change: np.ndarray, lesion: Lesion) -> float:
         change: With the lesion minus without, (H, W).
         lesion: Says where.
     """
-    away = distance_from(change.shape, lesion.place) - lesion.radius_px  # type: ignore[arg-type]
+    away = distance_from(change.shape, lesion.place) - lesion.radius_px
     ring = (away >= RING_PX[0]) & (away <= RING_PX[1])
     return float(change[away <= 0].mean() - change[ring].mean())
 
@@ -111,7 +112,7 @@ def check_lesions(trials: Trials, scenes: Sequence[Scene], settings: SafetySetti
         case = altered_case(scene, inserted(scene.pair.reference, lesions))
         without = trials.output(scene)
         label = f"{scene.label} with lesions"
-        with_them = trials.attempt(label, lambda case=case: trials.system.restore(case), case.degraded)  # type: ignore[misc]
+        with_them = trials.attempt(label, functools.partial(trials.system.restore, case), case.degraded)
         if without is None or with_them is None:
             continue
         true, before, after = (

@@ -73,7 +73,7 @@ def draw_place(places: list[Place], generator: torch.Generator) -> Place | None:
     return best[int(torch.randint(len(best), (1,), generator=generator))] if best else None
 
 
-def distance_from(shape: tuple[int, int], place: Place) -> np.ndarray:
+def distance_from(shape: tuple[int, ...], place: Place) -> np.ndarray:
     """Return the distance of every pixel from a place, (H, W) in pixels."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return np.hypot(rows - place[0], columns - place[1])

@@ -35,15 +35,14 @@ def check_shift(trials: Trials, scenes: Sequence[Scene], settings: SafetySetting
     """
     shifted, failed = _shifted(settings)
     trials.failed |= failed
-    found = [(family, None, scene, trials.output(scene)) for family, scene in shifted]
-    rows = [_row(*one) for one in found if one[-1] is not None]
+    found = [(family, scene, trials.output(scene)) for family, scene in shifted]
+    rows = [_row(family, None, scene, output) for family, scene, output in found if output is not None]
     if isinstance(trials.system, Steerable):
         rows += _slot_swaps(trials, trials.system, scenes, settings)
     return rows
 
 
-def _row(family: str, told: str | None, scene: Scene, output: Output | None) -> Row:
-    assert output is not None  # failures were left out
+def _row(family: str, told: str | None, scene: Scene, output: Output) -> Row:
     reference = scene.pair.reference
     after, before = (scores(image, reference)[0] for image in (output.image, scene.pair.degraded))
     return scene.row(family=family, told=told, psnr=after if math.isfinite(after) else None, psnr_of_input=before)

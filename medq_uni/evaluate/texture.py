@@ -68,7 +68,7 @@ def edge_spread(change: np.ndarray, lesion: Lesion) -> np.ndarray:
         change: With the disc minus without, (H, W).
         lesion: The disc.
     """
-    distance = distance_from(change.shape, lesion.place) - lesion.radius_px  # type: ignore[arg-type]
+    distance = distance_from(change.shape, lesion.place) - lesion.radius_px
     count = round(2 * EDGE_REACH_PX / EDGE_BIN_PX)
     place = np.floor((distance + EDGE_REACH_PX) / EDGE_BIN_PX).astype(int)
     inside = (place >= 0) & (place < count)
@@ -125,7 +125,7 @@ def _noise_rows(trials: Trials, scene: Scene, settings: SafetySettings) -> list[
     records = tuple(replace(record, seed=record.seed + OTHER_SEED) for record in scene.pair.records)
     case = replace(scene.case, degraded=physics.apply(reference, records))
     first = trials.output(scene)
-    second = trials.attempt(f"{scene.label} drawn again", lambda: trials.system.restore(case), case.degraded)
+    second = trials.attempt(f"{scene.label} drawn again", functools.partial(trials.system.restore, case), case.degraded)
     if first is None or second is None or not corners:
         return []
 
@@ -156,7 +156,9 @@ def _edge_rows(trials: Trials, scene: Scene, settings: SafetySettings, number: i
         return []
     case = altered_case(scene, inserted(reference, [disc]))
     without = trials.output(scene)
-    with_disc = trials.attempt(f"{scene.label} with a disc", lambda: trials.system.restore(case), case.degraded)
+    with_disc = trials.attempt(
+        f"{scene.label} with a disc", functools.partial(trials.system.restore, case), case.degraded
+    )
     if without is None or with_disc is None:
         return []
     pairs = {
