@@ -39,6 +39,7 @@ def check_invention(trials: Trials, scenes: Sequence[Scene], settings: SafetySet
         body = int(foreground(reference).sum())
         rows.append(
             scene.row(
+                input="good" if scene.is_good else "degraded",
                 body_px=body,
                 invented=invented,
                 erased=erased,

@@ -139,11 +139,20 @@ def _invention(results: dict[str, Any]) -> Table:
 
     return (
         "Invention",
-        ["set", "task", "system", "invented per megapixel", "erased per megapixel", "blobs", "megapixels of body"],
-        _with_input(results, "invention", ["group", "task"], cells),
+        [
+            "set",
+            "input",
+            "task",
+            "system",
+            "invented per megapixel",
+            "erased per megapixel",
+            "blobs",
+            "megapixels of body",
+        ],
+        _with_input(results, "invention", ["group", "input", "task"], cells),
         f"Connected errors of at least {invention.FEWEST_PX} pixels beyond {invention.TIMES:g} times the local error "
         "of the input and beyond the weakest inserted lesion; erased where they take away detail of the truth. Good "
-        "images are included.",
+        "inputs have no error, so there the weakest lesion alone decides.",
     )
 
 
