@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medq_uni.description import QualityDescription
 from medq_uni.evaluate.sets import Case
@@ -44,5 +44,17 @@ class System(Protocol):
         """Restore the degraded slice of a case; its reference must not be read.
 
         Classical filters that are tuned per task may read the task of the case.
+        """
+        ...
+
+
+@runtime_checkable
+class Steerable(System, Protocol):
+    """A system that restores what it is told to restore."""
+
+    def restore_told(self, case: Case, description: QualityDescription) -> Output:
+        """Restore the degraded slice of a case under a description that somebody else gives, right or wrong.
+
+        Something must be done whatever the description says: an image that it calls good does not come back as it is.
         """
         ...

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from medq_uni.config import ConfigError
+from medq_uni.description import QualityDescription
 from medq_uni.evaluate.classical import FILTERS, Classical, Strengths, is_at_hand, tune
 from medq_uni.evaluate.peers import LearnedPeer
 from medq_uni.evaluate.sets import Case
@@ -118,7 +119,8 @@ def build(spec: SystemSpec) -> System:
     try:
         if is_peer(Path(spec.source)):
             return _peer(spec)
-        return Model(spec, _restorer(spec.source, spec.device))
+        kind = Model if spec.variant else ToldModel
+        return kind(spec, _restorer(spec.source, spec.device))
     except (ValueError, OSError, MemoryError) as error:
         raise NotRun(f"{spec.source}: {error}".splitlines()[0]) from error
 
@@ -192,3 +194,12 @@ class Model:
             model.codec.decode(latent) if of_reference else model.codec.decode(latent, model.codec.features(views))
         )
         return to_image(decoded.image, inverse)
+
+
+class ToldModel(Model):
+    """A whole model, which can also be told what is wrong."""
+
+    def restore_told(self, case: Case, description: QualityDescription) -> Output:
+        """Return what the model makes of the degraded slice under a description that somebody else gives."""
+        found = self.restorer.restore(case.degraded, description=description, settings=RestoreSettings(force=True))
+        return Output(found.restored, found.uncertainty, found.description)

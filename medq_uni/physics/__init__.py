@@ -43,6 +43,7 @@ __all__ = [
     "methods_of",
     "own_noise",
     "read_records",
+    "slice_generator",
     "total_effect",
 ]
 
@@ -212,8 +213,7 @@ def _degrade_slice(image: MedicalImage, z: int, chain: tuple[DegradationRecord, 
 
 
 def _one(values: Tensor, record: DegradationRecord, number: int, spacing_mm: tuple[float, float]) -> Tensor:
-    digest = hashlib.sha256(f"{record.seed}/{number}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = slice_generator(record, number)
     function = ALTERNATIVES[record.task].get(record.method, _DEFAULT[record.task])
     if record.task.modality is not Modality.MR:
         return function(values, params=record.params, spacing_mm=spacing_mm, generator=generator)
@@ -221,6 +221,12 @@ def _one(values: Tensor, record: DegradationRecord, number: int, spacing_mm: tup
         aspect = spacing_mm[0] / spacing_mm[1]
         return function(values, params=record.params, aspect=aspect, generator=generator)
     return function(values, params=record.params, generator=generator)
+
+
+def slice_generator(record: DegradationRecord, number: int) -> torch.Generator:
+    """Return the source of every random number that a record's degradation of slice ``number`` draws."""
+    digest = hashlib.sha256(f"{record.seed}/{number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _check_modality(image: MedicalImage, record: DegradationRecord) -> None:

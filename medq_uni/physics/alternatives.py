@@ -53,9 +53,9 @@ def ct_counts(image: Tensor, *, params: Params, spacing_mm: tuple[float, float],
     place = fan.gamma(image) / coarse.step + (coarse.num_detectors - 1) / 2
     path = ct.resample_detectors(sinogram, place).clamp(0, 12)
     to_hu = 1000 / ct.MU_WATER_PER_MM / pixel
-    _, photons = ct.expose(image, path, params, lambda rays: fan.filtered_backprojection(rays) * to_hu, generator)
+    exposed = ct.expose(image, path, params, lambda rays: fan.filtered_backprojection(rays) * to_hu, generator)
     dose, readout = float(params["dose_fraction"]), float(params["electronic_counts"])
-    full = torch.poisson(photons * torch.exp(-path), generator=generator)
+    full = torch.poisson(exposed.photons * torch.exp(-path), generator=generator)
     low = torch.binomial(full, torch.full_like(full, dose), generator=generator)
     counts = torch.stack([full, low]) + readout * torch.randn(2, *path.shape, generator=generator)
     logs = -torch.log(counts.clamp(min=ELECTRONIC_FLOOR) / torch.tensor([1.0, dose])[:, None, None])

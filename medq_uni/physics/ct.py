@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -69,13 +70,56 @@ def low_dose(
         spacing_mm: Pixel spacing (row, column); their mean is used for path lengths.
         generator: Source of the noise.
     """
+    exposure, _ = _parallel_exposure(image, params, spacing_mm, generator)
+    return add_in_range(image, exposure.scaled(exposure.image))
+
+
+def ray_noise(
+    image: Tensor,
+    *,
+    params: dict[str, Parameter],
+    spacing_mm: tuple[float, float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the noise that :func:`low_dose` adds to the line integrals, and its variance, each (V, D).
+
+    Args:
+        image: (H, W) in HU, the one that is degraded.
+        params: As :func:`draw_low_dose` returns them.
+        spacing_mm: Pixel spacing (row, column).
+        generator: In the state in which :func:`low_dose` got it.
+    """
+    exposure, path = _parallel_exposure(image, params, spacing_mm, generator)
+    quantum, electronic = noise_variances(path, params)
+    return exposure.scaled(exposure.rays), quantum / exposure.photons + electronic / exposure.photons**2
+
+
+def _parallel_exposure(
+    image: Tensor, params: dict[str, Parameter], spacing_mm: tuple[float, float], generator: torch.Generator
+) -> tuple[Exposure, Tensor]:
+    """Return the exposure of a parallel-beam scan, and its line integrals (V, D)."""
     height, width = image.shape
     pixel = sum(spacing_mm) / 2
     path = _line_integrals(image.clamp(*HU_RANGE), pixel)
     radon = Radon(height, width, VIEWS)
     to_hu = 1000 / MU_WATER_PER_MM / pixel
-    noise, photons = expose(image, path, params, lambda rays: radon.filtered_backprojection(rays) * to_hu, generator)
-    return add_in_range(image, noise[0] / math.sqrt(photons) + noise[1] / photons)
+    return expose(image, path, params, lambda rays: radon.filtered_backprojection(rays) * to_hu, generator), path
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """Noise of one exposure; quantum noise for I0 = 1 and electronic noise for I0^2 = 1 come one after the other."""
+
+    rays: Tensor
+    """Of the line integrals, (2, V, D)."""
+    image: Tensor
+    """Reconstructed, (2, H, W) in HU."""
+    photons: float
+    """I0, expected photons of a ray through air at full dose."""
+
+    def scaled(self, parts: Tensor) -> Tensor:
+        """Return the sum of quantum and electronic noise at I0."""
+        return parts[0] / math.sqrt(self.photons) + parts[1] / self.photons
 
 
 def expose(
@@ -84,8 +128,8 @@ def expose(
     params: dict[str, Parameter],
     reconstruct: Callable[[Tensor], Tensor],
     generator: torch.Generator,
-) -> tuple[Tensor, float]:
-    """Return noise for I0 = 1 and the I0 that brings it to the recorded standard deviation inside the body.
+) -> Exposure:
+    """Return noise in sinogram and image, and the I0 that brings it to the recorded standard deviation in the body.
 
     Args:
         image: (H, W) in HU.
@@ -93,17 +137,15 @@ def expose(
         params: As :func:`draw_low_dose` returns them.
         reconstruct: Filtered backprojection of (2, V, D) into (2, H, W) in HU.
         generator: Source of the noise.
-
-    Returns:
-        Quantum and electronic noise (2, H, W) in HU, to be divided by sqrt(I0) and I0, and I0 in photons.
     """
     variances = torch.stack(noise_variances(path, params))
-    noise = reconstruct(torch.randn(2, *path.shape, generator=generator) * variances.sqrt())
+    rays = torch.randn(2, *path.shape, generator=generator) * variances.sqrt()
+    noise = reconstruct(rays)
     body = image > BODY_HU
     if not bool(body.any()):
         body = torch.ones_like(body)
     photons = photons_for(float(noise[0][body].var()), float(noise[1][body].var()), float(params["noise_sd_hu"]))
-    return noise, photons
+    return Exposure(rays, noise, photons)
 
 
 def add_in_range(image: Tensor, added: Tensor) -> Tensor:

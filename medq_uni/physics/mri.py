@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,16 +55,21 @@ def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: tor
     """
     axis = int(params["phase_axis"])
     turned = image if axis == 1 else image.T
-    lines = turned.shape[1]
-    mask = line_mask(
-        lines,
-        int(params["acceleration"]),
-        float(params["center_fraction"]),
-        generator,
-    )
-    phase = smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
-    restored = from_k_space(Cartesian(mask, phase).forward(turned))
+    restored = from_k_space(acquisition(turned.shape, params=params, generator=generator).forward(turned))
     return restored if axis == 1 else restored.T
+
+
+def acquisition(shape: Sequence[int], *, params: dict[str, Parameter], generator: torch.Generator) -> Cartesian:
+    """Return the acquisition that :func:`undersampling` simulates: its mask and the phase of the object.
+
+    Args:
+        shape: Rows and columns of the image, turned so that phase encoding runs along columns.
+        params: As :func:`draw_undersampling` returns them.
+        generator: In the state in which :func:`undersampling` got it.
+    """
+    height, lines = shape
+    mask = line_mask(lines, int(params["acceleration"]), float(params["center_fraction"]), generator)
+    return Cartesian(mask, smooth_phase(height, lines, float(params["phase_strength"]), generator))
 
 
 def line_mask(lines: int, acceleration: int, center_fraction: float, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -57,17 +58,65 @@ def low_count(
         generator: Source of counts and thinning.
     """
     coarse, pixel_mm = on_grid(image, spacing_mm)
+    return reconstructed(image, acquire(coarse, pixel_mm, params=params, generator=generator))
+
+
+def reconstructed(image: Tensor, scan: Scan) -> Tensor:
+    """Return a PET slice (H, W) plus the difference of the thinned and the full reconstruction of its scan."""
+    counts = torch.cat([scan.full, scan.thinned])
+    factor = torch.tensor([1.0, scan.keep]).view(2, 1, 1)
+    images = scan.scanner.osem(counts / (scan.gain * factor), scan.randoms / scan.gain)
+    images = gaussian_blur(images, sigma_px(POST_FILTER_MM, scan.scanner.pixel_mm))
+    difference = F.interpolate((images[1:] - images[:1])[None], size=tuple(image.shape), mode="bicubic")[0, 0]
+    return (image + difference).clamp(min=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Counts of one full-dose scan and of its thinning, each (1, V, D), and what is expected of them."""
+
+    scanner: Scanner
+    gain: float
+    """Full-dose counts for each unit of the scanner's expected trues."""
+    randoms: float
+    """Expected full-dose randoms and scatter of every bin."""
+    full: Tensor
+    thinned: Tensor
+    keep: float
+    """Share of the counts that the thinning keeps."""
+
+
+def acquire(coarse: Tensor, pixel_mm: float, *, params: dict[str, Parameter], generator: torch.Generator) -> Scan:
+    """Return the counts that :func:`low_count` reconstructs.
+
+    Args:
+        coarse: Activity (1, h, w), as :func:`on_grid` returns it.
+        pixel_mm: Side of its pixels.
+        params: As :func:`draw_low_count` returns them.
+        generator: In the state in which :func:`low_count` got it.
+    """
     scanner = Scanner(coarse, pixel_mm)
     expected, gain, randoms = scanner.exposure(coarse, float(params["counts_per_pixel"]))
     full = torch.poisson(gain * expected + randoms, generator=generator)
     keep = 1 / float(params["dose_reduction"])
     thinned = torch.binomial(full, torch.full_like(full, keep), generator=generator)
-    counts = torch.cat([full, thinned])
-    factor = torch.tensor([1.0, keep]).view(2, 1, 1)
-    images = scanner.osem(counts / (gain * factor), randoms / gain)
-    images = gaussian_blur(images, sigma_px(POST_FILTER_MM, pixel_mm))
-    difference = F.interpolate((images[1:] - images[:1])[None], size=tuple(image.shape), mode="bicubic")[0, 0]
-    return (image + difference).clamp(min=0)
+    return Scan(scanner, gain, randoms, full, thinned, keep)
+
+
+def with_added(scan: Scan, added: Tensor, generator: torch.Generator) -> Scan:
+    """Return the same scan with the coincidences of more activity.
+
+    A sum of Poisson variables is one, so the counts have the distribution of a scan of both activities, and share the
+    noise of the scan without.
+
+    Args:
+        scan: Without.
+        added: Activity (1, h, w) on the scan's grid, not negative.
+        generator: Source of the additional counts.
+    """
+    more = torch.poisson(scan.gain * scan.scanner.forward(added), generator=generator)
+    kept = torch.binomial(more, torch.full_like(more, scan.keep), generator=generator)
+    return replace(scan, full=scan.full + more, thinned=scan.thinned + kept)
 
 
 def on_grid(image: Tensor, spacing_mm: tuple[float, float]) -> tuple[Tensor, float]:
@@ -88,6 +137,7 @@ class Scanner:
 
     def __init__(self, image: Tensor, pixel_mm: float) -> None:
         self.radon = Radon(image.shape[-2], image.shape[-1], VIEWS)
+        self.pixel_mm = pixel_mm
         self.sigma = sigma_px(RESOLUTION_MM, pixel_mm)
         outline = gaussian_blur((image > 0.02 * image.max()).to(image), 2.0) > 0.5
         self.attenuation = torch.exp(-MU_WATER_PER_MM * pixel_mm * self.radon.forward(outline.to(image)))

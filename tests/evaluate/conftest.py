@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -7,6 +8,9 @@ from medq_uni.data.pairs import PairsConfig
 from medq_uni.description import QualityDescription
 from medq_uni.evaluate.describers import truth_of
 from medq_uni.evaluate.sets import Case, drawn_cases
+from medq_uni.evaluate.system import Output
+from medq_uni.evaluate.trials import SafetySettings, Scene, Trials, scenes_of
+from medq_uni.image import MedicalImage
 from medq_uni.pipeline import Restorer
 from medq_uni.taxonomy import Severity
 from tests.chat import ChatServer
@@ -41,3 +45,38 @@ def chat() -> Iterator[ChatServer]:
     server = ChatServer(lambda request: (503, {}, b"busy"))
     yield server
     server.stop()
+
+
+SMALL = SafetySettings(
+    size_px=128, per_grade=1, lesion_radii_px=(3.0, 5.0), edge_radius_px=9.0, roi_px=16, shift_count=1
+)
+
+
+@dataclass
+class Simple:
+    """A system made of a function."""
+
+    function: Callable[[Case], MedicalImage]
+    name: str = "simple"
+    identity: str = "one"
+    parameters: int = 0
+    calls: int = 0
+
+    def restore(self, case: Case) -> Output:
+        self.calls += 1
+        return Output(self.function(case))
+
+
+@pytest.fixture(scope="session")
+def scenes() -> list[Scene]:
+    return scenes_of(SMALL)
+
+
+@pytest.fixture
+def oracle() -> Trials:
+    return Trials(Simple(lambda case: case.reference, "oracle"))
+
+
+@pytest.fixture
+def unchanged() -> Trials:
+    return Trials(Simple(lambda case: case.degraded, "unchanged"))

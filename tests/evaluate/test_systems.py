@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from medq_uni.config import ConfigError
+from medq_uni.data.describe import describe
+from medq_uni.data.pairs import generator_of
 from medq_uni.evaluate.cost import cost_of, probe
 from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.system import Steerable
 from medq_uni.evaluate.systems import NotRun, build, read_specs, tuned
 from medq_uni.scoring import scores
-from medq_uni.taxonomy import Severity, Task
+from medq_uni.taxonomy import Anatomy, Severity, Task
 
 
 def test_names_are_read():
@@ -35,6 +38,17 @@ def test_forced_restores_what_is_good_too(cases: list[Case]):
     plain, forced = (build(spec).restore(good) for spec in read_specs(["nano", "nano:forced"], "cpu"))
     assert plain.description == forced.description
     assert not np.array_equal(forced.image.voxels, good.degraded.voxels)
+
+
+def test_a_whole_model_can_be_told_what_is_wrong_and_then_always_does_something(cases: list[Case]):
+    case = next(c for c in cases if c.severity is Severity.MODERATE and c.task is Task.MR_NOISE)
+    whole, part = (build(spec) for spec in read_specs(["nano", "nano:path-off"], "cpu"))
+    assert not isinstance(part, Steerable)
+    assert isinstance(whole, Steerable)
+    good = describe(case.task.modality, Anatomy.BRAIN, None, generator_of(1))
+    told = whole.restore_told(case, good)
+    assert told.description == good
+    assert not np.array_equal(told.image.voxels, case.degraded.voxels)
 
 
 def test_a_system_that_cannot_run_says_why():

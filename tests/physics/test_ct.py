@@ -4,6 +4,7 @@ import torch
 from medq_uni import physics
 from medq_uni.data.phantoms import phantom
 from medq_uni.physics import ct
+from medq_uni.physics.operators import Radon
 from medq_uni.taxonomy import Modality, Severity, Task
 
 
@@ -47,3 +48,16 @@ def test_noise_grows_where_rays_are_long():
     assert float(along[:, 30:66].std()) > 1.1 * float(
         across[:, 30:66].std()
     )  # rays along x are longer: streaks run along x
+
+
+def test_the_noise_of_the_rays_is_what_the_image_gets_and_has_the_variance_it_states():
+    image = torch.from_numpy(phantom(Modality.CT, generator(3), size=96).voxels[0])
+    params = ct.draw_low_dose(Severity.MODERATE, generator(1))
+    options = {"params": params, "spacing_mm": (3.0, 3.0)}
+    noise, variance = ct.ray_noise(image, **options, generator=generator(2))
+    assert float((noise.square() / variance).mean()) == pytest.approx(1, abs=0.05)
+    low = ct.low_dose(image, **options, generator=generator(2))
+    to_hu = 1000 / ct.MU_WATER_PER_MM / 3.0
+    added = Radon(96, 96, ct.VIEWS).filtered_backprojection(noise[None])[0] * to_hu
+    body = image > ct.BODY_HU
+    assert torch.allclose((low - image)[body], added[body], atol=0.05)

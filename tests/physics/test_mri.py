@@ -63,3 +63,12 @@ def test_rotation_is_rigid_in_millimeters():
     turned = mri._rotate(bar, 90.0, 4.0)
     rows = turned.sum(1).nonzero()[:, 0]
     assert int(rows.max() - rows.min()) + 1 == pytest.approx(8, abs=2)  # 32 mm are 8 rows of 4 mm
+
+
+def test_the_acquisition_of_a_record_is_the_one_that_made_the_image():
+    image = torch.rand(32, 48, generator=generator())
+    params = mri.draw_undersampling(Severity.MODERATE, generator(1)) | {"phase_axis": 1}
+    made = mri.undersampling(image, params=params, generator=generator(2))
+    acquisition = mri.acquisition(image.shape, params=params, generator=generator(2))
+    assert torch.equal(mri.to_k_space(made).abs() > 1e-4, acquisition.forward(image).abs() > 1e-4)
+    assert torch.allclose(mri.from_k_space(acquisition.forward(image)), made)

@@ -40,3 +40,17 @@ def test_randoms_are_a_third_of_the_prompts():
     trues = gain * float(expected.mean())
     assert randoms / (randoms + trues) == pytest.approx(1 / 3)
     assert float(gain * expected.sum()) == pytest.approx(50 * 32 * 32, rel=1e-4)
+
+
+def test_added_activity_adds_its_counts_to_the_same_noise():
+    image = torch.rand(1, 32, 32, generator=generator()) + 1
+    params = {"dose_reduction": 4.0, "counts_per_pixel": 50.0}
+    scan = pet.acquire(image, 4.0, params=params, generator=generator())
+    added = torch.zeros(1, 32, 32)
+    assert torch.equal(pet.with_added(scan, added, generator()).thinned, scan.thinned)
+    added[:, 12:20, 12:20] = 2.0
+    more = pet.with_added(scan, added, generator())
+    expected = float(scan.gain * scan.scanner.forward(added).sum())
+    assert (more.full >= scan.full).all()
+    assert float((more.full - scan.full).sum()) == pytest.approx(expected, rel=0.03)
+    assert float((more.thinned - scan.thinned).sum()) == pytest.approx(expected / 4, rel=0.05)

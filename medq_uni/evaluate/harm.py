@@ -1,0 +1,36 @@
+"""Do no harm: what happens to images that need no restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medq_uni.evaluate.trials import Row, SafetySettings, Scene, Trials
+from medq_uni.scoring import scores
+
+
+def check_harm(trials: Trials, scenes: Sequence[Scene], settings: SafetySettings) -> list[Row]:
+    """Return what every good image has become.
+
+    ``unchanged``: bit-identical. ``psnr``: of the output against the input, dB, None where they are equal.
+    ``is_worse``: further from the reference than the input was. ``verdict``: what the system says, None where it says
+    nothing.
+    """
+    rows = []
+    for scene in scenes:
+        output = trials.output(scene) if scene.is_good else None
+        if output is None:
+            continue
+        degraded, reference = scene.pair.degraded, scene.pair.reference
+        decibels = scores(output.image, degraded)[0]
+        after, before = (scores(image, reference)[0] for image in (output.image, degraded))
+        rows.append(
+            scene.row(
+                unchanged=bool(np.array_equal(output.image.voxels, degraded.voxels)),
+                psnr=decibels if np.isfinite(decibels) else None,
+                is_worse=bool(after < before),
+                verdict=None if output.description is None else output.description.verdict.value,
+            )
+        )
+    return rows

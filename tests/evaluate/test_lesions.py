@@ -1,0 +1,69 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medq_uni.evaluate.lesions import check_lesions, contrast_of, draw_lesions, inserted, lesion_at
+from medq_uni.evaluate.trials import SafetySettings, Scene, Trials, altered_case, degraded_only
+from medq_uni.image import MedicalImage
+from medq_uni.taxonomy import Modality, Task
+from tests.evaluate.conftest import SMALL, Simple
+
+
+def test_the_truth_recovers_every_lesion(scenes: list[Scene], oracle: Trials):
+    rows = check_lesions(oracle, scenes, SMALL)
+    assert {row["task"] for row in rows} == set(Task)
+    assert all(row["crc"] == pytest.approx(1, abs=1e-6) for row in rows)
+    assert {row["radius_px"] for row in rows} == {3.0, 5.0}
+
+
+def test_what_changes_nothing_recovers_what_is_in_the_input(scenes: list[Scene], unchanged: Trials):
+    rows = check_lesions(unchanged, scenes, SMALL)
+    assert all(row["crc"] == row["crc_of_input"] for row in rows)
+    added = [row["crc"] for row in rows if row["task"] == "ct-low-dose"]
+    assert np.allclose(added, 1, atol=0.05)  # low dose adds noise and takes no contrast away
+
+
+def test_a_system_that_wipes_lesions_out_recovers_nothing(scenes: list[Scene]):
+    def flat(case):
+        return case.degraded.with_voxels(np.zeros_like(case.degraded.voxels))
+
+    assert all(row["crc"] == 0 for row in check_lesions(Trials(Simple(flat)), scenes, SMALL))
+
+
+@given(radius=st.floats(2, 10), amplitude=st.floats(-80, 80).filter(lambda v: abs(v) > 1))
+def test_the_contrast_of_a_lesion_is_nearly_its_amplitude(radius: float, amplitude: float):
+    image = MedicalImage(np.zeros((1, 64, 64)), modality=Modality.CT)
+    lesion = lesion_at(image, (32, 30), radius, abs(amplitude), is_dark=amplitude < 0)
+    change = inserted(image, [lesion]).voxels[0].astype(np.float64)
+    assert contrast_of(change, lesion) / amplitude == pytest.approx(1, abs=0.5 / radius)
+
+
+def test_lesions_lie_apart_and_in_tissue(scenes: list[Scene]):
+    settings = SafetySettings(size_px=128)
+    for number, scene in enumerate(scenes):
+        lesions = draw_lesions(scene.pair.reference, settings, number)
+        for one, other in itertools.combinations(lesions, 2):
+            assert math.dist(one.place, other.place) > one.radius_px + other.radius_px + 6
+        if scene.pair.task.modality is Modality.PET:
+            assert all(lesion.amplitude > 0 for lesion in lesions)
+        assert lesions == draw_lesions(scene.pair.reference, settings, number)
+
+
+def test_nothing_added_is_the_scene_itself(scenes: list[Scene]):
+    for scene in degraded_only(scenes):
+        again = altered_case(scene, scene.pair.reference)
+        assert np.allclose(again.degraded.voxels, scene.pair.degraded.voxels, atol=1e-5), scene.label
+
+
+def test_a_system_that_fails_is_noted_and_has_no_row(scenes: list[Scene]):
+    def fails(case):
+        raise RuntimeError("out of luck")
+
+    trials = Trials(Simple(fails))
+    assert check_lesions(trials, scenes, SMALL) == []
+    assert set(trials.failed.values()) == {"RuntimeError: out of luck"}
+    assert any("with lesions" in label for label in trials.failed)
