@@ -18,6 +18,7 @@ from medq_uni.config import from_json
 from medq_uni.evaluate.ablation_plan import AblationPlan
 from medq_uni.evaluate.ablation_table import markdown
 from medq_uni.evaluate.page import CONVENTIONS, interval, number, p_value
+from medq_uni.evaluate.safety_tables import safety_tables
 from medq_uni.io.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +78,9 @@ def page() -> str:
         "## Systems\n",
         _costs(results),
         *(_benchmark(one, results["against"]) for one in results["benchmarks"]),
+        "## Safety\n",
+        "Definitions, thresholds and limits: [safety](safety.md).\n",
+        *(_table(*one) for one in safety_tables(results["safety"]) if one[2]),
         "## Networks trained alike\n",
         BUDGET,
         markdown(plan, peers["rows"]),
@@ -135,6 +139,12 @@ def _costs(results: Json) -> str:
         note = f"not run: {one['not_run']}" if one["not_run"] else identity
         lines.append(f"| {one['name']} | {cells} | {note} |")
     return "\n".join(lines) + "\n\nOne MR slice of 256 x 256. Operations of filters are not counted.\n"
+
+
+def _table(title: str, header: list[str], rows: list[list[str]], note: str) -> str:
+    lines = [f"### {title}\n", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", note, ""])
 
 
 def _benchmark(results: Json, against: str) -> str:

@@ -31,6 +31,9 @@ def evaluate(
     ] = "classical,nano",
     source: SourcesOption = None,
     against: Annotated[str | None, typer.Option(help="System that all are compared with; the first model.")] = None,
+    safety: Annotated[
+        bool, typer.Option("--safety", help="Also check lesions, inventions, bias, texture, harm, uncertainty, shift.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: DeviceOption = None,
 ) -> None:
@@ -43,6 +46,7 @@ def evaluate(
         from medq_uni.evaluate.evaluation import evaluate as run
         from medq_uni.evaluate.page import summary
         from medq_uni.evaluate.systems import read_specs
+        from medq_uni.evaluate.trials import SafetySettings
 
         def progress(title: str) -> Callable[[int, int], None]:
             stack.close()
@@ -50,7 +54,8 @@ def evaluate(
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
-        results = run(found, specs, output, against=against, workers=workers, progress=progress)
+        settings = SafetySettings(sources=tuple(source or ())) if safety else None
+        results = run(found, specs, output, against=against, safety=settings, workers=workers, progress=progress)
     typer.echo(summary(results), nl=False)
     typer.echo(f"\n{output / 'report.html'}")
     if _is_incomplete(results):

@@ -16,8 +16,10 @@ from medq_uni.evaluate.benchmark import Benchmark
 from medq_uni.evaluate.cost import Cost, cost_of, probe
 from medq_uni.evaluate.page import write_page
 from medq_uni.evaluate.runner import Progress, Record, pictured, reference_pictures, run_system, slug
+from medq_uni.evaluate.safety import run_safety
 from medq_uni.evaluate.systems import INPUT, NotRun, SystemSpec, build, tuned
 from medq_uni.evaluate.tables import as_csv, harm, rows_by
+from medq_uni.evaluate.trials import SafetySettings
 from medq_uni.io.atomic import write_text
 from medq_uni.restoration import RESEARCH_USE
 
@@ -41,6 +43,7 @@ def evaluate(
     folder: Path,
     *,
     against: str | None = None,
+    safety: SafetySettings | None = None,
     workers: int = 1,
     progress: Callable[[str], Progress] | None = None,
 ) -> dict[str, Any]:
@@ -54,6 +57,7 @@ def evaluate(
         specs: Systems, in the order of the tables.
         folder: Where everything goes.
         against: System that the others are compared with; by default the first model.
+        safety: Also run the safety checks, this much; one after the other in this process.
         workers: Processes.
         progress: Gets a title, returns what is called with the number of slices done and their total.
 
@@ -80,6 +84,7 @@ def evaluate(
         "against": against,
         "systems": [_system(entry) for entry in _with_costs(entries)],
         "benchmarks": [_benchmark(one, found[one.name], against) for one in benchmarks],
+        "safety": None if safety is None else _checked(entries, safety, folder, progress),
     }
     for benchmark in benchmarks:
         reference_pictures(benchmark, folder)
@@ -95,6 +100,13 @@ def _write_csv(folder: Path, records: dict[str, list[Record]], against: str | No
         write_text(folder / f"{name}.csv", as_csv(rows_by(part, records, against)))
     write_text(folder / "good_images.csv", as_csv(harm(records)))
     write_text(folder / "images.csv", as_csv([(name, record) for name, own in records.items() for record in own]))
+
+
+def _checked(
+    entries: Sequence[Entry], settings: SafetySettings, folder: Path, progress: Callable[[str], Progress] | None
+) -> dict[str, Any]:
+    systems = [build(entry.spec) for entry in entries if not entry.not_run]
+    return run_safety(systems, settings, folder, progress("safety") if progress else None)
 
 
 def _with_input(specs: Sequence[SystemSpec]) -> list[SystemSpec]:

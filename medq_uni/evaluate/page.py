@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from medq_uni.evaluate.runner import Record, picture_path
+from medq_uni.evaluate.safety_plots import safety_plots
+from medq_uni.evaluate.safety_tables import safety_tables
 from medq_uni.evaluate.systems import INPUT
 from medq_uni.io.atomic import write_text
 from medq_uni.taxonomy import Severity, Task
@@ -46,6 +48,8 @@ def write_page(results: dict[str, Any], found: Found, folder: Path) -> None:
         conventions=CONVENTIONS,
         cost_plot=_data(_cost_plot(results)),
         benchmarks=[_benchmark(one, found[one["name"]], folder) for one in results["benchmarks"]],
+        safety=[] if results["safety"] is None else safety_tables(results["safety"]),
+        safety_plots=[] if results["safety"] is None else _safety_plots(results["safety"]),
         conditions=json.dumps(results["systems"], indent=2),
     )
     write_text(folder / PAGE, page)
@@ -118,6 +122,10 @@ def _shown(benchmark: str, index: int, records: Mapping[str, Sequence[Record]], 
         if path.is_file():
             panels.append({"name": name, "png": _data(path.read_bytes()), "scores": scores})
     return {"about": about, "panels": panels}
+
+
+def _safety_plots(results: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"name": name, "png": _data(png)} for name, png in safety_plots(results).items()]
 
 
 def _data(png: bytes) -> str:

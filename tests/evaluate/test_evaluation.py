@@ -14,6 +14,7 @@ from medq_uni.evaluate.runner import run_system
 from medq_uni.evaluate.sets import Case
 from medq_uni.evaluate.system import Output
 from medq_uni.evaluate.systems import INPUT, SystemSpec, read_specs
+from medq_uni.evaluate.trials import SafetySettings
 from medq_uni.taxonomy import Task
 
 
@@ -101,6 +102,15 @@ def test_results_are_strict_json_and_the_page_needs_no_network(benchmark: Benchm
     assert "http" not in page.replace("http-equiv", "")
     pictures = page.count("data:image/png")
     assert pictures == 2 + 5 * 3  # two plots; reference, input and tv of five tasks
+
+
+def test_safety_is_a_part_of_results_and_page(benchmark: Benchmark, tmp_path: Path):
+    settings = SafetySettings(size_px=96, per_grade=1, shift_count=1)
+    results = evaluate([benchmark], read_specs(["tv"]), tmp_path, safety=settings)
+    assert set(results["safety"]["systems"]) == {INPUT, "tv"}
+    assert json.loads((tmp_path / "results.json").read_text())["safety"]["systems"]["tv"]["lesions"]["rows"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Do no harm" in page
 
 
 def test_the_command(tmp_path: Path):
