@@ -168,6 +168,8 @@ class FidelityCodecConfig:
     """Whether the decoder may see the degraded image's own features."""
     predict_variance: bool = True
     """Whether the decoder also predicts a log-variance per pixel."""
+    block: Literal["residual", "gated"] = "residual"
+    """What the decoder is made of: two convolutions around a GELU, or blocks of NAFNet (Chen et al. 2022)."""
 
     def __post_init__(self) -> None:
         """Check the levels against the block."""

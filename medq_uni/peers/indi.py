@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medq_uni.peers.layers import ChannelNorm, UNet
+from medq_uni.model.gated import ChannelNorm
+from medq_uni.peers.layers import UNet
 from medq_uni.peers.network import Peer, PeerConfig, Terms
 
 FREQUENCIES = 8

@@ -19,23 +19,6 @@ Stage = Callable[[int, int, int], nn.Module]
 """Makes the blocks of one level from (channels, level, number of blocks); level 0 is full resolution."""
 
 
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each pixel, with learned scale and shift.
-
-    Args:
-        channels: Channels in and out.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Return each pixel with mean 0 and variance 1 over channels, then scaled and shifted."""
-        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
-        return normed.permute(0, 3, 1, 2)
-
-
 def downsample(channels: int) -> nn.Module:
     """Return a layer (B, C, H, W) -> (B, 2C, H/2, W/2): a convolution, then pixel unshuffle."""
     return nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))

@@ -13,7 +13,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medq_uni.peers.layers import ChannelNorm, UNet
+from medq_uni.model.gated import ChannelNorm
+from medq_uni.peers.layers import UNet
 from medq_uni.peers.network import Peer, PeerConfig
 
 EXPANSION = 2.66

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -36,8 +38,9 @@ def test_calibration_gives_coefficients_unit_variance(image: torch.Tensor):
     assert torch.allclose(latent.std((0, 2, 3)), torch.ones(128), atol=1e-4)
 
 
-def test_a_new_decoder_returns_the_image_of_the_latent(image: torch.Tensor):
-    codec = FidelityCodec(CONFIG)
+@pytest.mark.parametrize("block", ["residual", "gated"])
+def test_a_new_decoder_returns_the_image_of_the_latent(image: torch.Tensor, block: str):
+    codec = FidelityCodec(replace(CONFIG, block=block))
     decoded = codec.decode(codec.encode(image), codec.features(image))
     assert torch.allclose(decoded.image, image, atol=1e-5)
     assert decoded.log_variance is not None
