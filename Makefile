@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
+SYSTEMS ?= classical,nano,nano:expert-bypassed,nano:path-off,nano:codec-only
 
 .PHONY: help setup demo test test-slow test-services check format golden benchmark pairs grades speed clean
 
@@ -44,8 +45,12 @@ format: $(STAMP) ## format the code
 golden: $(STAMP) ## renew the golden losses; review the difference before committing it
 	$(BIN)/python -m tests.golden.renew
 
-benchmark: $(STAMP) ## print the results table on phantoms; DATA=folder adds real volumes
-	$(BIN)/python -m benchmarks.restoration $(if $(DATA),--data $(DATA))
+SMALL := --benchmark benchmark $(if $(DATA),--source $(DATA))
+
+benchmark: $(STAMP) ## score nano and the filters on the small benchmark, renew docs/results.md; DATA=folder adds real volumes
+	$(BIN)/medq evaluate $(SMALL) --systems $(SYSTEMS) --safety --workers 2 -o runs/evaluation || test $$? -eq 3
+	$(BIN)/medq judge $(SMALL) -o runs/judge || test $$? -eq 3
+	$(BIN)/python -m benchmarks.results --take runs/evaluation runs/judge
 
 pairs: $(STAMP) ## print how fast training pairs are made, with one worker and two
 	$(BIN)/python -m benchmarks.pairs

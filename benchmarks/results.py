@@ -24,6 +24,7 @@ from medq_uni.io.atomic import write_text
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmark" / "results"
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+DESCRIPTIONS = "descriptions.md"
 BLOCK = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
 TASKS = {
     "ct-low-dose": "CT low dose",
@@ -56,13 +57,14 @@ def main() -> None:
 
 def take(folder: Path) -> None:
     """Copy the results of a command to those that are kept."""
-    texts = {name: folder / name for name in ("results.json", "descriptions.json") if (folder / name).is_file()}
-    if not texts:
+    if (folder / "slots.csv").is_file():
+        write_text(KEPT / DESCRIPTIONS, (folder / "tables.md").read_text(encoding="utf-8"))
+        return
+    path = folder / "results.json"
+    if not path.is_file():
         raise SystemExit(f"{folder} holds no results of medq evaluate, ablate or judge.")
-    for name, path in texts.items():
-        text = path.read_text(encoding="utf-8")
-        kind = "peers" if "plan" in json.loads(text) else "evaluation"
-        write_text(KEPT / f"{kind if name == 'results.json' else 'descriptions'}.json", text)
+    text = path.read_text(encoding="utf-8")
+    write_text(KEPT / ("peers.json" if "plan" in json.loads(text) else "evaluation.json"), text)
 
 
 def page() -> str:
@@ -81,6 +83,9 @@ def page() -> str:
         "## Safety\n",
         "Definitions, thresholds and limits: [safety](safety.md).\n",
         *(_table(*one) for one in safety_tables(results["safety"]) if one[2]),
+        "## Descriptions\n",
+        "Describers, slots and limits: [descriptions](descriptions.md). By `medq judge`.\n",
+        (KEPT / DESCRIPTIONS).read_text(encoding="utf-8"),
         "## Networks trained alike\n",
         BUDGET,
         markdown(plan, peers["rows"]),

@@ -64,7 +64,9 @@ def run_safety(
     names = [system.name for system in systems]
     if len(set(names)) != len(names):
         raise ValueError(f"systems need names of their own, got {', '.join(names)}.")
-    about: dict[str, Any] = {"settings": json.loads(json.dumps(asdict(settings))), "definitions": DEFINITIONS}
+    told = json.loads(json.dumps(asdict(settings)))
+    told["sources"] = [Path(source.rpartition(":")[2]).name for source in settings.sources]  # no paths of a machine
+    about: dict[str, Any] = {"settings": told, "definitions": DEFINITIONS}
     scenes: list[Scene] | None = None
     measured: dict[str, Any] = {name: {} for name in names}
     for number, system in enumerate(systems):

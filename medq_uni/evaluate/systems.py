@@ -160,8 +160,8 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """Return the hash of the weights."""
-        return self.restorer.pretrained.sha256
+        """Return the hash of the weights, with the part that is switched off."""
+        return self.restorer.pretrained.sha256 + (f" {self.variant}" if self.variant else "")
 
     @property
     def parameters(self) -> int:

@@ -1,0 +1,19 @@
+from benchmarks import results
+
+
+def test_the_results_page_is_the_one_that_the_kept_results_give():
+    assert results.PAGE.read_text(encoding="utf-8") == results.page()
+
+
+def test_so_is_the_table_of_the_readme():
+    text = results.README.read_text(encoding="utf-8")
+    assert results.BLOCK.search(text)
+    assert text == results.readme(text)
+
+
+def test_kept_results_name_no_place_of_a_machine():
+    for path in results.KEPT.iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert "/work" not in text
+        assert "/home" not in text
+        assert "/tmp" not in text
