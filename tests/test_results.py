@@ -1,3 +1,5 @@
+import re
+
 from benchmarks import results
 
 
@@ -13,7 +15,4 @@ def test_so_is_the_table_of_the_readme():
 
 def test_kept_results_name_no_place_of_a_machine():
     for path in results.KEPT.iterdir():
-        text = path.read_text(encoding="utf-8")
-        assert "/work" not in text
-        assert "/home" not in text
-        assert "/tmp" not in text
+        assert not re.search(r'["\s](?:/[\w.-]+){2,}', path.read_text(encoding="utf-8")), path.name
