@@ -139,11 +139,13 @@ def _costs(results: Json) -> str:
         cost = one["cost"]
         cells = "- | - | -"
         if cost:
-            cells = f"{number(cost['parameters'] / 1e6)} | {number(cost['gflops'], 1)} | {number(cost['seconds'], 3)}"
+            work = number(cost["gflops"], 1) if cost["parameters"] else "-"
+            cells = f"{number(cost['parameters'] / 1e6)} | {work} | {number(cost['seconds'], 3)}"
         identity = one["identity"][:12] if one["kind"] == "model" else ""
         note = f"not run: {one['not_run']}" if one["not_run"] else identity
         lines.append(f"| {one['name']} | {cells} | {note} |")
-    return "\n".join(lines) + "\n\nOne MR slice of 256 x 256. Operations of filters are not counted.\n"
+    lines += ["", "One MR slice of 256 x 256, one system after the other. Operations of filters are not counted.", ""]
+    return "\n".join(lines)
 
 
 def _table(title: str, header: list[str], rows: list[list[str]], note: str) -> str:
@@ -157,7 +159,7 @@ def _benchmark(results: Json, against: str) -> str:
     return "\n".join(
         [
             f"## {results['name'].capitalize()}\n",
-            f"{results['slices']} slices of {results['subjects']} subjects, "
+            f"{results['slices']} images of {results['subjects']} subjects, "
             f"set sha256 {results['sha256'][:12]}.{failed}\n",
             "### By modality\n",
             _rows(results["by_modality"], against),
@@ -172,7 +174,7 @@ def _benchmark(results: Json, against: str) -> str:
 def _rows(rows: list[Json], against: str) -> str:
     lines = [
         f"| part | set | system | PSNR (dB) | SSIM | gain (dB) | 95 % | worse | against {against} (dB) | p "
-        "| wide PSNR | own range | slices / subjects |",
+        "| wide PSNR | own-range PSNR | images / subjects |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -283,12 +283,15 @@ class ChatClient:
             names = [one.id for one in self._client.models.list().data]
         except (self._openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise ServerDown(
-                f"the server does not say which models it has ({type(error).__name__}). "
-                "Check that it runs and its URL, which ends in "
-                "/v1 for most servers, or name the model: --model-name"
+                "the server does not say which models it has: no list of an OpenAI-compatible server came. Check that "
+                "it runs and its URL, which ends in /v1 for most servers, or name the model (--model-name, or "
+                "openai:MODEL@URL)."
             ) from error
         if len(names) != 1:
-            raise ServerDown(f"the server has {len(names)} models: {', '.join(names[:8])}. Choose: --model-name")
+            listed = ", ".join(names[:8])
+            raise ServerDown(
+                f"the server has {len(names)} models: {listed}. Choose one (--model-name, or openai:MODEL@URL)."
+            )
         return str(names[0])
 
 

@@ -56,13 +56,20 @@ def evaluate(
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
         settings = SafetySettings(sources=tuple(source or ())) if safety else None
         results = run(found, specs, output, against=against, safety=settings, workers=workers, progress=progress)
+    for line in _missing(results):
+        typer.echo(f"warning: {line}", err=True)
     typer.echo(summary(results), nl=False)
     typer.echo(f"\n{output / 'report.html'}")
-    if _is_incomplete(results):
+    if _missing(results):
         raise typer.Exit(SOME_FAILED)
 
 
-def _is_incomplete(results: dict[str, Any]) -> bool:
-    return any(one["not_run"] for one in results["systems"]) or any(
-        one["failed"] or one["unreadable"] for one in results["benchmarks"]
-    )
+def _missing(results: dict[str, Any]) -> list[str]:
+    """Return a line for every system that did not run, pair that could not be read, and system that failed."""
+    lines = [f"{one['name']} was not run: {one['not_run']}" for one in results["systems"] if one["not_run"]]
+    for benchmark in results["benchmarks"]:
+        lines += [f"{benchmark['name']}: {line}" for line in benchmark["unreadable"]]
+        for name in dict.fromkeys(one["system"] for one in benchmark["failed"]):
+            errors = [one["error"] for one in benchmark["failed"] if one["system"] == name]
+            lines.append(f"{benchmark['name']}: {name} failed on {len(errors)} images, first with {errors[0]}")
+    return lines

@@ -41,7 +41,7 @@ class Variant:
 class AblationPlan:
     """What is compared."""
 
-    about: tuple[str, ...]
+    about: tuple[str, ...] = ()
     """Command, hardware, hours and expected result, for people."""
     base: str
     """Recipe file, beside the plan, of every variant that names no other."""

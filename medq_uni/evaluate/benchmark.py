@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from medq_uni.config import ConfigError
 from medq_uni.data.dataset import MANIFEST, DatasetRecipe, read_dataset_recipe
@@ -15,6 +17,7 @@ from medq_uni.io import read_image
 from medq_uni.taxonomy import Severity, Task
 
 LIST = "benchmark.csv"
+Word = TypeVar("Word", Task, Severity)
 COLUMNS = ("degraded", "reference", "task", "severity", "subject")
 
 
@@ -86,15 +89,17 @@ def _listed(folder: Path) -> Benchmark:
     """Read the pairs of ``benchmark.csv``; what cannot be read is listed and not lost."""
     found: dict[str, list[Case]] = {"test": [], "val": []}
     unreadable = []
-    with (folder / LIST).open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    text = (folder / LIST).read_text(encoding="utf-8-sig")  # spreadsheets write a mark in front
+    first = text.partition("\n")[0]
+    with io.StringIO(text) as file:
+        reader = csv.DictReader(file, delimiter=";" if first.count(";") > first.count(",") else ",")
         lacking = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
         if lacking:
             raise ConfigError(f"{folder / LIST} has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}.")
         for number, row in enumerate(reader, start=2):
             try:
                 split = row.get("split") or "test"
-                task, severity = Task(row["task"]), Severity(row["severity"])
+                task, severity = _one_of(Task, row["task"]), _one_of(Severity, row["severity"])
                 images = [_file(folder, row[name], task) for name in ("degraded", "reference")]
                 if images[0].shape != images[1].shape:
                     raise ValueError(f"degraded is {images[0].shape} and reference {images[1].shape}")
@@ -103,7 +108,7 @@ def _listed(folder: Path) -> Benchmark:
                     Case(task, severity, row["subject"], "files", degraded=degraded, reference=reference)
                 )
             except (ValueError, OSError, KeyError) as error:
-                unreadable.append(f"{LIST} line {number}: {_short(error)}")
+                unreadable.append(f"{LIST} line {number}: {error}".splitlines()[0])
     return Benchmark(folder.name, tuple(found["test"]), tuple(found["val"]), tuple(unreadable))
 
 
@@ -113,8 +118,10 @@ def _file(folder: Path, name: str, task: Task) -> MedicalImage:
     return read_image(folder / name, modality=task.modality)
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _one_of(words: type[Word], text: str) -> Word:
+    if text not in list(words):
+        raise ValueError(f"{text!r} is none of {', '.join(words)}")
+    return words(text)
 
 
 def _checked(benchmark: Benchmark, path: Path) -> Benchmark:

@@ -65,9 +65,10 @@ def evaluate(
         What ``results.json`` holds.
 
     Raises:
-        ConfigError: If a filter has nothing to be tuned on.
+        ConfigError: If two benchmarks have one name, or ``against`` is no system of the evaluation.
     """
     specs = _with_input(specs)
+    _check_names(benchmarks, specs, against)
     entries = [_prepared(spec, benchmarks) for spec in specs]
     found: dict[str, dict[str, list[Record]]] = {benchmark.name: {} for benchmark in benchmarks}
     for entry in (one for one in entries if not one.not_run):
@@ -92,6 +93,16 @@ def evaluate(
     write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")
     write_page(results, found, folder)
     return results
+
+
+def _check_names(benchmarks: Sequence[Benchmark], specs: Sequence[SystemSpec], against: str | None) -> None:
+    names = [benchmark.name for benchmark in benchmarks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"two benchmarks are called {twice[0]!r}. Rename one file or folder, or score them apart.")
+    titles = [spec.name for spec in specs]
+    if against is not None and against not in titles:
+        raise ConfigError(f"against {against!r} is no system of this evaluation, which has {', '.join(titles)}.")
 
 
 def _write_csv(folder: Path, records: dict[str, list[Record]], against: str | None) -> None:

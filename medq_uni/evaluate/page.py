@@ -22,10 +22,12 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 PAGE = "report.html"
 CONVENTIONS = (
     "PSNR and SSIM in float64 (Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, no padding), mean and standard "
-    "deviation over slices. CT is clipped to [-160, 240] HU with a data range of 400; MR and PET go from 0 to the "
-    "99.9th percentile of the reference. Intervals are 95 %, bootstrap over subjects. p: Wilcoxon signed-rank test on "
-    "subject means against the system that all are compared with, Holm-adjusted. Filters are tuned per task on "
-    "validation slices and told the task; networks are told nothing."
+    "deviation over images; a volume is one image, whose scores are means over its slices. CT is clipped to "
+    "[-160, 240] HU with a data range of 400; MR and PET go from 0 to the 99.9th percentile of the reference. "
+    "Intervals are 95 %, bootstrap over subjects. p: Wilcoxon signed-rank test on subject means against the system "
+    "that all are compared with, Holm-adjusted; a difference is a system minus it. With fewer than six subjects an "
+    "interval says little and no p-value can be below 0.05. Filters are tuned per task on validation images and told "
+    "the task; networks are told the modality alone."
 )
 Found = Mapping[str, Mapping[str, Sequence[Record]]]
 """Records by benchmark and system."""
@@ -72,8 +74,8 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any] | None, not_run: str) -> str:
-    if row is None:
-        return f"{'not run' if not_run else '-'} | -"
+    if row is None or row["mean"]["psnr"] is None:
+        return f"{'not run' if not_run else 'failed' if row and row['failed'] else '-'} | -"
     failed = f" ({row['failed']} failed)" if row["failed"] else ""
     mean, sd = row["mean"], row["sd"]
     return (
@@ -139,14 +141,15 @@ def _severity_plot(records: Mapping[str, Sequence[Record]]) -> bytes:
     tasks = [task for task in Task if any(r.task == task for r in records[INPUT])]
     figure, axes = _figure(len(tasks))
     for axis, task in zip(axes, tasks, strict=True):
-        for name, own in records.items():
+        for color, (name, own) in enumerate(records.items()):
             gains = [
                 [r.scores["psnr"] - before[r.case] for r in own if r.task == task and r.severity == grade and r.scores]
                 for grade in grades
             ]
             means = [float(np.mean(values)) if values else np.nan for values in gains]
-            axis.plot([grade.value for grade in grades], means, marker="o", ms=3, lw=1, label=name)
+            axis.plot(range(len(grades)), means, marker="o", ms=3, lw=1, label=name, color=_color(color))
         axis.axhline(0, color="0.6", lw=0.8)
+        axis.set_xticks(range(len(grades)), [grade.value for grade in grades], fontsize=7)
         axis.set_title(task.value, fontsize=9)
     axes[0].set_ylabel("gain in PSNR (dB)")
     axes[-1].legend(fontsize=6)
@@ -158,15 +161,26 @@ def _cost_plot(results: dict[str, Any]) -> bytes:
     figure, axes = _figure(len(results["benchmarks"]))
     seconds = {one["name"]: one["cost"]["seconds"] for one in results["systems"] if one["cost"]}
     for axis, benchmark in zip(axes, results["benchmarks"], strict=True):
-        for name in (name for name in seconds if name != INPUT):
+        for color, name in enumerate(seconds):
+            if name == INPUT:
+                continue
             gains = [row["gain"] for row in benchmark["by_task"] if row["system"] == name and row["gain"] is not None]
             if gains:
-                axis.semilogx(seconds[name], float(np.mean(gains)), "o", ms=4)
-                axis.annotate(name, (seconds[name], float(np.mean(gains))), fontsize=6)
+                place = (seconds[name], float(np.mean(gains)))
+                axis.semilogx(*place, "o", ms=4, color=_color(color))
+                axis.annotate(name, place, xytext=(3, 3), textcoords="offset points", fontsize=6)
+        axis.margins(x=0.2, y=0.15)
         axis.set_title(benchmark["name"], fontsize=9)
         axis.set_xlabel("seconds per slice of 256 x 256")
     axes[0].set_ylabel("mean gain over tasks (dB)")
     return _png(figure)
+
+
+def _color(place: int) -> Any:
+    """Return the color of a system, the same in every plot of the page, by its place among those that ran."""
+    import matplotlib
+
+    return matplotlib.colormaps["tab20"]((2 * place) % 20 + place // 10)
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:

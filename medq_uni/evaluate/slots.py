@@ -68,11 +68,17 @@ def slot_table(
     for group in dict.fromkeys(case.group for case in cases):
         for describer, given in answers.items():
             pairs = [_Pair(*one) for one in zip(cases, truths, given, decibels, strict=True) if one[0].group == group]
-            rows += [SlotScore(group, describer, *score) for score in _scores(pairs)]
+            rows += [SlotScore(group, describer, *_known(score)) for score in _scores(pairs)]
     return rows
 
 
 _Score = tuple[str, int, int, float | None, float | None, float | None]
+
+
+def _known(score: _Score) -> _Score:
+    """Return a score without the interval that one subject alone cannot give."""
+    *about, low, high = score
+    return (*about, *(None if end is None or np.isnan(end) else end for end in (low, high)))  # type: ignore[return-value]
 
 
 def _scores(pairs: Sequence[_Pair]) -> list[_Score]:
@@ -157,8 +163,10 @@ def _severity_kappa(pairs: Sequence[_Pair]) -> _Score:
         farthest = GRADES - 1 if true < GRADES / 2 else 0
         found = farthest if pair.found is None else pair.found.worst.level
         sums[row, true * GRADES + found] = 1
-    found_rows = _of_sums(sums, _subjects(pairs), quadratic_kappa)
-    return "severity, quadratic kappa", len(pairs), _answered(pairs), *found_rows
+    name, answered = "severity, quadratic kappa", _answered(pairs)
+    if not answered:
+        return name, len(pairs), 0, None, None, None
+    return name, len(pairs), answered, *_of_sums(sums, _subjects(pairs), quadratic_kappa)
 
 
 def quadratic_kappa(sums: np.ndarray) -> np.ndarray:
@@ -184,7 +192,7 @@ def _of_sums(
     np.add.at(sums, place, features)
     shares = np.full(len(names), 1 / len(names))
     drawn = np.random.default_rng(0).multinomial(len(names), shares, size=RESAMPLES)
-    low, high = np.quantile(statistic(drawn @ sums), (0.025, 0.975))
+    low, high = np.quantile(statistic(drawn @ sums), (0.025, 0.975)) if len(names) > 1 else (np.nan, np.nan)
     return float(statistic(sums.sum(0))), float(low), float(high)
 
 

@@ -12,16 +12,16 @@ RESAMPLES = 2000
 def clustered_interval(values: np.ndarray, subjects: Sequence[str], *, seed: int = 0) -> tuple[float, float]:
     """Return the 2.5 and 97.5 % quantiles of the mean when whole subjects are drawn with replacement (bootstrap).
 
-    NaN where a value is not finite.
+    NaN where a value is not finite, or there is one subject alone.
 
     Args:
         values: One per image.
         subjects: Subject of each image.
         seed: Of the resampling.
     """
-    if not np.isfinite(values).all():
-        return float("nan"), float("nan")
     names, place = np.unique(np.asarray(subjects), return_inverse=True)
+    if len(names) < 2 or not np.isfinite(values).all():
+        return float("nan"), float("nan")
     sums = np.bincount(place, weights=values, minlength=len(names))
     counts = np.bincount(place, minlength=len(names))
     drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))

@@ -19,6 +19,7 @@ from medq_uni.evaluate.system import Output, System
 from medq_uni.image import MedicalImage
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import to_image, to_tensor
+from medq_uni.pretrained import EMBEDDED, MANIFEST
 from medq_uni.pretrained.peers import is_peer
 
 INPUT = "degraded input"
@@ -64,10 +65,12 @@ def read_specs(texts: Sequence[str], device: str | None = None) -> list[SystemSp
         device: Where models compute.
 
     Raises:
-        ConfigError: If a name stands twice.
+        ConfigError: If there is none, a name stands twice, or nothing is known by a name.
     """
     expanded = [one for text in texts for one in (tuple(FILTERS) if text == "classical" else (text,))]
     specs = [_spec(text, device) for text in expanded]
+    if not specs:
+        raise ConfigError("systems: name at least one, for example nano.")
     names = [spec.name for spec in specs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -85,6 +88,11 @@ def _spec(text: str, device: str | None) -> SystemSpec:
     if variant not in VARIANTS:
         source, variant = name, ""
     source = UNIMEDVL if source == "unimedvl" else source
+    if (Path(source) / "model" / MANIFEST).is_file():  # the folder of a run
+        source = str(Path(source) / "model")
+    if source not in EMBEDDED and "/" not in source and not Path(source).exists():
+        known = ", ".join(("input", *FILTERS, "classical", "unimedvl", *EMBEDDED))
+        raise ConfigError(f"systems: {name!r} is none of {known}, no folder of weights, and not OWNER/NAME.")
     default = Path(source).parent.name if Path(source).name == "model" else Path(source).name
     return SystemSpec(
         title or f"{default}{variant and f' ({variant})'}", "model", source, VARIANTS.get(variant, ""), (), device
@@ -95,14 +103,16 @@ def tuned(spec: SystemSpec, val: Sequence[Case]) -> SystemSpec:
     """Return a filter with the strengths that are best on validation slices; other systems as they are.
 
     Raises:
-        NotRun: If the library of the filter is not installed.
-        ConfigError: If there are no validation slices.
+        NotRun: If the library of the filter is not installed, or there are no validation slices.
     """
     if spec.kind != "classical":
         return spec
     if not is_at_hand(spec.source):
         raise NotRun(f"{spec.source} is not installed; its licence forbids commercial use, so it does not come along")
-    return replace(spec, strengths=tune(spec.source, val))
+    try:
+        return replace(spec, strengths=tune(spec.source, val))
+    except ConfigError as error:
+        raise NotRun(str(error)) from error
 
 
 @functools.lru_cache(maxsize=16)
@@ -122,7 +132,7 @@ def build(spec: SystemSpec) -> System:
         kind = Model if spec.variant else ToldModel
         return kind(spec, _restorer(spec.source, spec.device))
     except (ValueError, OSError, MemoryError) as error:
-        raise NotRun(f"{spec.source}: {error}".splitlines()[0]) from error
+        raise NotRun(str(error).splitlines()[0]) from error
 
 
 def _peer(spec: SystemSpec) -> LearnedPeer:

@@ -38,7 +38,7 @@ class Row:
     mean: dict[str, float | None]
     """Of every score; None where it is infinite or unknown."""
     sd: dict[str, float | None]
-    """Over slices."""
+    """Over images, with n - 1; None for a single one."""
     interval: dict[str, tuple[float | None, float | None]]
     """95 % of the mean, subjects resampled."""
     gain: float | None
@@ -108,7 +108,7 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
         failed=len(records) - len(scored),
         subjects=len(set(subjects)),
         mean={n: _number(v.mean()) if len(v) else None for n, v in values.items()},
-        sd={n: float(v.std()) if len(v) and np.isfinite(v).all() else None for n, v in values.items()},
+        sd={n: _number(v.std(ddof=1)) if len(v) > 1 and np.isfinite(v).all() else None for n, v in values.items()},
         interval={n: _numbers(both) for n, both in intervals.items()},
         gain=_number(gain.mean()) if len(gain) else None,
         gain_interval=_numbers(clustered_interval(gain, [s for _, s in pairs]) if pairs else nothing),

@@ -211,17 +211,17 @@ def verify(folder: Path) -> tuple[dict[str, Any], str]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, str] = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsMismatch(f"{folder.name}/{MANIFEST} is missing or broken. Install again.") from error
+        raise WeightsMismatch(f"{folder.name}/{MANIFEST} is missing or broken. Install or train it again.") from error
     digests = {}
     for file, expected in sorted(files.items()):
         path = folder / file
         if "/" in file or not path.is_file():
-            raise WeightsMismatch(f"{folder.name}/{file} is missing. Install again, or restore the file.")
+            raise WeightsMismatch(f"{folder.name}/{file} is missing. Install or train it again, or restore the file.")
         digests[file] = found = file_digest(path)
         if found != expected:
             raise WeightsMismatch(
                 f"{folder.name}/{file} has sha256 {found[:12]}..., the manifest says {expected[:12]}...: "
-                "the file was altered or damaged. Install again."
+                "the file was altered or damaged. Install or train it again."
             )
     return manifest, digest_of(digests)
 

@@ -55,13 +55,21 @@ def test_a_list_of_files_is_read_and_what_cannot_be_read_is_listed(tmp_path: Pat
         assert np.allclose(case.degraded.voxels, original.degraded.voxels, atol=1e-3)
     for name, changes, message in (
         ("missing", {"reference": "gone.nii.gz"}, "gone.nii.gz is missing"),
-        ("task", {"task": "ct-blur"}, "'ct-blur' is not a valid Task"),
+        ("task", {"task": "ct-blur"}, "'ct-blur' is none of ct-low-dose, "),
         ("empty", {"reference": ""}, "unnamed file"),
     ):
         (found,) = read_benchmarks(listed(tmp_path / name, cases[:3], **changes))
         assert len(found.test) == 2
         assert "line 2" in found.unreadable[0]
         assert message in found.unreadable[0]
+
+
+def test_a_list_that_a_spreadsheet_wrote_is_read(tmp_path: Path, cases: list[Case]):
+    folder = listed(tmp_path / "sheet", cases[:2])
+    text = (folder / "benchmark.csv").read_text()
+    (folder / "benchmark.csv").write_text(text.replace(",", ";"), encoding="utf-8-sig")
+    (found,) = read_benchmarks(folder)
+    assert len(found.test) == 2
 
 
 def test_sizes_that_differ_are_listed(tmp_path: Path, cases: list[Case]):

@@ -178,6 +178,6 @@ def test_listed_files_are_described_without_records_and_a_missing_one_is_named(
     assert code == 3
     assert "line 3" in told
     assert "gone.nii.gz is missing" in told
-    assert "| files | verdict accuracy | 1 | 1.000 (1.00 to 1.00) |" in text
+    assert "| files | verdict accuracy | 1 | 1.000 |" in text
     assert "anatomy accuracy" not in text
     assert "parameter error" not in text

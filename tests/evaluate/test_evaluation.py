@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medq_uni.cli import app
+from medq_uni.config import ConfigError
 from medq_uni.evaluate import runner
 from medq_uni.evaluate.benchmark import Benchmark
 from medq_uni.evaluate.evaluation import evaluate
@@ -113,6 +114,20 @@ def test_safety_is_a_part_of_results_and_page(benchmark: Benchmark, tmp_path: Pa
     assert "Do no harm" in page
 
 
+def test_names_that_cannot_be_told_apart_are_refused_before_anything_is_scored(benchmark: Benchmark, tmp_path: Path):
+    with pytest.raises(ConfigError, match="two benchmarks are called 'small'"):
+        evaluate([benchmark, benchmark], read_specs(["input"]), tmp_path)
+    with pytest.raises(ConfigError, match="'nano' is no system of this evaluation"):
+        evaluate([benchmark], read_specs(["tv"]), tmp_path, against="nano")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_validation_slices_filters_do_not_run_and_the_others_do(benchmark: Benchmark, tmp_path: Path):
+    results = evaluate([Benchmark("small", benchmark.test, ())], read_specs(["tv"]), tmp_path)
+    assert "split val" in results["systems"][1]["not_run"]
+    assert results["benchmarks"][0]["by_task"][0]["system"] == INPUT
+
+
 def test_the_command(tmp_path: Path):
     recipe = tmp_path / "tiny.json"
     split = {"count": 5, "seed": 1, "phantom_sizes": [48], "grades": ["moderate"]}
@@ -121,9 +136,14 @@ def test_the_command(tmp_path: Path):
     done = CliRunner().invoke(app, [*arguments, "wavelet"])
     assert done.exit_code == 0, done.output
     assert "| wavelet |" in done.stdout
-    incomplete = CliRunner().invoke(app, [*arguments, "wavelet,no/such"])
+    incomplete = CliRunner().invoke(app, [*arguments, "wavelet,no/such/folder"])
     assert incomplete.exit_code == 3
     assert "not run" in incomplete.stdout
+    assert "warning: folder was not run: " in incomplete.stderr
+    for systems, message in (("nanoo", "'nanoo' is none of input, "), ("", "name at least one")):
+        unknown = CliRunner().invoke(app, [*arguments, systems])
+        assert unknown.exit_code == 1
+        assert message in unknown.stderr
     wrong = CliRunner().invoke(app, [*arguments, "tv,tv"])
     assert wrong.exit_code == 1
     assert "tv stands twice" in wrong.output

@@ -14,6 +14,10 @@ def test_the_interval_counts_subjects_not_slices():
     assert clustered_interval(values, [str(i) for i in range(51)])[0] > 0.8
 
 
+def test_one_subject_alone_has_no_interval():
+    assert np.isnan(clustered_interval(np.arange(5.0), ["a"] * 5)).all()
+
+
 def test_the_interval_of_independent_normal_values_is_that_of_the_mean():
     values = np.random.default_rng(0).normal(3, 2, 400)
     low, high = clustered_interval(values, [str(i) for i in range(400)])
