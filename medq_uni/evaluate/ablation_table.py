@@ -16,7 +16,7 @@ from medq_uni.config import to_json
 from medq_uni.data.pool import Pool
 from medq_uni.evaluate.ablation_plan import AblationPlan
 from medq_uni.evaluate.ablation_scores import Score, Size, input_scores
-from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.evaluate.statistics import known_interval
 from medq_uni.io.atomic import write_text
 
 INPUT = "degraded input"
@@ -101,7 +101,7 @@ def _scores(per_seed: Sequence[list[Score]], first: Sequence[list[Score]]) -> di
             "subjects": len(set(subjects)),
         }
         delta = values - np.array([one.psnr for one in theirs])
-        low, high = clustered_interval(delta, subjects)
+        low, high = known_interval(delta, subjects)
         scores[modality] |= {"delta": float(delta.mean()), "delta_low": low, "delta_high": high}
     return scores
 
@@ -121,7 +121,9 @@ def markdown(plan: AblationPlan, rows: Sequence[dict[str, Any]]) -> str:
             cells = f" {cost['parameters'] / 1e6:.2f} | {cost['gflops']:.1f} | {cost['seconds']:.0f} |"
             cells += f" x {cost['rate']:g} |" if is_tuned else ""
         for values in row["scores"].values():
-            interval = f"{values['delta']:+.2f} ({values['delta_low']:+.2f} to {values['delta_high']:+.2f})"
+            interval = f"{values['delta']:+.2f}"
+            if values["delta_low"] is not None:
+                interval += f" ({values['delta_low']:+.2f} to {values['delta_high']:+.2f})"
             cells += f" {values['psnr']:.2f} | {values['ssim']:.3f} | {interval if place > 1 else ''} |"
         lines.append(f"| {row['variant']} |{cells}")
     counts = ", ".join(f"{v['pairs']} {m.upper()}" for m, v in rows[0]["scores"].items())

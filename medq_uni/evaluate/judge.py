@@ -21,7 +21,7 @@ from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import Answer, AnswerCache, question_key
 from medq_uni.evaluate.describers import PATIENCE
 from medq_uni.evaluate.sets import Case
-from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.evaluate.statistics import known_interval
 
 BEST = 2
 ANSWER_TOKENS = 80
@@ -317,7 +317,7 @@ def _score(
     means = np.nanmean(values[has_score], axis=1)
     by_round = [np.nanmean(column) for column in values.T if not np.isnan(column).all()]
     spread = float(np.std(by_round, ddof=1)) if len(by_round) > 1 else None
-    low, high = clustered_interval(means, [s for s, has in zip(subjects, has_score, strict=True) if has])
+    low, high = known_interval(means, [s for s, has in zip(subjects, has_score, strict=True) if has])
     mean = float(means.mean())
     filled = mean * float(texts.mean())
     return JudgeScore(group, describer, name, len(values), int(has_score.sum()), nulls, mean, spread, low, high, filled)

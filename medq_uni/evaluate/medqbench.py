@@ -28,7 +28,7 @@ from medq_uni.description import DescriptionError
 from medq_uni.evaluate.answers import AnswerCache, question_key
 from medq_uni.evaluate.describers import PATIENCE
 from medq_uni.evaluate.judge import Comparison
-from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.evaluate.statistics import known_interval
 from medq_uni.io.atomic import write_text
 
 LETTERS = ("A", "B", "C", "D")
@@ -318,7 +318,7 @@ def choice_table(describer: str, items: Sequence[Item], responses: Sequence[Resp
         right = np.array([float(responses[number].text == items[number].truth) for number in numbers])
         images = [hashlib.sha256(items[number].picture).hexdigest() for number in numbers]
         answered = sum(responses[number].text is not None for number in numbers)
-        interval = clustered_interval(right, images)
+        interval = known_interval(right, images)
         rows.append(ChoiceScore(describer, part, len(numbers), answered, float(right.mean()), *interval))
     return rows
 

@@ -15,7 +15,7 @@ from medq_uni.data.describe import stated_parameter, true_parameter
 from medq_uni.description import QualityDescription
 from medq_uni.evaluate.answers import Answer, Outcome
 from medq_uni.evaluate.sets import Case
-from medq_uni.evaluate.statistics import RESAMPLES, clustered_interval
+from medq_uni.evaluate.statistics import RESAMPLES, known_interval
 from medq_uni.scoring import scores
 from medq_uni.taxonomy import Modality, Severity, Verdict, tasks_of
 
@@ -68,17 +68,11 @@ def slot_table(
     for group in dict.fromkeys(case.group for case in cases):
         for describer, given in answers.items():
             pairs = [_Pair(*one) for one in zip(cases, truths, given, decibels, strict=True) if one[0].group == group]
-            rows += [SlotScore(group, describer, *_known(score)) for score in _scores(pairs)]
+            rows += [SlotScore(group, describer, *score) for score in _scores(pairs)]
     return rows
 
 
 _Score = tuple[str, int, int, float | None, float | None, float | None]
-
-
-def _known(score: _Score) -> _Score:
-    """Return a score without the interval that one subject alone cannot give."""
-    *about, low, high = score
-    return (*about, *(None if end is None or np.isnan(end) else end for end in (low, high)))  # type: ignore[return-value]
 
 
 def _scores(pairs: Sequence[_Pair]) -> list[_Score]:
@@ -111,12 +105,12 @@ def _mean(
     name: str, pairs: Sequence[_Pair], score: Callable[[QualityDescription, QualityDescription], float]
 ) -> _Score:
     values = np.array([0.0 if pair.found is None else float(score(pair.truth, pair.found)) for pair in pairs])
-    return name, len(pairs), _answered(pairs), float(values.mean()), *clustered_interval(values, _subjects(pairs))
+    return name, len(pairs), _answered(pairs), float(values.mean()), *known_interval(values, _subjects(pairs))
 
 
 def _share(name: str, pairs: Sequence[_Pair], outcome: Outcome) -> _Score:
     values = np.array([float(pair.answer.outcome is outcome) for pair in pairs])
-    return name, len(pairs), _answered(pairs), float(values.mean()), *clustered_interval(values, _subjects(pairs))
+    return name, len(pairs), _answered(pairs), float(values.mean()), *known_interval(values, _subjects(pairs))
 
 
 def _quality(truth: QualityDescription, found: QualityDescription) -> float:
@@ -185,15 +179,18 @@ def quadratic_kappa(sums: np.ndarray) -> np.ndarray:
 
 def _of_sums(
     features: np.ndarray, subjects: Sequence[str], statistic: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, float, float]:
+) -> tuple[float, float | None, float | None]:
     """Return a statistic of summed features (images, D) with its 95 % interval, resampling whole subjects."""
     names, place = np.unique(np.asarray(subjects), return_inverse=True)
     sums = np.zeros((len(names), features.shape[1]))
     np.add.at(sums, place, features)
     shares = np.full(len(names), 1 / len(names))
     drawn = np.random.default_rng(0).multinomial(len(names), shares, size=RESAMPLES)
-    low, high = np.quantile(statistic(drawn @ sums), (0.025, 0.975)) if len(names) > 1 else (np.nan, np.nan)
-    return float(statistic(sums.sum(0))), float(low), float(high)
+    value = float(statistic(sums.sum(0)))
+    if len(names) < 2:
+        return value, None, None
+    low, high = np.quantile(statistic(drawn @ sums), (0.025, 0.975))
+    return value, float(low), float(high)
 
 
 def _parameter_error(pairs: Sequence[_Pair]) -> list[_Score]:
@@ -215,7 +212,7 @@ def _parameter_error(pairs: Sequence[_Pair]) -> list[_Score]:
     if not values:
         return [(name, count, 0, None, None, None)]
     errors = np.array(values)
-    return [(name, count, len(values), float(errors.mean()), *clustered_interval(errors, subjects))]
+    return [(name, count, len(values), float(errors.mean()), *known_interval(errors, subjects))]
 
 
 def _severity_rank(pairs: Sequence[_Pair], modality: Modality) -> _Score:

@@ -29,6 +29,12 @@ def clustered_interval(values: np.ndarray, subjects: Sequence[str], *, seed: int
     return float(low), float(high)
 
 
+def known_interval(values: np.ndarray, subjects: Sequence[str]) -> tuple[float, float] | tuple[None, None]:
+    """Return :func:`clustered_interval`, or None twice where it is not known."""
+    low, high = clustered_interval(values, subjects)
+    return (None, None) if np.isnan(low) else (low, high)
+
+
 def paired_p_value(differences: np.ndarray, subjects: Sequence[str]) -> float:
     """Return the two-sided p-value of the Wilcoxon signed-rank test on the mean difference of each subject.
 

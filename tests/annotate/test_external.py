@@ -308,7 +308,7 @@ def test_a_url_of_no_server_or_with_a_secret_in_it_is_refused(url: str):
 
 def test_several_models_want_a_choice(connect, chat):
     chat.models = ["one", "two"]
-    with pytest.raises(ServerDown, match=r"2 models: one, two\. Choose: --model-name"):
+    with pytest.raises(ServerDown, match=r"2 models: one, two\. Choose one \(--model-name, "):
         connect()
 
 

@@ -79,7 +79,7 @@ def test_the_truth_scores_full_and_a_refusal_nothing(cases: list[Case], truths: 
         assert (full[name].value, full[name].low, full[name].high) == (1, 1, 1)
         assert (none[name].value, none[name].answered) == (0, 0)
     assert full["severity, quadratic kappa"].value == 1
-    assert none["severity, quadratic kappa"].value < 0
+    assert none["severity, quadratic kappa"].value is None
     assert none["quality accuracy, 0 to 2"].value == 0
     assert none["cannot assess / not supported, share"].value == 1
     assert none["failed, share"].value == 0
