@@ -1,9 +1,9 @@
-"""Write docs/results.md and the table of the README from the results that the commands left.
+"""Write docs/results.md, docs/results-safety.md and the table of the README from the results that the commands left.
 
 Run: python -m benchmarks.results [--take FOLDER ...]
 
 ``--take`` first copies the results of ``medq evaluate``, ``medq ablate recipes/peers.json`` and ``medq judge`` from
-their output folders to benchmark/results. No number of the two pages is typed by hand.
+their output folders to benchmark/results. No number of these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medq_uni.io.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmark" / "results"
-PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+PAGE, SAFETY, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results-safety.md", ROOT / "README.md"
 DESCRIPTIONS = "descriptions.md"
 BLOCK = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
 TASKS = {
@@ -46,12 +46,13 @@ Json = dict[str, Any]
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the three files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--take", type=Path, nargs="*", default=[], help="output folders of the commands")
     for folder in parser.parse_args().take:
         take(folder)
     write_text(PAGE, page())
+    write_text(SAFETY, safety_page())
     write_text(README, readme(README.read_text(encoding="utf-8")))
 
 
@@ -63,8 +64,16 @@ def take(folder: Path) -> None:
     path = folder / "results.json"
     if not path.is_file():
         raise SystemExit(f"{folder} holds no results of medq evaluate, ablate or judge.")
-    text = path.read_text(encoding="utf-8")
-    write_text(KEPT / ("peers.json" if "plan" in json.loads(text) else "evaluation.json"), text)
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "plan" in found:
+        found["plan"]["test"]["data"] = []  # where volumes lie on this machine is nobody's business
+        name = "peers.json"
+    else:
+        if found["safety"] is None:
+            raise SystemExit(f"{folder} has no checks of safety. Run medq evaluate with --safety.")
+        found["safety"] = safety_tables(found["safety"])
+        name = "evaluation.json"
+    write_text(KEPT / name, json.dumps(found, indent=1) + "\n")
 
 
 def page() -> str:
@@ -81,8 +90,8 @@ def page() -> str:
         _costs(results),
         *(_benchmark(one, results["against"]) for one in results["benchmarks"]),
         "## Safety\n",
-        "Definitions, thresholds and limits: [safety](safety.md).\n",
-        *(_table(*one) for one in safety_tables(results["safety"]) if one[2]),
+        "What PSNR hides (lesions, inventions, bias, texture, data consistency, uncertainty, shift): "
+        "[tables](results-safety.md), [definitions](safety.md).\n",
         "## Descriptions\n",
         "Describers, slots and limits: [descriptions](descriptions.md). By `medq judge`.\n",
         (KEPT / DESCRIPTIONS).read_text(encoding="utf-8"),
@@ -91,6 +100,17 @@ def page() -> str:
         markdown(plan, peers["rows"]),
     ]
     return "\n".join(parts)
+
+
+def safety_page() -> str:
+    """Return docs/results-safety.md."""
+    results = _kept("evaluation")
+    head = (
+        "# Results of the safety checks\n\nWritten by `python -m benchmarks.results` from `benchmark/results`. "
+        "Definitions, thresholds and limits: [safety](safety.md). Few phantoms and subjects: read them as hints, not as rates. "
+        "Research use only.\n"
+    )
+    return "\n".join([head, *(_table(*one) for one in results["safety"] if one[2])])
 
 
 def readme(text: str) -> str:
@@ -102,7 +122,7 @@ def _block() -> str:
     results = _kept("evaluation")
     ours = results["against"]
     sets = [(one, group) for one in results["benchmarks"] for group in _groups(one)]
-    titles = [group if group == one["name"] else f"{one['name']}: {group}" for one, group in sets]
+    titles = [group if group.startswith(one["name"]) else f"{one['name']}: {group}" for one, group in sets]
     lines = [
         f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects), and of the best tuned "
         "classical filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, learned "
@@ -149,7 +169,7 @@ def _costs(results: Json) -> str:
 
 
 def _table(title: str, header: list[str], rows: list[list[str]], note: str) -> str:
-    lines = [f"### {title}\n", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    lines = [f"## {title}\n", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", note, ""])
 
