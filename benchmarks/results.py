@@ -107,7 +107,7 @@ def safety_page() -> str:
     results = _kept("evaluation")
     head = (
         "# Results of the safety checks\n\nWritten by `python -m benchmarks.results` from `benchmark/results`. "
-        "Definitions, thresholds and limits: [safety](safety.md). Few phantoms and subjects: read them as hints, not as rates. "
+        "Definitions, thresholds and limits: [safety](safety.md). Few phantoms and subjects: hints, not rates. "
         "Research use only.\n"
     )
     return "\n".join([head, *(_table(*one) for one in results["safety"] if one[2])])
