@@ -49,7 +49,7 @@ def write_page(results: dict[str, Any], found: Found, folder: Path) -> None:
         results=results,
         conventions=CONVENTIONS,
         cost_plot=_data(_cost_plot(results)),
-        benchmarks=[_benchmark(one, found[one["name"]], folder) for one in results["benchmarks"]],
+        benchmarks=[_benchmark(one, found[one["name"]], folder, _bounds(results)) for one in results["benchmarks"]],
         safety=[] if results["safety"] is None else safety_tables(results["safety"]),
         safety_plots=[] if results["safety"] is None else _safety_plots(results["safety"]),
         conditions=json.dumps(results["systems"], indent=2),
@@ -99,11 +99,18 @@ def p_value(value: float | None) -> str:
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _benchmark(results: dict[str, Any], records: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, Any]:
+def _bounds(results: dict[str, Any]) -> set[str]:
+    """Return the systems that restore nothing but show a bound; they would flatten every plot."""
+    return {one["name"] for one in results["systems"] if one["variant"] == "codec-only"}
+
+
+def _benchmark(
+    results: dict[str, Any], records: Mapping[str, Sequence[Record]], folder: Path, bounds: set[str]
+) -> dict[str, Any]:
     first = list(records[INPUT])
     return {
         **results,
-        "curve": _data(_severity_plot(records)),
+        "curve": _data(_severity_plot(records, bounds)),
         "gallery": [_shown(results["name"], index, records, folder) for index in results["pictured"]],
         "images": [
             {
@@ -134,7 +141,7 @@ def _data(png: bytes) -> str:
     return base64.b64encode(png).decode()
 
 
-def _severity_plot(records: Mapping[str, Sequence[Record]]) -> bytes:
+def _severity_plot(records: Mapping[str, Sequence[Record]], bounds: set[str]) -> bytes:
     """Draw the mean gain of every system by grade, one panel per task."""
     grades = [severity for severity in Severity if severity is not Severity.NONE]
     before = {r.case: r.scores["psnr"] for r in records[INPUT] if r.scores}
@@ -142,6 +149,8 @@ def _severity_plot(records: Mapping[str, Sequence[Record]]) -> bytes:
     figure, axes = _figure(len(tasks))
     for axis, task in zip(axes, tasks, strict=True):
         for color, (name, own) in enumerate(records.items()):
+            if name in bounds:
+                continue
             gains = [
                 [r.scores["psnr"] - before[r.case] for r in own if r.task == task and r.severity == grade and r.scores]
                 for grade in grades
@@ -152,7 +161,7 @@ def _severity_plot(records: Mapping[str, Sequence[Record]]) -> bytes:
         axis.set_xticks(range(len(grades)), [grade.value for grade in grades], fontsize=7)
         axis.set_title(task.value, fontsize=9)
     axes[0].set_ylabel("gain in PSNR (dB)")
-    axes[-1].legend(fontsize=6)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=6)
     return _png(figure)
 
 
@@ -162,7 +171,7 @@ def _cost_plot(results: dict[str, Any]) -> bytes:
     seconds = {one["name"]: one["cost"]["seconds"] for one in results["systems"] if one["cost"]}
     for axis, benchmark in zip(axes, results["benchmarks"], strict=True):
         for color, name in enumerate(seconds):
-            if name == INPUT:
+            if name == INPUT or name in _bounds(results):
                 continue
             gains = [row["gain"] for row in benchmark["by_task"] if row["system"] == name and row["gain"] is not None]
             if gains:
