@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class Benchmark:
     unreadable: tuple[str, ...] = ()
     """Why listed pairs cannot be scored, one line each."""
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash of the scored slices and their references."""
         return set_hash(self.test)

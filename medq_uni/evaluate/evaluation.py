@@ -18,12 +18,14 @@ from medq_uni.evaluate.page import write_page
 from medq_uni.evaluate.runner import Progress, Record, pictured, reference_pictures, run_system, slug
 from medq_uni.evaluate.safety import run_safety
 from medq_uni.evaluate.systems import INPUT, NotRun, SystemSpec, build, tuned
-from medq_uni.evaluate.tables import as_csv, harm, rows_by
+from medq_uni.evaluate.tables import Harm, Row, as_csv, harm, rows_by
 from medq_uni.evaluate.trials import SafetySettings
 from medq_uni.io.atomic import write_text
 from medq_uni.restoration import RESEARCH_USE
 
 RESULTS = "results.json"
+Tables = dict[str, Sequence[Row] | Sequence[Harm]]
+"""By the names that they have in ``results.json`` and ``csv/``."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,19 @@ def evaluate(
             found[benchmark.name][entry.spec.name] = records
     models = [entry.spec.name for entry in entries if entry.spec.kind == "model" and not entry.not_run]
     against = against or (models[0] if models else None)
+    tables = {benchmark.name: _tables(found[benchmark.name], against) for benchmark in benchmarks}
     results = {
         "software": f"medq-uni {__version__}",
         "notice": RESEARCH_USE,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "against": against,
         "systems": [_system(entry) for entry in _with_costs(entries)],
-        "benchmarks": [_benchmark(one, found[one.name], against) for one in benchmarks],
+        "benchmarks": [_benchmark(one, found[one.name], tables[one.name]) for one in benchmarks],
         "safety": None if safety is None else _checked(entries, safety, folder, progress),
     }
     for benchmark in benchmarks:
         reference_pictures(benchmark, folder)
-        _write_csv(folder / "csv" / slug(benchmark.name), found[benchmark.name], against)
+        _write_csv(folder / "csv" / slug(benchmark.name), found[benchmark.name], tables[benchmark.name])
     write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")
     write_page(results, found, folder)
     return results
@@ -105,11 +108,17 @@ def _check_names(benchmarks: Sequence[Benchmark], specs: Sequence[SystemSpec], a
         raise ConfigError(f"against {against!r} is no system of this evaluation, which has {', '.join(titles)}.")
 
 
-def _write_csv(folder: Path, records: dict[str, list[Record]], against: str | None) -> None:
-    parts = {"by_modality": lambda task: task.modality.value, "by_task": lambda task: task.value}
-    for name, part in parts.items():
-        write_text(folder / f"{name}.csv", as_csv(rows_by(part, records, against)))
-    write_text(folder / "good_images.csv", as_csv(harm(records)))
+def _tables(records: dict[str, list[Record]], against: str | None) -> Tables:
+    return {
+        "by_modality": rows_by(lambda task: task.modality.value, records, against),
+        "by_task": rows_by(lambda task: task.value, records, against),
+        "good_images": harm(records),
+    }
+
+
+def _write_csv(folder: Path, records: dict[str, list[Record]], tables: Tables) -> None:
+    for name, rows in tables.items():
+        write_text(folder / f"{name}.csv", as_csv(rows))
     write_text(folder / "images.csv", as_csv([(name, record) for name, own in records.items() for record in own]))
 
 
@@ -157,16 +166,14 @@ def _system(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _benchmark(benchmark: Benchmark, records: dict[str, list[Record]], against: str | None) -> dict[str, Any]:
+def _benchmark(benchmark: Benchmark, records: dict[str, list[Record]], tables: Tables) -> dict[str, Any]:
     return {
         "name": benchmark.name,
         "sha256": benchmark.sha256,
         "slices": len(benchmark.test),
         "subjects": len({case.subject for case in benchmark.test}),
         "unreadable": list(benchmark.unreadable),
-        "by_modality": [asdict(row) for row in rows_by(lambda task: task.modality.value, records, against)],
-        "by_task": [asdict(row) for row in rows_by(lambda task: task.value, records, against)],
-        "good_images": [asdict(row) for row in harm(records)],
+        **{name: [asdict(row) for row in rows] for name, rows in tables.items()},
         "failed": [
             {"system": name, "case": record.case, "task": record.task, "error": record.error}
             for name, found in records.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medq_uni.evaluate.figures import png_of, row_of_panels
 from medq_uni.evaluate.runner import Record, picture_path
 from medq_uni.evaluate.safety_plots import safety_plots
 from medq_uni.evaluate.safety_tables import safety_tables
@@ -146,7 +146,7 @@ def _severity_plot(records: Mapping[str, Sequence[Record]], bounds: set[str]) ->
     grades = [severity for severity in Severity if severity is not Severity.NONE]
     before = {r.case: r.scores["psnr"] for r in records[INPUT] if r.scores}
     tasks = [task for task in Task if any(r.task == task for r in records[INPUT])]
-    figure, axes = _figure(len(tasks))
+    figure, axes = row_of_panels(len(tasks), width=2.6 * len(tasks) + 1, height=2.9)
     for axis, task in zip(axes, tasks, strict=True):
         for color, (name, own) in enumerate(records.items()):
             if name in bounds:
@@ -162,16 +162,18 @@ def _severity_plot(records: Mapping[str, Sequence[Record]], bounds: set[str]) ->
         axis.set_title(task.value, fontsize=9)
     axes[0].set_ylabel("gain in PSNR (dB)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=6)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _cost_plot(results: dict[str, Any]) -> bytes:
     """Draw the mean gain over tasks against the seconds of a slice, one panel per benchmark."""
-    figure, axes = _figure(len(results["benchmarks"]))
+    count = len(results["benchmarks"])
+    figure, axes = row_of_panels(count, width=2.6 * count + 1, height=2.9)
+    bounds = _bounds(results)
     seconds = {one["name"]: one["cost"]["seconds"] for one in results["systems"] if one["cost"]}
     for axis, benchmark in zip(axes, results["benchmarks"], strict=True):
         for color, name in enumerate(seconds):
-            if name == INPUT or name in _bounds(results):
+            if name == INPUT or name in bounds:
                 continue
             gains = [row["gain"] for row in benchmark["by_task"] if row["system"] == name and row["gain"] is not None]
             if gains:
@@ -182,7 +184,7 @@ def _cost_plot(results: dict[str, Any]) -> bytes:
         axis.set_title(benchmark["name"], fontsize=9)
         axis.set_xlabel("seconds per slice of 256 x 256")
     axes[0].set_ylabel("mean gain over tasks (dB)")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _color(place: int) -> Any:
@@ -190,16 +192,3 @@ def _color(place: int) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["tab20"]((2 * place) % 20 + place // 10)
-
-
-def _figure(panels: int) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.6 * panels + 1, 2.9), dpi=110, layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, panels)))
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

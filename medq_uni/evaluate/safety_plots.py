@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from medq_uni.evaluate.calibration import LEVELS
+from medq_uni.evaluate.figures import png_of, row_of_panels
 from medq_uni.evaluate.lesions import ERASED_CRC
 from medq_uni.evaluate.safety_tables import grouped, rows_of
 from medq_uni.evaluate.systems import INPUT
@@ -86,16 +86,9 @@ def _values(systems: Sequence[tuple[str, list[Row]]], key: str) -> list[str]:
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(PANEL_INCHES[0] * panels, PANEL_INCHES[1]), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(np.atleast_1d(figure.subplots(1, panels)))
+    return row_of_panels(panels, width=PANEL_INCHES[0] * panels, height=PANEL_INCHES[1])
 
 
 def _png(figure: Any, axes: Sequence[Any]) -> bytes:
     axes[0].legend(fontsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_of(figure)

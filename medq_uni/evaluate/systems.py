@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -25,12 +25,7 @@ from medq_uni.pretrained.peers import is_peer
 INPUT = "degraded input"
 UNIMEDVL = "General-Medical-AI/UniMedVL"
 Variant = Literal["", "forced", "expert-bypassed", "path-off", "codec-only"]
-VARIANTS: dict[str, Variant] = {
-    "forced": "forced",
-    "expert-bypassed": "expert-bypassed",
-    "path-off": "path-off",
-    "codec-only": "codec-only",
-}
+VARIANTS: dict[str, Variant] = {name: name for name in get_args(Variant) if name}
 
 
 class NotRun(ValueError):  # noqa: N818 - what the row of such a system says
@@ -138,8 +133,7 @@ def build(spec: SystemSpec) -> System:
 def _peer(spec: SystemSpec) -> LearnedPeer:
     if spec.variant:
         raise NotRun("a peer has no part that could be switched off")
-    device = spec.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return LearnedPeer.from_folder(Path(spec.source), name=spec.name, device=device)
+    return LearnedPeer.from_folder(Path(spec.source), name=spec.name, device=spec.device)
 
 
 @functools.lru_cache(maxsize=4)

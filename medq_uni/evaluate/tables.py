@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medq_uni.evaluate.runner import Record
-from medq_uni.evaluate.statistics import clustered_interval, holm, paired_p_value
+from medq_uni.evaluate.statistics import holm, known_interval, paired_p_value
 from medq_uni.scoring import ImageScores
 from medq_uni.taxonomy import Severity, Task
 
@@ -84,12 +84,9 @@ def _rows_of_part(
         delta = np.array([a.scores["psnr"] - b.scores["psnr"] for a, b in both if a.scores and b.scores])
         subjects = [a.subject for a, _ in both]
         p_values.append(paired_p_value(delta, subjects) if name != against and both else math.nan)
-        interval = clustered_interval(delta, subjects) if both else (math.nan, math.nan)
-        compared.append((row, float(delta.mean()) if both else math.nan, interval))
-    return [
-        replace(row, difference=_number(mean), difference_interval=_numbers(interval), p_value=_number(p))
-        for (row, mean, interval), p in zip(compared, holm(p_values), strict=True)
-    ]
+        mean = _number(delta.mean()) if both else None
+        compared.append(replace(row, difference=mean, difference_interval=known_interval(delta, subjects)))
+    return [replace(row, p_value=_number(p)) for row, p in zip(compared, holm(p_values), strict=True)]
 
 
 def _row(group: str, part: str, name: str, records: Sequence[Record], before: Mapping[int, Record]) -> Row:
@@ -98,8 +95,6 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
     values = {score: np.array([s[score] for _, s in scored]) for score in SCORES}
     pairs = [(s["psnr"] - base["psnr"], r.subject) for r, s in scored if (base := before[r.case].scores)]
     gain = np.array([value for value, _ in pairs])
-    nothing = (math.nan, math.nan)
-    intervals = {n: clustered_interval(v, subjects) if len(v) else nothing for n, v in values.items()}
     return Row(
         group=group,
         part=part,
@@ -109,19 +104,15 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
         subjects=len(set(subjects)),
         mean={n: _number(v.mean()) if len(v) else None for n, v in values.items()},
         sd={n: _number(v.std(ddof=1)) if len(v) > 1 and np.isfinite(v).all() else None for n, v in values.items()},
-        interval={n: _numbers(both) for n, both in intervals.items()},
+        interval={n: known_interval(v, subjects) for n, v in values.items()},
         gain=_number(gain.mean()) if len(gain) else None,
-        gain_interval=_numbers(clustered_interval(gain, [s for _, s in pairs]) if pairs else nothing),
+        gain_interval=known_interval(gain, [s for _, s in pairs]),
         worse=float((gain < 0).mean()) if len(gain) else None,
     )
 
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _numbers(pair: tuple[float, float]) -> tuple[float | None, float | None]:
-    return _number(pair[0]), _number(pair[1])
 
 
 @dataclass(frozen=True)
@@ -168,7 +159,7 @@ def harm(records: Records) -> list[Harm]:
     return rows
 
 
-def as_csv(rows: Sequence[Row | Harm | tuple[str, Record]]) -> str:
+def as_csv(rows: Sequence[Row] | Sequence[Harm] | Sequence[tuple[str, Record]]) -> str:
     """Return rows as CSV; a field that holds several numbers becomes several columns.
 
     Args:

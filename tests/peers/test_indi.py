@@ -1,6 +1,5 @@
 import pytest
 import torch
-from hypothesis import given, settings
 
 from medq_uni.config import ConfigError
 from medq_uni.peers.indi import SHARE_AT_START
@@ -8,28 +7,6 @@ from medq_uni.peers.network import PeerConfig
 from tests.peers import contract
 
 CONFIG = PeerConfig(kind="indi", width=8, blocks=(1, 1, 2))
-
-
-@settings(max_examples=8, deadline=None)
-@given(shape=contract.SHAPES)
-def test_images_keep_their_shape(shape: tuple[int, int, int]) -> None:
-    contract.assert_shapes(CONFIG, shape)
-
-
-def test_an_untrained_network_is_the_identity() -> None:
-    contract.assert_untrained_is_identity(CONFIG)
-
-
-def test_sides_that_do_not_fit_are_refused() -> None:
-    contract.assert_misfit_is_refused(CONFIG)
-
-
-def test_gradients_reach_every_parameter() -> None:
-    contract.assert_gradients_reach_all(CONFIG)
-
-
-def test_a_few_steps_learn_one_batch() -> None:
-    assert contract.training_ratio(CONFIG, steps=40) < 0.25
 
 
 def test_one_step_is_the_network_at_the_degraded_image() -> None:

@@ -1,36 +1,8 @@
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
 
-from medq_uni.peers.network import PeerConfig
 from medq_uni.peers.restore_rwkv import FASTEST, SLOWEST, ChannelMix, OmniShift, SpatialMix
 from medq_uni.peers.wkv import MAX_DECAY, wkv
-from tests.peers import contract
-
-CONFIG = PeerConfig(kind="restore-rwkv", width=4, blocks=(1, 1, 1, 1))
-
-
-@settings(max_examples=8, deadline=None)
-@given(shape=contract.SHAPES)
-def test_images_keep_their_shape(shape: tuple[int, int, int]) -> None:
-    contract.assert_shapes(CONFIG, shape)
-
-
-def test_an_untrained_network_is_the_identity() -> None:
-    contract.assert_untrained_is_identity(CONFIG)
-
-
-def test_sides_that_do_not_fit_are_refused() -> None:
-    contract.assert_misfit_is_refused(CONFIG)
-
-
-def test_gradients_reach_every_parameter() -> None:
-    contract.assert_gradients_reach_all(CONFIG)
-
-
-def test_a_few_steps_learn_one_batch() -> None:
-    config = PeerConfig(kind="restore-rwkv", width=8, blocks=(1, 1))
-    assert contract.training_ratio(config, steps=40) < 0.35
 
 
 def test_omni_shift_is_the_sum_of_its_branches_in_value_and_gradient() -> None:

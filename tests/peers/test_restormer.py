@@ -1,33 +1,8 @@
 import torch
-from hypothesis import given, settings
 
 from medq_uni.peers.network import PeerConfig
 from medq_uni.peers.restormer import ChannelAttention, GatedFeedForward
 from tests.peers import contract
-
-CONFIG = PeerConfig(kind="restormer", width=4, blocks=(1, 1, 2))
-
-
-@settings(max_examples=8, deadline=None)
-@given(shape=contract.SHAPES)
-def test_images_keep_their_shape(shape: tuple[int, int, int]) -> None:
-    contract.assert_shapes(CONFIG, shape)
-
-
-def test_an_untrained_network_is_the_identity() -> None:
-    contract.assert_untrained_is_identity(CONFIG)
-
-
-def test_sides_that_do_not_fit_are_refused() -> None:
-    contract.assert_misfit_is_refused(CONFIG)
-
-
-def test_gradients_reach_every_parameter() -> None:
-    contract.assert_gradients_reach_all(CONFIG)
-
-
-def test_a_few_steps_learn_one_batch() -> None:
-    assert contract.training_ratio(CONFIG, steps=40) < 0.25
 
 
 def test_refinement_counts_the_blocks_of_the_first_level() -> None:
