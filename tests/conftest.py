@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from hypothesis import settings
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -24,6 +25,9 @@ from medq_uni.config import FluxCodecConfig, ModelConfig, TransformerConfig, Vis
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.export import export_released
 from medq_uni.tokenizer import QWEN_NAMES, Tokenizer, train_tokenizer
+
+settings.register_profile("untimed", deadline=None)  # a first call loads libraries; no law is about time
+settings.load_profile("untimed")
 
 CANARY = "ZZCANARY"
 SOP_CLASSES = {
