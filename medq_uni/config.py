@@ -170,9 +170,16 @@ class FidelityCodecConfig:
     """Whether the decoder also predicts a log-variance per pixel."""
     block: Literal["residual", "gated"] = "residual"
     """What the decoder is made of: two convolutions around a GELU, or blocks of NAFNet (Chen et al. 2022)."""
+    blocks: tuple[int, ...] = (1, 1, 1, 3)
+    """Blocks of every level on the way down and again on the way up; the last level is on the latent grid and has its
+    blocks on the way up, after one on the way down."""
 
     def __post_init__(self) -> None:
         """Check the levels against the block."""
+        if len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
+            raise ConfigError(
+                f"blocks needs one positive number for each of the {len(self.widths)} widths, got {list(self.blocks)}."
+            )
         if 2 ** (len(self.widths) - 1) != self.block_size:
             raise ConfigError(
                 f"widths has {len(self.widths)} levels, which needs block_size "

@@ -51,6 +51,8 @@ def test_a_wrong_configuration_names_the_key(text: str, message: str):
         lambda: TransformerConfig(hidden_size=16, **(SIZES | {"num_kv_heads": 3})),
         lambda: VisionConfig(patch_size=14, stem_channels=(4, 8)),
         lambda: FidelityCodecConfig(widths=(4, 8)),
+        lambda: FidelityCodecConfig(blocks=(1, 1)),
+        lambda: FidelityCodecConfig(blocks=(1, 1, 0, 1)),
         lambda: SamplerConfig(num_samples=4),
     ],
 )

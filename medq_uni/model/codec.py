@@ -71,16 +71,21 @@ class FidelityCodec(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_scale", torch.ones(latent))
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
-        block = GatedBlock if config.block == "gated" else ResidualBlock
-        self.down_blocks = nn.ModuleList(block(width) for width in widths)
+        *outer, middle = config.blocks
+
+        def blocks(width: int, count: int) -> nn.Module:
+            each = [GatedBlock(width) if config.block == "gated" else ResidualBlock(width) for _ in range(count)]
+            return each[0] if count == 1 else nn.Sequential(*each)
+
+        self.down_blocks = nn.ModuleList(blocks(*level) for level in zip(widths, (*outer, 1), strict=True))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
         mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         nn.init.zeros_(mix.weight)
         self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
         self.change = nn.Conv2d(2 * latent, widths[-1], 1)
-        self.bottleneck = nn.Sequential(*(block(widths[-1]) for _ in range(3)))
+        self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.up_blocks = nn.ModuleList(block(width) for width in widths[:-1])
+        self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medq_uni.config import Execution
+from medq_uni.config import ConfigError, Execution, ModelConfig
 from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pool import Pool
 from medq_uni.io.atomic import write_text
@@ -99,18 +99,17 @@ class MedQLearner(Learner):
 
     def _initial(self) -> tuple[MedQ, Tokenizer]:
         """Return the network to begin with, divided among the processes, and its tokenizer."""
-        config, tokenizer = self.config, None
+        config, tokenizer, old = self.config, None, None
         if config.initial is not None:
             loaded = load_pretrained(config.initial, execution=Execution(precision="float32"))
-            model, tokenizer = loaded.model, loaded.tokenizer
+            old, tokenizer = loaded.model, loaded.tokenizer
+        if config.model is None:
+            assert old is not None, "checked by the recipe"
+            model = old
         else:
-            assert config.model is not None, "checked by the recipe"
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                model = MedQ(config.model)
-            if hasattr(model.codec, "calibrate"):
-                count = min(CALIBRATION_PAIRS, len(self.pool))
-                model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
+            model = self._new(config.model)
+            if old is not None:
+                take_weights(model, old)
         if config.tokenizer is not None:
             tokenizer = _tokenizer(config.tokenizer)
         assert tokenizer is not None, "checked by the recipe"
@@ -119,6 +118,16 @@ class MedQLearner(Learner):
             add_lora(model, config.lora, config.seed)
         shard(model, self.together, self.device)
         return model.train(), tokenizer
+
+    def _new(self, size: ModelConfig) -> MedQ:
+        """Return a network with random weights whose latent has unit variance over the training pairs."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            model = MedQ(size)
+        if hasattr(model.codec, "calibrate"):
+            count = min(CALIBRATION_PAIRS, len(self.pool))
+            model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
+        return model
 
     def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> Drawer:
         """Return what draws crops, words, starts and times."""
@@ -217,6 +226,27 @@ def learner_of(config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.de
     """Return the learner of a recipe, at its beginning."""
     kind = MedQLearner if config.peer is None else PeerLearner
     return kind(config, pool, val_pool, device, together)
+
+
+def take_weights(model: MedQ, old: MedQ) -> None:
+    """Give a new network the weights of an old one; a decoder of another size stays new, for the old latent.
+
+    Raises:
+        ConfigError: If they differ in more than the decoder.
+    """
+    theirs = old.state_dict()
+    if model.config.codec != old.config.codec:
+        learned = {name for name, _ in old.named_parameters()}
+        theirs = {name: x for name, x in theirs.items() if not (name in learned and name.startswith("codec."))}
+    mine = model.state_dict()
+    other = [name for name, x in mine.items() if not name.startswith("codec.") and name not in theirs]
+    other += [name for name, x in theirs.items() if name not in mine or mine[name].shape != x.shape]
+    if other:
+        raise ConfigError(
+            f"model and initial differ in more than the decoder: {', '.join(sorted(other)[:3])} "
+            f"({len(other)} in all). Give a model that differs from it in codec alone, or leave out one of the two."
+        )
+    model.load_state_dict(theirs, strict=False)
 
 
 def _tokenizer(name: str) -> Tokenizer:

@@ -11,6 +11,8 @@ from medq_uni.train.adapters import MARK
 from medq_uni.train.parallel import is_divided
 from medq_uni.train.recipe import Group, StageConfig, TrainConfig
 
+RATE = "rate"
+"""Key of a group of weights: its learning rate as a multiple of the stage's."""
 IR_PREFIXES = ("vae2llm.", "llm2vae.", "shrinkage.", "time_embedder.")
 
 
@@ -24,11 +26,12 @@ def group_of(name: str) -> Group | None:
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """Return the rate of step ``step``: linear warm-up, then a cosine to zero."""
+    """Return the rate of step ``step``: linear warm-up, then a cosine to the stage's share of the peak."""
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps
     done = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
-    return stage.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return stage.learning_rate * (stage.final_rate + (1 - stage.final_rate) * cosine)
 
 
 def choose_trainable(model: nn.Module, config: TrainConfig, stage: StageConfig) -> None:
@@ -46,13 +49,24 @@ def choose_trainable(model: nn.Module, config: TrainConfig, stage: StageConfig) 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, stage: StageConfig) -> torch.optim.AdamW:
     """Return AdamW over the weights that learn; vectors are not decayed."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
+            is_decoder = config.peer is None and group_of(name) == "decoder"
             # decayed first; divided weights and whole ones cannot be stepped in one go
-            groups.setdefault((parameter.ndim <= 1, is_divided(parameter)), []).append(parameter)
+            groups.setdefault((parameter.ndim <= 1, is_decoder, is_divided(parameter)), []).append(parameter)
     listed = [
-        {"params": parameters, "weight_decay": 0.0 if is_plain else config.weight_decay}
-        for (is_plain, _), parameters in sorted(groups.items(), key=lambda pair: pair[0])
+        {
+            "params": parameters,
+            "weight_decay": 0.0 if is_plain else config.weight_decay,
+            RATE: stage.decoder_rate if is_decoder else 1.0,
+        }
+        for (is_plain, is_decoder, _), parameters in sorted(groups.items(), key=lambda pair: pair[0])
     ]
     return torch.optim.AdamW(listed, lr=stage.learning_rate, betas=config.betas)
+
+
+def set_rate(optimizer: torch.optim.AdamW, stage: StageConfig, step: int) -> None:
+    """Give every group of weights its rate of step ``step``."""
+    for group in optimizer.param_groups:
+        group["lr"] = group[RATE] * learning_rate(stage, step)

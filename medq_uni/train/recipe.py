@@ -62,13 +62,17 @@ class StageConfig:
     """Which weights learn: the decoder of the codec, its prediction of the error, the restoration expert, the
     assessment expert; a peer learns whole."""
     steps: int
-    """Optimizer steps; the learning rate falls to zero over them."""
+    """Optimizer steps; over them the learning rate falls to ``final_rate``."""
     batch_size: int = 16
     """Pairs per step."""
     crop_size: int = 128
     """Side of the restored crops in pixels."""
     learning_rate: float = 5e-4
     """Peak learning rate."""
+    decoder_rate: float = 1.0
+    """Learning rate of the decoder, as a multiple of the others': convolutions bear a higher one than attention."""
+    final_rate: float = 0.0
+    """Share of the peak that the learning rate falls to: above 0 where the next stage goes on with the same weights."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
     weights: LossWeights = field(default_factory=LossWeights)
@@ -91,6 +95,8 @@ class StageConfig:
         """Check ranges."""
         if self.steps < 1 or self.batch_size < 1:
             raise ConfigError(f"stage {self.name!r}: steps and batch_size must be at least 1.")
+        if self.decoder_rate <= 0 or not 0 <= self.final_rate <= 1:
+            raise ConfigError(f"stage {self.name!r}: decoder_rate must be positive, final_rate between 0 and 1.")
         if not self.trainable:
             raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, spread, ir or iqa.")
         if (self.layout == "peer") != (self.trainable == ("peer",)):
@@ -119,7 +125,8 @@ class TrainConfig:
     about: tuple[str, ...]
     """Command, hardware, hours and expected result, for people."""
     model: ModelConfig | None = None
-    """Network to train from random weights; None takes that of ``initial``."""
+    """Network to train from random weights; None takes that of ``initial``. With both, a network of this size that
+    begins with the weights of ``initial``, but for a decoder of another size, which begins anew."""
     peer: PeerConfig | None = None
     """Peer to train from random weights, instead of ``model``: it restores and reads no text."""
     tokenizer: str | None = None
@@ -135,7 +142,7 @@ class TrainConfig:
     """What to do, in order."""
     initial: str | None = None
     """Pretrained model to start from: a name, a folder of ours or of a released checkpoint, or OWNER/NAME on the hub;
-    None starts from random weights."""
+    None starts from random weights. See ``model``."""
     lora: LoraConfig | None = None
     """Learn low-rank updates of the linear layers of the blocks instead of the layers themselves."""
     recompute: bool = False

@@ -33,7 +33,7 @@ from medq_uni.train.cost import SavedBytes, held_bytes
 from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
 from medq_uni.train.journal import Journal, Report
 from medq_uni.train.learner import Learner, learner_of
-from medq_uni.train.optimizer import build_optimizer, choose_trainable, learning_rate
+from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
 from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients
 from medq_uni.train.recipe import StageConfig, TrainConfig
 from medq_uni.train.steps import Losses
@@ -160,7 +160,7 @@ class Run:
         finally:
             feed.close()
 
-    def _steps(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.Optimizer, deadline: float) -> bool:
+    def _steps(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.AdamW, deadline: float) -> bool:
         together = self.together
         began = saved = time.monotonic()
         before, step = self.progress.seconds, self.progress.step
@@ -207,9 +207,8 @@ class Run:
         zero = torch.zeros((), device=self.device)
         return terms, sum((weights.get(name, 1.0) * value for name, value in terms.items()), zero)
 
-    def _step(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.Optimizer, step: int) -> Losses:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, step)
+    def _step(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.AdamW, step: int) -> Losses:
+        set_rate(optimizer, stage, step)
         before, together = feed.state, self.together
         terms, total = self.losses(stage, feed.take())
         if together.any(not math.isfinite(total.item())):

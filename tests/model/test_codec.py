@@ -5,6 +5,7 @@ import torch
 
 from medq_uni.config import ConfigError, FidelityCodecConfig, VisionConfig
 from medq_uni.model.codec import FidelityCodec
+from medq_uni.model.gated import GatedBlock
 from medq_uni.model.spectrum import block_cosine_basis, log_magnitudes
 from medq_uni.model.vision import VisionEncoder
 
@@ -38,13 +39,21 @@ def test_calibration_gives_coefficients_unit_variance(image: torch.Tensor):
     assert torch.allclose(latent.std((0, 2, 3)), torch.ones(128), atol=1e-4)
 
 
+@pytest.mark.parametrize("blocks", [(1, 1, 1, 3), (2, 1, 3, 1)])
 @pytest.mark.parametrize("block", ["residual", "gated"])
-def test_a_new_decoder_returns_the_image_of_the_latent(image: torch.Tensor, block: str):
-    codec = FidelityCodec(replace(CONFIG, block=block))
+def test_a_new_decoder_returns_the_image_of_the_latent(image: torch.Tensor, block: str, blocks: tuple[int, ...]):
+    codec = FidelityCodec(replace(CONFIG, block=block, blocks=blocks))
     decoded = codec.decode(codec.encode(image), codec.features(image))
     assert torch.allclose(decoded.image, image, atol=1e-5)
     assert decoded.log_variance is not None
     assert decoded.log_variance.shape == image.shape
+
+
+def test_blocks_are_counted_by_level():
+    codec = FidelityCodec(replace(CONFIG, block="gated", blocks=(2, 1, 3, 4)))
+    found = [sum(isinstance(m, GatedBlock) for m in part.modules()) for part in (*codec.down_blocks, codec.bottleneck)]
+    assert found == [2, 1, 3, 1, 4]
+    assert [sum(isinstance(m, GatedBlock) for m in part.modules()) for part in codec.up_blocks] == [2, 1, 3]
 
 
 def test_the_variance_does_not_shape_the_features(image: torch.Tensor):

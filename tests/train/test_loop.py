@@ -10,13 +10,14 @@ from medq_uni.config import ConfigError, FidelityCodecConfig, ModelConfig, Trans
 from medq_uni.data.descriptions import description_line
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.description import QualityDescription
+from medq_uni.model.medq import MedQ
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError
 from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
-from medq_uni.train.optimizer import group_of, learning_rate
+from medq_uni.train.optimizer import build_optimizer, choose_trainable, group_of, learning_rate, set_rate
 from medq_uni.train.publish import publish
 from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
 from medq_uni.train.steps import Stepper
@@ -207,6 +208,55 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert max(rates) == pytest.approx(1.0)
     assert rates[-1] < 0.001
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def with_decoder(recipe: TrainConfig, initial: Path, **codec: object) -> TrainConfig:
+    """Return a recipe that goes on from a model with another decoder."""
+    assert recipe.model is not None
+    model = replace(recipe.model, codec=replace(recipe.model.codec, **codec))
+    return replace(recipe, initial=str(initial), model=model)
+
+
+def test_a_new_decoder_begins_with_everything_else_of_the_old_model(tmp_path: Path):
+    recipe = tiny_recipe(stage("assess", steps=1))
+    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "model")
+    old = load_pretrained(tmp_path / "model").model.state_dict()
+    grown = with_decoder(tiny_recipe(stage("codec", steps=1)), tmp_path / "model", block="gated", widths=(8, 8, 8, 8))
+    new = train(grown, tmp_path / "new").model
+    assert new.config.codec.block == "gated"
+    for name, value in new.state_dict().items():
+        if not name.startswith("codec.") or name in ("codec.latent_mean", "codec.latent_scale"):
+            assert torch.equal(value, old[name].float()), name
+    again = train(grown, tmp_path / "new", resume=True).model
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in new.state_dict().items())
+
+
+def test_a_model_that_is_not_its_initial_one_is_refused(tmp_path: Path):
+    recipe = tiny_recipe(stage("codec", steps=1))
+    assert recipe.model is not None
+    other = replace(recipe, initial="nano", model=recipe.model)
+    with pytest.raises(ConfigError, match="differ in more than the decoder"):
+        train(other, tmp_path)
+
+
+def test_a_stage_may_end_at_a_share_of_its_peak():
+    config = stage("codec", steps=100, warmup_steps=10, learning_rate=2.0, final_rate=0.25)
+    assert learning_rate(config, 99) == pytest.approx(0.5, rel=1e-2)
+    assert learning_rate(config, 10) == pytest.approx(2.0)
+
+
+def test_the_decoder_has_a_rate_of_its_own():
+    config = stage("joint", trainable=("decoder", "ir"), warmup_steps=1, learning_rate=2.0, decoder_rate=3.0)
+    recipe = tiny_recipe(config)
+    assert recipe.model is not None
+    model = MedQ(recipe.model)
+    choose_trainable(model, recipe, config)
+    optimizer = build_optimizer(model, recipe, config)
+    set_rate(optimizer, config, 0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == (6.0 if name.startswith("codec.") else 2.0)
 
 
 def golden_lines(folder: Path) -> list[dict]:
