@@ -18,39 +18,33 @@ import torch
 from torch import Tensor
 
 from medq_uni import __version__
+from medq_uni.assessor import Assessor
 from medq_uni.config import Execution, SamplerConfig
 from medq_uni.data.pairs import generator_of
 from medq_uni.description import (
-    DEFAULT_ASSESS,
     DEFAULT_RESTORE,
     FOLLOW_REPORT,
     QualityDescription,
 )
 from medq_uni.image import MedicalImage
 from medq_uni.io import ImageItem, check_target, read_image
-from medq_uni.model.inference import Context
 from medq_uni.preprocess import (
     CannotAssess,
     Inverse,
     as_channels,
     as_views,
     assessable,
-    scaling_of,
     spread_as_views,
     to_image,
     to_tensor,
-    vision_input,
 )
 from medq_uni.pretrained import Pretrained, load_pretrained
 from medq_uni.restoration import RESEARCH_USE, Restoration, targets_of
 from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
-from medq_uni.tokenizer import DescriptionConstraint
 
 log = logging.getLogger(__name__)
 
-KEY_SLICES = 3
-"""Slices of a volume that are assessed; their middle grade speaks for the volume."""
 Progress = Callable[[int, int], None]
 
 __all__ = ["RESEARCH_USE", "CannotAssess", "Restoration", "RestoreSettings", "Restorer"]
@@ -68,6 +62,8 @@ class RestoreSettings:
     """Restore even what is judged Good."""
     batch_size: int = 4
     """Tiles, or samples of tiles, that are restored at once."""
+    unfamiliar: bool = False
+    """Go on where the image is unlike all that the model was trained on."""
 
 
 class Restorer:
@@ -78,6 +74,7 @@ class Restorer:
         self.model = pretrained.model.eval()
         self.device = self.model.device
         self.tokenizer = pretrained.tokenizer
+        self.assessor = Assessor(pretrained)
 
     @classmethod
     def from_pretrained(
@@ -105,48 +102,11 @@ class Restorer:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(load_pretrained(name, device=device, execution=execution, revision=revision, offline=offline))
 
-    @torch.inference_mode()
-    def assess(self, image: MedicalImage, *, instruction: str | None = None) -> QualityDescription:
-        """Return what is wrong with the image, in five aspects.
-
-        A volume is judged by up to three slices spread over it; the one with the middle grade speaks.
-
-        Raises:
-            CannotAssess: If the image is constant, too small, or its values do not fit its modality.
-            ValueError: If voxels are NaN or infinite.
-        """
-        image = assessable(image)
-        scaling = scaling_of(image)
-        slices = [image.slice_at(z) for z in _key_slices(image)]
-        views = torch.cat([to_tensor(s, multiple=self._multiple(), scaling=scaling)[0] for s in slices])
-        found = sorted(self._describe(views, image.modality, instruction), key=lambda d: d.worst.level)
-        return found[len(found) // 2]
-
-    def _describe(self, views: Tensor, modality: Modality | None, instruction: str | None) -> list[QualityDescription]:
-        model, tokens = self.model, self.tokenizer.encode(instruction or DEFAULT_ASSESS)
-        found, looks = [], set()
-        for one in self._vision(views).split(1):
-            context = model.start(1)
-            model.append_vision(context, one)
-            model.append_text(context, [tokens])
-            looks.add(self._look(context))
-            constraint = DescriptionConstraint(self.tokenizer, modality=modality)
-            ids = model.generate(context, constraint=constraint, max_tokens=160)[0]
-            found.append(QualityDescription.from_text(self.tokenizer.decode(ids)))
-        if modality is not None and modality not in looks:
-            seen = " or ".join(sorted(str(look).upper() for look in looks))
-            warnings.warn(
-                f"The image is read as {modality.value.upper()} and looks like {seen} to the assessor. "
-                "Check the modality (--modality on the command line).",
-                stacklevel=4,
-            )
-        return found
-
-    def _look(self, context: Context) -> Modality | None:
-        """Return the modality that the network itself would write."""
-        constraint = DescriptionConstraint(self.tokenizer)
-        ids = self.model.generate(context.fork(), constraint=constraint, max_tokens=len(constraint.literals[0]) + 4)[0]
-        return constraint.chosen_modality(ids)
+    def assess(
+        self, image: MedicalImage, *, instruction: str | None = None, unfamiliar: bool = False
+    ) -> QualityDescription:
+        """Return what is wrong with the image; see :meth:`medq_uni.assessor.Assessor.assess`."""
+        return self.assessor.assess(image, instruction=instruction, unfamiliar=unfamiliar).description
 
     @torch.inference_mode()
     def restore(
@@ -179,7 +139,8 @@ class Restorer:
         settings = settings or RestoreSettings()
         image = assessable(image)
         is_edited = description is not None
-        found = self.assess(image)
+        assessment = self.assessor.assess(image, unfamiliar=settings.unfamiliar)
+        found = assessment.description
         recorded = self.recorded(settings, instruction, description)
         description = description or found
         if description.modality is not image.modality:
@@ -190,13 +151,13 @@ class Restorer:
             )
         stated = max(description.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda s: s.level)
         strength = restoration_strength(found.worst, stated) if is_edited else 1.0
-        recorded |= {"assessment": found.to_text(), "strength": strength}
+        recorded |= {"assessment": found.to_text(), "unlikeness": assessment.unlikeness, "strength": strength}
         if description.verdict is Verdict.GOOD and not description.degradations and not settings.force:
             zero = image.with_voxels(np.zeros_like(image.voxels))
             seconds = time.perf_counter() - began
             return Restoration(image, description, image, None, zero, recorded, seconds, True)
         words = instruction or (FOLLOW_REPORT if is_edited else DEFAULT_RESTORE)
-        views, inverse = to_tensor(image, multiple=self._multiple())
+        views, inverse = to_tensor(image, multiple=self.assessor.multiple)
         drawn, spread = self._restore_views(views, words, description, settings, progress, use_fidelity)
         mean = as_views(drawn, inverse.scaling)
         restored = _with_strength(image, to_image(mean, inverse), strength, inverse)
@@ -239,12 +200,6 @@ class Restorer:
         result.save(target, maps=maps, overwrite=overwrite)
         return result
 
-    def _multiple(self) -> int:
-        return self.pretrained.config.token_pixels
-
-    def _vision(self, views: Tensor) -> Tensor:
-        return vision_input(views, self.pretrained.config.vision, size=self.pretrained.tile_size).to(self.device)
-
     def _restore_views(
         self,
         views: Tensor,
@@ -280,12 +235,12 @@ class Restorer:
         channels = self.pretrained.config.codec.in_channels
         degraded = as_channels(torch.stack([tile.cut(views) for tile in tiles]), channels=channels)
         degraded = degraded.to(self.device)
-        offset = torch.tensor([tile.origin for tile in tiles]) // self._multiple()
+        offset = torch.tensor([tile.origin for tile in tiles]) // self.assessor.multiple
         fidelity = model.codec.features(degraded) if use_fidelity else None
         latent = model.codec.encode(degraded)
         context = model.start(count, latent_offset=offset)
         model.append_latent(context, latent)
-        model.append_vision(context, self._vision(torch.stack([views[tile.z] for tile in tiles])))
+        model.append_vision(context, self.assessor.seen(torch.stack([views[tile.z] for tile in tiles])))
         for text in texts:
             model.append_text(context, [text] * count)
         images, variances = [], []
@@ -344,6 +299,7 @@ class Restorer:
             "sampler": asdict(settings.sampler or self.pretrained.sampler),
             "seed": settings.seed,
             "force": settings.force,
+            "unfamiliar": settings.unfamiliar,
             "instruction": instruction,
             "description_from": "model" if description is None else "user",
             "stated": None if description is None else description.to_text(),
@@ -358,10 +314,3 @@ def _with_strength(image: MedicalImage, restored: MedicalImage, strength: float,
     values = image.voxels + np.float32(strength) * (restored.voxels - image.voxels)
     values = np.clip(values, inverse.scaling.low, inverse.scaling.high)
     return image.with_voxels(np.where(inverse.passthrough, image.voxels, values))
-
-
-def _key_slices(image: MedicalImage) -> list[int]:
-    count = image.shape[0]
-    if count <= KEY_SLICES:
-        return list(range(count))
-    return [round((i + 1) * (count - 1) / (KEY_SLICES + 1)) for i in range(KEY_SLICES)]

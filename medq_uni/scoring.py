@@ -10,13 +10,9 @@ from torch import Tensor
 
 from medq_uni.image import MedicalImage
 from medq_uni.metrics import psnr, ssim
+from medq_uni.physics import foreground
 from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
 from medq_uni.taxonomy import Modality
-
-BODY_HU = -500.0
-"""CT above this value is foreground."""
-FOREGROUND = 0.05
-"""MR and PET above this share of the data range are foreground."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +67,11 @@ def score_image(image: MedicalImage, reference: MedicalImage) -> ImageScores:
     for a, b in zip(x, y, strict=True):
         own_range = float(b.max() - b.min())
         per_slice.append(_pair(a[None], b[None], own_range) if own_range > 0 else (np.nan, np.nan))
-    threshold = BODY_HU if reference.modality is Modality.CT else FOREGROUND * data_range
-    inside = torch.from_numpy(reference.voxels > threshold)[:, None]
+    inside = torch.from_numpy(foreground(reference))[:, None]
     error = (x - y)[inside].square().mean()
-    foreground = float(10 * torch.log10(data_range**2 / error))
+    psnr_inside = float(10 * torch.log10(data_range**2 / error))
     psnr_slice, ssim_slice = (float(np.mean(values)) for values in zip(*per_slice, strict=True))
-    return ImageScores(*main, *wide, psnr_slice, ssim_slice, foreground)
+    return ImageScores(*main, *wide, psnr_slice, ssim_slice, psnr_inside)
 
 
 def data_range_of(reference: MedicalImage) -> float:

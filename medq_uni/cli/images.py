@@ -22,6 +22,7 @@ from medq_uni.cli.shared import (
     OffloadOption,
     OverwriteOption,
     PrecisionOption,
+    UnfamiliarOption,
     clear_errors,
     load_restorer,
     progress_bar,
@@ -52,6 +53,7 @@ def assess(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
     modality: ModalityOption = None,
     instruction: Annotated[str | None, typer.Option(help="Question to ask instead of the usual one.")] = None,
+    unfamiliar: UnfamiliarOption = False,
     model: ModelOption = "nano",
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -63,7 +65,7 @@ def assess(
 
         image = read_image(path, modality=modality)
         restorer = load_restorer(model, device, precision, offload)
-        description = restorer.assess(image, instruction=instruction)
+        description = restorer.assess(image, instruction=instruction, unfamiliar=unfamiliar)
     typer.echo(description.to_json().rstrip() if as_json else description.to_text())
     typer.echo(NOTICE, err=True)
 
@@ -79,6 +81,7 @@ def restore(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Restore even what is judged Good.")] = False,
+    unfamiliar: UnfamiliarOption = False,
     modality: ModalityOption = None,
     overwrite: OverwriteOption = False,
     maps: Annotated[bool, typer.Option(help="Write residual and uncertainty beside the result.")] = True,
@@ -97,7 +100,7 @@ def restore(
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         sampler = replace(restorer.pretrained.sampler, **wanted)
         options: dict[str, Any] = {
-            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force),
+            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force, unfamiliar=unfamiliar),
             "instruction": instruction,
             "description": _read_description(description),
         }

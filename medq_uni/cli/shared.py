@@ -29,6 +29,9 @@ ModelOption = Annotated[str, typer.Option(help="nano, a folder of weights, or OW
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one.")]
 OffloadOption = Annotated[bool, typer.Option("--offload", help="Keep the layers in host memory, bring one at a time.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the layers at their first run.")]
+UnfamiliarOption = Annotated[
+    bool, typer.Option("--unfamiliar", help="Go on where the image is unlike all that the model was trained on.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
     list[str] | None,

@@ -6,6 +6,7 @@ embedding is linear over (row, column, channel), or a small convolutional stem.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -57,6 +58,12 @@ class VisionEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+
+def summary(features: Float[Tensor, "B P E"]) -> Float[Tensor, "B F"]:
+    """Return mean and standard deviation of every feature over the patches of each image, in float32; F = 2 E."""
+    features = features.float()
+    return torch.cat([features.mean(1), features.std(1, correction=0)], dim=1)
 
 
 class ConvStem(nn.Module):

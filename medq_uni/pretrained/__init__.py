@@ -1,17 +1,19 @@
 """Names -> a ready model with its tokenizer: the embedded nano weights, a folder, or a repository on the hub.
 
 A folder has one of two layouts. Ours holds ``config.json`` (ModelConfig), ``tokenizer.json``, one or more
-``*.safetensors`` shards in half precision, and ``manifest.json`` with the sha256 of every other file. The other is that
-of the released base model; see :mod:`medq_uni.pretrained.released`. Nothing is ever unpickled.
+``model-*.safetensors`` shards in half precision, where it is known ``familiarity.safetensors``, and ``manifest.json``
+with the sha256 of every other file. The other is that of the released base model; see
+:mod:`medq_uni.pretrained.released`. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +24,7 @@ from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig, 
 from medq_uni.io.atomic import file_digest
 from medq_uni.model.medq import MedQ
 from medq_uni.model.placement import place
+from medq_uni.pretrained.familiarity import FAMILIARITY, Familiarity, load_familiarity
 from medq_uni.pretrained.hub import HUB_ID, digest_of, fetch, verified_digests
 from medq_uni.pretrained.keys import WeightsMismatch, match
 from medq_uni.pretrained.memory import NotEnoughMemory, check_memory
@@ -38,6 +41,7 @@ from medq_uni.pretrained.released import (
 )
 from medq_uni.tokenizer import Tokenizer, TokenizerError
 
+T = TypeVar("T")
 EMBEDDED = ("nano",)
 """Names of the models that come inside the package."""
 SHARD_BYTES = 15 * 1024 * 1024
@@ -70,6 +74,8 @@ class Pretrained:
     """Hash of the hashes of all files: names the weights in provenance records."""
     execution: Execution = field(default_factory=lambda: Execution(precision="float32"))
     """How it runs."""
+    familiarity: Familiarity | None = None
+    """What its training images look like to it; None where nothing was kept about them."""
 
     @property
     def tile_size(self) -> int:
@@ -184,11 +190,10 @@ def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pret
     except ConfigError as error:
         raise WeightsMismatch(f"{folder.name}/{CONFIG}: {error}") from error
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(file for file in manifest["files"] if file.endswith(".safetensors")):
-        try:
-            tensors |= load_file(folder / shard)
-        except SafetensorError as error:
-            raise WeightsMismatch(f"{folder.name}/{shard} is not a safetensors file: {error}.") from error
+    for shard in sorted(file for file in manifest["files"] if file.endswith(".safetensors") and file != FAMILIARITY):
+        tensors |= _readable(load_file, folder / shard)
+    has_familiarity = FAMILIARITY in manifest["files"]
+    familiarity = _readable(load_familiarity, folder / FAMILIARITY) if has_familiarity else None
     with torch.random.fork_rng(devices=[]):
         model = MedQ(config)
     wanted, given = ({name: tuple(x.shape) for name, x in one.items()} for one in (model.state_dict(), tensors))
@@ -198,7 +203,14 @@ def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pret
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     if execution != Execution(precision="float32") or device.type != "cpu":
         place(model, device, execution)
-    return Pretrained(model.eval(), tokenizer, config, manifest.get("card", {}), digest, execution)
+    return Pretrained(model.eval(), tokenizer, config, manifest.get("card", {}), digest, execution, familiarity)
+
+
+def _readable(read: Callable[[Path], T], path: Path) -> T:
+    try:
+        return read(path)
+    except (SafetensorError, KeyError) as error:
+        raise WeightsMismatch(f"{path.parent.name}/{path.name} is not such a safetensors file: {error}.") from error
 
 
 def verify(folder: Path) -> tuple[dict[str, Any], str]:
@@ -232,6 +244,7 @@ def save_pretrained(
     tokenizer: Tokenizer,
     *,
     card: dict[str, Any],
+    familiarity: Familiarity | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> str:
     """Write a model folder that :func:`load_pretrained` reads; return the hash of all its files.
@@ -241,6 +254,7 @@ def save_pretrained(
         model: Weights to keep.
         tokenizer: Its file is copied in.
         card: What people should know: data, training, calibration.
+        familiarity: What its training images look like to it.
         dtype: Floating point type of the weights on disk.
     """
     folder = Path(folder)
@@ -254,6 +268,8 @@ def save_pretrained(
     (folder / CONFIG).write_text(to_json(model.config), encoding="utf-8")
     tokenizer.save(folder / TOKENIZER)
     names += [CONFIG, TOKENIZER]
+    if familiarity is not None:
+        names.append(familiarity.save(folder))
     hashes = {name: file_digest(folder / name) for name in sorted(names)}
     manifest = {"files": hashes, "card": card}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

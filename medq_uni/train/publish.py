@@ -8,7 +8,8 @@ from typing import Any
 
 from medq_uni import __version__
 from medq_uni.config import FluxCodecConfig
-from medq_uni.data.pool import PairPool
+from medq_uni.data.pool import PairPool, Pool
+from medq_uni.data.stored_pool import StoredPool
 from medq_uni.model.medq import MedQ
 from medq_uni.peers.network import Peer
 from medq_uni.pretrained import save_pretrained
@@ -17,6 +18,7 @@ from medq_uni.pretrained.peers import save_peer
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.loop import Trained
 from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.seen import familiarity_of
 from medq_uni.train.validate import peer_gains, restoration_gains, uncertainty_scale
 from medq_uni.train.words import Words
 
@@ -29,7 +31,7 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
     Args:
         trained: What :func:`medq_uni.train.loop.train` returned.
         config: Recipe of the run.
-        run: Its folder, which holds the validation pairs.
+        run: Its folder, which holds the pairs.
         target: Folder to write.
     """
     val_pairs = PairPool(run / "val_pairs")
@@ -44,13 +46,14 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
         return save_peer(target, trained.model, card={**card, "validation": peer_gains(trained.model, val_pairs)})
     assert trained.tokenizer is not None, "only a peer has none"
     words = Words(val_pairs, trained.tokenizer, config.label)
-    return _publish_medq(trained.model, trained.tokenizer, words, config, card, target)
+    pool = PairPool(run / "train_pairs") if config.dataset is None else StoredPool(config.dataset, "train")
+    return _publish_medq(trained.model, trained.tokenizer, pool, words, config, card, target)
 
 
 def _publish_medq(
-    model: MedQ, tokenizer: Tokenizer, words: Words, config: TrainConfig, card: dict[str, Any], target: Path
+    model: MedQ, tokenizer: Tokenizer, pool: Pool, words: Words, config: TrainConfig, card: dict[str, Any], target: Path
 ) -> str:
-    """Write MedQ-UNI; its uncertainty is calibrated on the validation pairs.
+    """Write MedQ-UNI; its uncertainty is calibrated on the validation pairs, and what it has seen is noted.
 
     A model of the released architecture is written in the released layout, which the original code reads too.
     """
@@ -63,4 +66,5 @@ def _publish_medq(
     }
     if is_released:
         return export_released(model, tokenizer, target, card=card)
-    return save_pretrained(target, model, tokenizer, card=card)
+    seen = familiarity_of(model, pool, words.pool)
+    return save_pretrained(target, model, tokenizer, card=card, familiarity=seen)

@@ -13,9 +13,11 @@ from medq_uni.config import SamplerConfig
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.pool import POOL_SIZE, Pool
 from medq_uni.description import DEFAULT_RESTORE
+from medq_uni.image import MedicalImage
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
 from medq_uni.peers.network import Peer, restore_views
+from medq_uni.physics import foreground
 from medq_uni.preprocess import as_channels, as_views, padded_side, vision_input
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.train.generated import GRID, describe_pool, parsed
@@ -73,8 +75,9 @@ def mean_gains(pool: Pool, restore: Restore) -> dict[str, float]:
 def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict[str, float]:
     """Return, per modality, the factor that makes the predicted standard deviation honest.
 
-    It is the 68.3 % quantile of |error| / predicted over the pixels of the degraded validation pairs (split
-    conformal prediction): that share of errors lies within one scaled standard deviation.
+    It is the 68.3 % quantile of |error| / predicted over the pixels of bodies in the degraded validation pairs (split
+    conformal prediction): that share of errors lies within one scaled standard deviation. Air around a body is easy to
+    predict, and would make the map too sure of the body.
     """
     ratios: dict[str, list[Tensor]] = defaultdict(list)
     for index, item in enumerate(words.pool.items[:MAX_PAIRS]):
@@ -85,10 +88,12 @@ def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict
         if decoded.log_variance is None:
             return {}
         scaling = words.pool.scaling(index)
-        error = scaling.from_views(decoded.image) - scaling.from_views(reference)
+        truth = scaling.from_views(reference)
         spread = scaling.spread_from_views((0.5 * decoded.log_variance).exp(), decoded.image)
-        ratio = (error.abs() / spread)[:, : item.height, : item.width]
-        ratios[item.task.modality.value].append(ratio.flatten()[::7])
+        ratio = ((scaling.from_views(decoded.image) - truth).abs() / spread)[:, : item.height, : item.width]
+        body = MedicalImage(truth[0, : item.height, : item.width].numpy(), modality=item.task.modality)
+        inside = torch.from_numpy(foreground(body))
+        ratios[item.task.modality.value].append(ratio[inside][::7])
     return {name: round(float(torch.cat(r).quantile(COVERAGE)), 4) for name, r in sorted(ratios.items())}
 
 

@@ -1,0 +1,82 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medq_uni.assessor import Assessor
+from medq_uni.data.phantoms import phantom
+from medq_uni.image import MedicalImage
+from medq_uni.model.vision import summary
+from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.preprocess import CannotAssess, to_tensor
+from medq_uni.pretrained import Pretrained, load_pretrained
+from medq_uni.pretrained.familiarity import Familiarity, Gaussian
+from medq_uni.taxonomy import Modality
+
+
+@pytest.fixture(scope="module")
+def nano() -> Pretrained:
+    return load_pretrained("nano")
+
+
+@pytest.fixture(scope="module")
+def image() -> MedicalImage:
+    return phantom(Modality.MR, torch.Generator().manual_seed(3), size=96)
+
+
+def with_unlikeness(nano: Pretrained, image: MedicalImage, wanted: float) -> Pretrained:
+    """Return a model to which the image has this unlikeness."""
+    seen = Assessor(nano).seen(to_tensor(image, multiple=16)[0])
+    with torch.inference_mode():
+        features = summary(nano.model.vision(seen))[0]
+    gaussian = Gaussian(
+        mean=features + 2.0,
+        directions=torch.eye(len(features))[:1],
+        deviations=torch.ones(1),
+        rest=torch.ones(()),
+        limit=torch.tensor(2.0 * len(features) ** 0.5 / wanted),
+    )
+    return replace(nano, familiarity=Familiarity({Modality.MR: gaussian}))
+
+
+def test_a_familiar_image_is_described_without_a_word(nano: Pretrained, image: MedicalImage, recwarn):
+    found = Assessor(with_unlikeness(nano, image, 0.7)).assess(image)
+    assert found.unlikeness == pytest.approx(0.7, rel=1e-3)
+    assert not [w for w in recwarn if "unlike" in str(w.message)]
+
+
+def test_a_doubtful_image_is_described_with_a_warning(nano: Pretrained, image: MedicalImage):
+    with pytest.warns(UserWarning, match=r"As MR the image is unlike all .* .1\.2 times the limit"):
+        found = Assessor(with_unlikeness(nano, image, 1.2)).assess(image)
+    assert found.unlikeness == pytest.approx(1.2, rel=1e-3)
+
+
+def test_an_image_unlike_all_is_refused_unless_asked_for(nano: Pretrained, image: MedicalImage):
+    assessor = Assessor(with_unlikeness(nano, image, 2.0))
+    with pytest.raises(CannotAssess, match=r"2\.0 times the limit.*--modality.*--unfamiliar"):
+        assessor.assess(image)
+    with pytest.warns(UserWarning, match="with doubt"):
+        assert assessor.assess(image, unfamiliar=True).description.modality is Modality.MR
+
+
+def test_a_restoration_refuses_too_and_records_what_it_went_on_with(nano: Pretrained, image: MedicalImage):
+    restorer = Restorer(with_unlikeness(nano, image, 2.0))
+    with pytest.raises(CannotAssess, match="unlike all"):
+        restorer.restore(image)
+    with pytest.warns(UserWarning, match="with doubt"):
+        result = restorer.restore(image, settings=RestoreSettings(unfamiliar=True))
+    assert result.settings["unlikeness"] == pytest.approx(2.0, rel=1e-3)
+    assert result.settings["unfamiliar"] is True
+
+
+def test_of_a_volume_the_middle_slice_speaks(nano: Pretrained, image: MedicalImage):
+    noise = np.random.default_rng(0).uniform(0, image.voxels.max(), size=image.voxels.shape[1:])
+    volume = image.with_voxels(image.voxels)
+    volume = replace(image, voxels=np.stack([noise, *[image.voxels[0]] * 4]).astype(np.float32))
+    known = with_unlikeness(nano, volume.slice_at(1), 0.5)
+    assert Assessor(known).assess(volume).unlikeness == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_model_that_kept_nothing_does_not_know(nano: Pretrained, image: MedicalImage):
+    assert Assessor(replace(nano, familiarity=None)).assess(image).unlikeness is None
