@@ -18,7 +18,7 @@ from medq_uni.config import from_json
 from medq_uni.evaluate.ablation_plan import AblationPlan
 from medq_uni.evaluate.ablation_table import markdown
 from medq_uni.evaluate.page import CONVENTIONS, interval, number, p_value
-from medq_uni.evaluate.safety_tables import safety_tables
+from medq_uni.evaluate.safety_tables import SHARES, safety_tables
 from medq_uni.io.atomic import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def safety_page() -> str:
     head = (
         "# Results of the safety checks\n\nWritten by `python -m benchmarks.results` from `benchmark/results`. "
         "Definitions, thresholds and limits: [safety](safety.md). Few phantoms and subjects: hints, not rates. "
-        "Research use only.\n"
+        f"{SHARES} Research use only.\n"
     )
     return "\n".join([head, *(_table(*one) for one in results["safety"] if one[2])])
 

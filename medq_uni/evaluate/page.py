@@ -13,7 +13,7 @@ import numpy as np
 from medq_uni.evaluate.figures import png_of, row_of_panels
 from medq_uni.evaluate.runner import Record, picture_path
 from medq_uni.evaluate.safety_plots import safety_plots
-from medq_uni.evaluate.safety_tables import safety_tables
+from medq_uni.evaluate.safety_tables import SHARES, safety_tables
 from medq_uni.evaluate.systems import INPUT
 from medq_uni.io.atomic import write_text
 from medq_uni.taxonomy import Severity, Task
@@ -50,6 +50,7 @@ def write_page(results: dict[str, Any], found: Found, folder: Path) -> None:
         conventions=CONVENTIONS,
         cost_plot=_data(_cost_plot(results)),
         benchmarks=[_benchmark(one, found[one["name"]], folder, _bounds(results)) for one in results["benchmarks"]],
+        shares=SHARES,
         safety=[] if results["safety"] is None else safety_tables(results["safety"]),
         safety_plots=[] if results["safety"] is None else _safety_plots(results["safety"]),
         conditions=json.dumps(results["systems"], indent=2),

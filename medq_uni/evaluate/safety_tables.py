@@ -10,6 +10,7 @@ import numpy as np
 from medq_uni.evaluate import invention
 from medq_uni.evaluate.lesions import ERASED_CRC
 from medq_uni.evaluate.shift import SLOT_SWAP, gain_of
+from medq_uni.evaluate.statistics import share_interval
 from medq_uni.evaluate.systems import INPUT
 from medq_uni.evaluate.tables import UNHARMED_DB
 from medq_uni.evaluate.texture import half_frequency
@@ -17,6 +18,10 @@ from medq_uni.evaluate.trials import Row
 
 Table = tuple[str, list[str], list[list[str]], str]
 """Title, header, rows, note."""
+SHARES = (
+    "In brackets after a share: its 95 % interval (Wilson 1927), as if all images were independent. Several of one "
+    "subject are not, so the true intervals are wider."
+)
 NOTHING = "-"
 TOLD = ("oracle", "predicted", "shuffled", "none")
 
@@ -369,4 +374,5 @@ def _failures(results: dict[str, Any]) -> Table:
 
 
 def _percent(claims: Sequence[bool] | np.ndarray) -> str:
-    return f"{100 * float(np.mean(claims)):.0f} %"
+    low, high = share_interval(int(np.sum(claims)), len(claims))
+    return f"{100 * float(np.mean(claims)):.0f} % ({100 * low:.0f} to {100 * high:.0f})"

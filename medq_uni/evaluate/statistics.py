@@ -35,6 +35,19 @@ def known_interval(values: np.ndarray, subjects: Sequence[str]) -> tuple[float, 
     return (None, None) if np.isnan(low) else (low, high)
 
 
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927), as if images were independent of each other.
+
+    Args:
+        count: Images of which something is true.
+        total: All images, at least one.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(count, total).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 def paired_p_value(differences: np.ndarray, subjects: Sequence[str]) -> float:
     """Return the two-sided p-value of the Wilcoxon signed-rank test on the mean difference of each subject.
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medq_uni.evaluate.statistics import clustered_interval, holm, paired_p_value
+from medq_uni.evaluate.statistics import clustered_interval, holm, paired_p_value, share_interval
 
 
 def test_the_interval_counts_subjects_not_slices():
@@ -45,3 +45,18 @@ def test_holm_never_lowers_and_keeps_the_order(p_values: list[float]):
     assert all(a >= p and a <= 1 for a, p in zip(adjusted, p_values, strict=True))
     order = np.argsort(p_values, kind="stable")
     assert list(np.array(adjusted)[order]) == sorted(adjusted)
+
+
+def test_the_interval_of_a_share_is_that_of_wilson():
+    # by hand: p = 0.8, n = 10, z = 1.959964: center (p + z^2 / 2n) / (1 + z^2 / n), half width as in Wilson 1927
+    z, p, n = 1.959964, 0.8, 10
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert share_interval(8, 10) == pytest.approx((center - half, center + half), rel=1e-6)
+
+
+@given(st.integers(1, 50).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_a_share_holds_it_and_is_never_certain(counts: tuple[int, int]):
+    low, high = share_interval(*counts)
+    assert 0 <= low <= counts[0] / counts[1] <= high <= 1
+    assert low < high
