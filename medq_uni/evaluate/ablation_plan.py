@@ -87,6 +87,11 @@ def read_plan(path: Path, sources: Sequence[str] = ()) -> tuple[AblationPlan, di
     for variant in plan.variants:
         if variant.weights_of is None:
             recipes[variant.name] = changed(_values(Path(path), variant.recipe or plan.base), variant.changes)
+    for name, recipe in recipes.items():
+        if any(stage.token_budget or stage.crop_sizes for stage in recipe.stages):
+            raise ConfigError(
+                f"{path}: {name} draws crops of several sizes or fills a budget of tokens. Give fixed ones."
+            )
     budgets = {name: sum(s.steps * s.batch_size * s.crop_size**2 for s in c.stages) for name, c in recipes.items()}
     if len(set(budgets.values())) > 1:
         listed = ", ".join(f"{name} {pixels / 1e6:.1f} M" for name, pixels in budgets.items())

@@ -6,7 +6,7 @@ Every process draws the whole batch from the same random numbers; each then comp
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from medq_uni.data.pool import PoolItem
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT
 from medq_uni.taxonomy import NOISES, Severity
 from medq_uni.train.recipe import Layout, StageConfig
+from medq_uni.train.shapes import Shape, shapes_of
 from medq_uni.train.words import Words
 
 STRENGTHS = {"gentler": 0.5, "stronger": 1.25}
@@ -103,6 +104,7 @@ class Drawer:
         model: Sizes of the network.
         sampler: Where batches come from.
         generated: Description tokens that the model wrote about pairs of the pool, by index.
+        world: Processes among which a step is divided.
     """
 
     words: Words
@@ -110,6 +112,12 @@ class Drawer:
     model: ModelConfig
     sampler: BatchSampler
     generated: Mapping[int, list[int]]
+    world: int = 1
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What its steps may hold, smallest crops first."""
+        return shapes_of(self.stage, self.model, world=self.world)
 
     def draw(self, generator: torch.Generator) -> Draw:
         """Return the next step."""
@@ -117,7 +125,7 @@ class Drawer:
         if layout == "joint" and float(torch.rand(1, generator=generator)) < stage.assess_share:
             layout = "assess"
         sees = layout in ("assess", "joint")
-        batch = self.sampler.draw(stage.batch_size, crop=stage.crop_size, generator=generator, with_vision=sees)
+        batch = _batch(self.sampler, self.shapes, generator, with_vision=sees)
         if layout == "codec":
             return Draw(layout, batch)
         if layout == "assess":
@@ -192,16 +200,27 @@ class PeerDrawer:
     Attributes:
         stage: What is trained.
         sampler: Where batches come from.
+        world: Processes among which a step is divided.
     """
 
     stage: StageConfig
     sampler: BatchSampler
+    world: int = 1
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What its steps may hold, smallest crops first."""
+        return shapes_of(self.stage, None, world=self.world)
 
     def draw(self, generator: torch.Generator) -> Draw:
         """Return the next step."""
-        stage = self.stage
-        batch = self.sampler.draw(stage.batch_size, crop=stage.crop_size, generator=generator, with_vision=False)
-        return Draw("peer", batch, t=torch.rand(stage.batch_size, generator=generator))
+        batch = _batch(self.sampler, self.shapes, generator, with_vision=False)
+        return Draw("peer", batch, t=torch.rand(len(batch.index), generator=generator))
+
+
+def _batch(sampler: BatchSampler, shapes: Sequence[Shape], generator: torch.Generator, *, with_vision: bool) -> Batch:
+    shape = shapes[randint(len(shapes), generator)] if len(shapes) > 1 else shapes[0]
+    return sampler.draw(shape.count, crop=shape.side, generator=generator, with_vision=with_vision)
 
 
 class Feed:

@@ -133,7 +133,8 @@ class MedQLearner(Learner):
         """Return what draws crops, words, starts and times."""
         config = self.model.config
         sampler = BatchSampler(self.pool, token_pixels=config.token_pixels, emphasis=stage.emphasis)
-        return Drawer(self.words, stage, config, sampler, self._generated(stage, written, averaged))
+        generated = self._generated(stage, written, averaged)
+        return Drawer(self.words, stage, config, sampler, generated, self.together.world)
 
     def _generated(self, stage: StageConfig, path: Path, averaged: Averaged) -> dict[int, list[int]]:
         """Return what the model itself writes about the pool at the start of a joint stage."""
@@ -195,7 +196,8 @@ class PeerLearner(Learner):
 
     def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> PeerDrawer:
         """Return what draws crops, on the grid on which those of our small models lie, and times."""
-        return PeerDrawer(stage, BatchSampler(self.pool, token_pixels=GRID, emphasis=stage.emphasis))
+        sampler = BatchSampler(self.pool, token_pixels=GRID, emphasis=stage.emphasis)
+        return PeerDrawer(stage, sampler, self.together.world)
 
     def losses(self, draw: Draw) -> Losses:
         """Return the pixel losses of the restored views, as our codec stage has them, and the peer's own terms."""

@@ -17,7 +17,7 @@ from medq_uni.pretrained.export import export_released
 from medq_uni.pretrained.peers import save_peer
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.loop import Trained
-from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.recipe import StageConfig, TrainConfig
 from medq_uni.train.seen import familiarity_of
 from medq_uni.train.validate import peer_gains, restoration_gains, uncertainty_scale
 from medq_uni.train.words import Words
@@ -38,7 +38,7 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
     card = {
         "software": f"medq-uni {__version__}",
         "about": list(config.about),
-        "stages": [f"{s.name}: {s.steps} steps of {s.batch_size} x {s.crop_size} px" for s in config.stages],
+        "stages": [f"{s.name}: {s.steps} steps of {_size(s)}" for s in config.stages],
         "training_pairs": Path(config.dataset or "").name if config.pairs is None else config.pairs.count,
         "notice": "Research use only. Not for diagnostic use.",
     }
@@ -48,6 +48,11 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
     words = Words(val_pairs, trained.tokenizer, config.label)
     pool = PairPool(run / "train_pairs") if config.dataset is None else StoredPool(config.dataset, "train")
     return _publish_medq(trained.model, trained.tokenizer, pool, words, config, card, target)
+
+
+def _size(stage: StageConfig) -> str:
+    crops = " or ".join(map(str, stage.crop_sizes or (stage.crop_size,)))
+    return f"{stage.token_budget} tokens, {crops} px" if stage.token_budget else f"{stage.batch_size} x {crops} px"
 
 
 def _publish_medq(

@@ -64,9 +64,13 @@ class StageConfig:
     steps: int
     """Optimizer steps; over them the learning rate falls to ``final_rate``."""
     batch_size: int = 16
-    """Pairs per step."""
+    """Pairs per step, where there is no ``token_budget``."""
+    token_budget: int = 0
+    """Image tokens per step: as many pairs as fit, so that small crops come in larger batches; 0 takes batch_size."""
     crop_size: int = 128
     """Side of the restored crops in pixels."""
+    crop_sizes: tuple[int, ...] = ()
+    """Several sides instead, of which every step draws one."""
     learning_rate: float = 5e-4
     """Peak learning rate."""
     decoder_rate: float = 1.0
@@ -95,6 +99,8 @@ class StageConfig:
         """Check ranges."""
         if self.steps < 1 or self.batch_size < 1:
             raise ConfigError(f"stage {self.name!r}: steps and batch_size must be at least 1.")
+        if self.token_budget < 0 or min((self.crop_size, *self.crop_sizes)) < 1:
+            raise ConfigError(f"stage {self.name!r}: token_budget must not be negative, crops must have pixels.")
         if self.decoder_rate <= 0 or not 0 <= self.final_rate <= 1:
             raise ConfigError(f"stage {self.name!r}: decoder_rate must be positive, final_rate between 0 and 1.")
         if not self.trainable:
@@ -199,10 +205,11 @@ class TrainConfig:
         for stage in self.stages:
             if stage.layout != "peer":
                 raise ConfigError(f'stage {stage.name!r}: the layout of a peer is "peer", not {stage.layout!r}.')
-            if stage.crop_size % peer.multiple:
+            wrong_sides = [side for side in (stage.crop_size, *stage.crop_sizes) if side % peer.multiple]
+            if wrong_sides:
                 raise ConfigError(
-                    f"stage {stage.name!r}: crop_size {stage.crop_size} is not a multiple of {peer.multiple}, which a "
-                    f"{peer.kind} of {len(peer.blocks)} levels needs."
+                    f"stage {stage.name!r}: a crop of {wrong_sides[0]} pixels is not a multiple of {peer.multiple}, "
+                    f"which a {peer.kind} of {len(peer.blocks)} levels needs."
                 )
             unknown = [name for name, weight in asdict(stage.weights).items() if weight and name not in PIXEL_WEIGHTS]
             if unknown:

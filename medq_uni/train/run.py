@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from medq_uni.config import ConfigError, to_json
+from medq_uni.config import to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import Pool, build_pool
 from medq_uni.data.stored_pool import StoredPool
@@ -138,11 +138,6 @@ class Run:
 
     def drawer(self, stage: StageConfig) -> Drawer | PeerDrawer:
         """Return what draws the steps of a stage."""
-        if stage.batch_size % self.together.world:
-            raise ConfigError(
-                f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {self.together.world} "
-                "processes. Choose a multiple."
-            )
         return self.learner.drawer(stage, self.folder / f"generated-{self.progress.stage}.json", self._averaged)
 
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
@@ -189,12 +184,14 @@ class Run:
     def _tell_memory(self, drawer: Drawer | PeerDrawer) -> None:
         """Log what the stage will need: what must be held, and activations as one sample of a batch keeps them."""
         stage, world = drawer.stage, self.together.world
-        # the largest layout of a stage; every process computes one sample
-        one = replace(drawer, stage=replace(stage, batch_size=world, assess_share=0.0, noise_start=0.0))
+        largest = drawer.shapes[-1]
+        # the largest layout of a stage, with its largest crops; every process computes one sample
+        sample = replace(stage, batch_size=world, token_budget=0, crop_size=largest.side, crop_sizes=())
+        one = replace(drawer, stage=replace(sample, assess_share=0.0, noise_start=0.0))
         with SavedBytes(self.model) as saved:
             self.losses(stage, one.draw(generator_of(self.config.seed, self.progress.stage)))
         if self.journal is not None:
-            activations = saved.total * stage.batch_size // world
+            activations = saved.total * largest.count // world
             values = {"held_gib": held_bytes(self.model) / GIB, "activations_gib": activations / GIB}
             line = {"event": "memory", "stage": stage.name, "step": self.progress.step}
             self.journal.write({**line, **{name: round(value, 3) for name, value in values.items()}})
@@ -263,6 +260,8 @@ class Run:
 
 
 def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:
-    ways = [f"batch_size below {stage.batch_size}", f"crop_size below {stage.crop_size}", *learner.smaller()]
+    key, size = ("token_budget", stage.token_budget) if stage.token_budget else ("batch_size", stage.batch_size)
+    crops, side = ("crop_sizes", max(stage.crop_sizes)) if stage.crop_sizes else ("crop_size", stage.crop_size)
+    ways = [f"{key} below {size}", f"{crops} below {side}", *learner.smaller()]
     ways += [f"more processes than {together.world}"]
     return f"stage {stage.name!r}: out of memory. Any of these needs less: {', '.join(ways)}."
