@@ -173,9 +173,16 @@ class FidelityCodecConfig:
     blocks: tuple[int, ...] = (1, 1, 1, 3)
     """Blocks of every level on the way down and again on the way up; the last level is on the latent grid and has its
     blocks on the way up, after one on the way down."""
+    refining: tuple[int, ...] = (0, 0, 0, 0)
+    """Blocks of NAFNet that follow those of every level on the way up. A new one passes its input on: a decoder that
+    gets some begins where it was."""
 
     def __post_init__(self) -> None:
         """Check the levels against the block."""
+        if len(self.refining) != len(self.widths) or min(self.refining) < 0:
+            raise ConfigError(
+                f"refining needs one number for each of the {len(self.widths)} widths, got {list(self.refining)}."
+            )
         if len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
             raise ConfigError(
                 f"blocks needs one positive number for each of the {len(self.widths)} widths, got {list(self.blocks)}."

@@ -86,6 +86,10 @@ class FidelityCodec(nn.Module):
         self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))
+        self.refining = nn.ModuleList(
+            nn.Sequential(*(GatedBlock(width) for _ in range(count)))
+            for width, count in zip(widths, config.refining, strict=True)
+        )
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
@@ -133,12 +137,12 @@ class FidelityCodec(nn.Module):
         if fidelity is None:
             return DecodedImage(image=base, log_variance=None)
         x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
-        x = self.bottleneck(x + fidelity.levels[-1])
+        x = self.refining[-1](self.bottleneck(x + fidelity.levels[-1]))
         for level in range(len(self.ups) - 1, -1, -1):
             x = F.pixel_shuffle(self.ups[level](x), 2) + fidelity.levels[level]
             if level == 0:
                 x = x + self.base(base - fidelity.image)
-            x = self.up_blocks[level](x)
+            x = self.refining[level](self.up_blocks[level](x))
         image = base + self.out(x).float()
         if self.spread is None:
             return DecodedImage(image=image, log_variance=None)

@@ -231,18 +231,20 @@ def learner_of(config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.de
 
 
 def take_weights(model: MedQ, old: MedQ) -> None:
-    """Give a new network the weights of an old one; a decoder of another size stays new, for the old latent.
+    """Give a new network the weights of an old one, which may have another decoder.
+
+    A decoder that holds all weights of the old one and more goes on from it; any other begins anew, on the old latent.
 
     Raises:
         ConfigError: If they differ in more than the decoder.
     """
-    theirs = old.state_dict()
-    if model.config.codec != old.config.codec:
-        learned = {name for name, _ in old.named_parameters()}
-        theirs = {name: x for name, x in theirs.items() if not (name in learned and name.startswith("codec."))}
-    mine = model.state_dict()
-    other = [name for name, x in mine.items() if not name.startswith("codec.") and name not in theirs]
-    other += [name for name, x in theirs.items() if name not in mine or mine[name].shape != x.shape]
+    theirs, mine = old.state_dict(), model.state_dict()
+    unlike = {name for name, x in theirs.items() if name not in mine or mine[name].shape != x.shape}
+    if any(name.startswith("codec.") for name in unlike):
+        learned = {name for name, _ in old.named_parameters() if name.startswith("codec.")}
+        theirs = {name: x for name, x in theirs.items() if name not in learned}
+    other = [name for name in mine if not name.startswith("codec.") and name not in theirs]
+    other += [name for name in unlike if name in theirs]
     if other:
         raise ConfigError(
             f"model and initial differ in more than the decoder: {', '.join(sorted(other)[:3])} "

@@ -15,6 +15,7 @@ from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError
+from medq_uni.train.learner import take_weights
 from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, group_of, learning_rate, set_rate
@@ -229,6 +230,21 @@ def test_a_new_decoder_begins_with_everything_else_of_the_old_model(tmp_path: Pa
             assert torch.equal(value, old[name].float()), name
     again = train(grown, tmp_path / "new", resume=True).model
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in new.state_dict().items())
+
+
+def test_a_decoder_with_refining_blocks_begins_as_the_old_one(tmp_path: Path):
+    recipe = tiny_recipe(stage("codec", steps=3))
+    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "model")
+    old = load_pretrained(tmp_path / "model").model
+    grown = with_decoder(recipe, tmp_path / "model", refining=(1, 0, 1, 2))
+    assert grown.model is not None
+    new = MedQ(grown.model)
+    take_weights(new, old)
+    image = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    one, other = (m.codec.decode(m.codec.encode(image), m.codec.features(image)).image for m in (old, new))
+    assert torch.equal(one, other)
+    assert sum(p.numel() for p in new.codec.parameters()) > sum(p.numel() for p in old.codec.parameters())
+    assert not torch.equal(one, image)
 
 
 def test_a_model_that_is_not_its_initial_one_is_refused(tmp_path: Path):
