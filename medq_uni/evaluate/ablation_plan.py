@@ -83,6 +83,11 @@ def read_plan(path: Path, sources: Sequence[str] = ()) -> tuple[AblationPlan, di
         ConfigError: If a file is missing or wrong, a change names no key, or budgets or pairs differ.
     """
     plan = read_json(AblationPlan, path, where="recipes/")
+    names: dict[str, str] = {}
+    for variant in plan.variants:
+        other = names.setdefault(folder_name(variant.name), variant.name)
+        if other != variant.name:
+            raise ConfigError(f"{path}: {other!r} and {variant.name!r} would share a folder. Give other names.")
     recipes = {}
     for variant in plan.variants:
         if variant.weights_of is None:
@@ -104,6 +109,11 @@ def read_plan(path: Path, sources: Sequence[str] = ()) -> tuple[AblationPlan, di
         plan = replace(plan, test=replace(plan.test, data=tuple(sources)))
         recipes = {name: recipe.with_sources(tuple(sources)) for name, recipe in recipes.items()}
     return plan, recipes
+
+
+def folder_name(name: str) -> str:
+    """Return the name of a variant as a part of a path; a plan has no two variants that share one."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
 def _values(plan: Path, name: str) -> dict[str, Any]:

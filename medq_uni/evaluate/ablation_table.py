@@ -14,7 +14,7 @@ import numpy as np
 
 from medq_uni.config import to_json
 from medq_uni.data.pool import Pool
-from medq_uni.evaluate.ablation_plan import AblationPlan
+from medq_uni.evaluate.ablation_plan import AblationPlan, folder_name
 from medq_uni.evaluate.ablation_scores import Score, Size, input_scores
 from medq_uni.evaluate.statistics import known_interval
 from medq_uni.io.atomic import write_text
@@ -36,7 +36,7 @@ class Measured:
     @staticmethod
     def path(folder: Path, name: str, seed: int) -> Path:
         """Return the file of a variant."""
-        return folder / "scores" / f"{slug(name)}-{seed}.json"
+        return folder / "scores" / f"{folder_name(name)}-{seed}.json"
 
     def to_json(self) -> str:
         """Return what :meth:`read` reads."""
@@ -136,8 +136,3 @@ def markdown(plan: AblationPlan, rows: Sequence[dict[str, Any]]) -> str:
             f"Rate: of {tried} times the recipe's, the one with the best validation gain after {share} of the steps."
         )
     return "\n".join(lines) + "\n"
-
-
-def slug(name: str) -> str:
-    """Return a name as a part of a file name."""
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from medq_uni.config import ConfigError, to_json
 from medq_uni.data.pool import build_pool
-from medq_uni.evaluate.ablation_plan import AblationPlan, read_plan
+from medq_uni.evaluate.ablation_plan import AblationPlan, folder_name, read_plan
 from medq_uni.evaluate.ablation_scores import open_variant, score, size_of
-from medq_uni.evaluate.ablation_table import Measured, slug, write_tables
+from medq_uni.evaluate.ablation_table import Measured, write_tables
 from medq_uni.evaluate.tuning import best_rate, faster
 from medq_uni.io.atomic import write_text
 from medq_uni.train.checkpoint import newest_checkpoint
@@ -92,7 +92,7 @@ class _Trainer:
             short,
             plan.learning_rates,
             plan.tuning_share,
-            self.folder / "tuning" / slug(name),
+            self.folder / "tuning" / folder_name(name),
             lambda changed, run: self._train(changed, run, f"{name}, {run.name}"),
         )
 
@@ -102,7 +102,7 @@ class _Trainer:
         Raises:
             ConfigError: If there is a finished run of another recipe.
         """
-        run = self.folder / "runs" / f"{slug(name)}-{recipe.seed}"
+        run = self.folder / "runs" / f"{folder_name(name)}-{recipe.seed}"
         if (run / "model" / "manifest.json").is_file():
             if (run / RECIPE).read_text(encoding="utf-8") != to_json(recipe):
                 raise ConfigError(f"{run} holds a run of another recipe. Use another folder.")

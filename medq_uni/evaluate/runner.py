@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -164,7 +165,9 @@ def _kept(path: Path, head: dict[str, Any]) -> Iterator[Record]:
         if number == 0 and values != head:
             return
         if number:
-            yield Record(**values)
+            scores = values["scores"]
+            known = None if scores is None else {name: float(score) for name, score in scores.items()}
+            yield Record(**(values | {"scores": known}))
 
 
 def _write(path: Path, head: dict[str, Any], records: Iterable[Record]) -> None:
@@ -173,4 +176,7 @@ def _write(path: Path, head: dict[str, Any], records: Iterable[Record]) -> None:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(asdict(record)) + "\n"
+    values = asdict(record)
+    if record.scores is not None:  # JSON has no word for the score of an image that equals its reference
+        values["scores"] = {name: x if math.isfinite(x) else str(x) for name, x in record.scores.items()}
+    return json.dumps(values, allow_nan=False) + "\n"

@@ -160,6 +160,7 @@ def test_real_volumes_take_the_place_of_those_in_the_files(plan: Path) -> None:
         ({"variants": [{"name": "a", "recipe": "missing.json"}]}, "'missing.json' is not beside it"),
         ({"variants": [{"name": "a", "recipe": "list.json"}]}, "an object of keys"),
         ({"variants": [{"name": "a"}, {"name": "b", "weights_of": "a", "changes": CHANGE}]}, "have no effect"),
+        ({"variants": [{"name": "a+b"}, {"name": "A-B"}]}, "'a\\+b' and 'A-B' would share a folder"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(plan: Path, changes: dict, message: str) -> None:

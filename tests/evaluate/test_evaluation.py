@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,18 @@ def test_a_second_call_computes_only_what_is_missing(benchmark: Benchmark, count
     again = run_system(SPEC, benchmark, tmp_path)
     assert counting.calls - count <= 3 + 2  # two pictured slices have no picture: they fail
     assert [(r.case, r.scores) for r in again] == [(r.case, r.scores) for r in first]
+
+
+def test_lines_of_slices_are_strict_json_where_a_score_is_infinite_too(benchmark: Benchmark, tmp_path: Path):
+    clean = tuple(replace(case, degraded=case.reference) for case in benchmark.test[:2])
+    (system,) = read_specs(["input"])
+    first = run_system(system, Benchmark("small", clean, ()), tmp_path)
+    assert all(record.scores is not None and record.scores["psnr"] == np.inf for record in first)
+    (path,) = (tmp_path / "scores" / "small").glob("*.jsonl")
+    for line in path.read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    again = run_system(system, Benchmark("small", clean, ()), tmp_path)
+    assert [record.scores for record in again] == [record.scores for record in first]
 
 
 def test_other_weights_or_other_slices_are_scored_anew(benchmark: Benchmark, counting: Counting, tmp_path: Path):
