@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bars
 
 
 def evaluate(
@@ -41,16 +37,12 @@ def evaluate(
 
     Run it again with the same folder to go on where it stopped.
     """
-    with clear_errors(), ExitStack() as stack:
+    with clear_errors(), progress_bars() as progress:
         from medq_uni.evaluate.benchmark import read_benchmarks
         from medq_uni.evaluate.evaluation import evaluate as run
         from medq_uni.evaluate.page import summary
         from medq_uni.evaluate.systems import read_specs
         from medq_uni.evaluate.trials import SafetySettings
-
-        def progress(title: str) -> Callable[[int, int], None]:
-            stack.close()
-            return stack.enter_context(progress_bar(title))
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 NOTICE = "Research use only. Not for diagnostic use. Always view the original."
 BAD_INPUT, SOME_FAILED = 1, 3
+SECONDS_PER_LINE = 1.0
+"""Time between lines of progress where there is no terminal."""
 
 ModalityOption = Annotated[Modality | None, typer.Option(help="Overrides what the header says.")]
 ModelOption = Annotated[str, typer.Option(help="nano, a folder of weights, or OWNER/NAME[@REVISION] on the hub.")]
@@ -132,9 +136,17 @@ def open_store(dataset: Path, store: str | None, *, create: bool = False) -> Ite
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function (done, total) that draws a bar on a terminal and writes JSON lines elsewhere."""
+    """Yield a function (done, total) that draws a bar on a terminal; elsewhere it writes JSON lines, one a second."""
     if not sys.stderr.isatty():
-        yield lambda done, total: typer.echo(json.dumps({"event": label, "done": done, "total": total}), err=True)
+        last = -math.inf
+
+        def write(done: int, total: int) -> None:
+            nonlocal last
+            if done >= total or time.monotonic() - last >= SECONDS_PER_LINE:
+                last = time.monotonic()
+                typer.echo(json.dumps({"event": label, "done": done, "total": total}), err=True)
+
+        yield write
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -142,3 +154,15 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Yield a function that opens a bar with a label, and closes the one before."""
+    with ExitStack() as stack:
+
+        def opened(label: str) -> Callable[[int, int], None]:
+            stack.close()
+            return stack.enter_context(progress_bar(label))
+
+        yield opened

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medq_uni.cli.shared import DeviceOption, SourcesOption, clear_errors, progress_bar
+from medq_uni.cli.shared import DeviceOption, SourcesOption, clear_errors, progress_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def train(
             terms, fault = replay(config, output, device=device or "cpu")
             typer.echo(json.dumps({**terms, "fault": fault}))
             return
-        with progress_bar("train") as progress:
+        with progress_bars() as bars:
             trained = run(
                 config,
                 output,
@@ -56,7 +56,7 @@ def train(
                 workers=workers,
                 device=device,
                 wandb=wandb,
-                report=lambda line: _report(line, progress),
+                report=_reporter(bars),
             )
         if not trained.is_first:
             return
@@ -67,16 +67,25 @@ def train(
             typer.echo(f"stopped; go on with: medq train {recipe} -o {output} --resume")
 
 
-def _report(line: dict[str, Any], progress: Callable[[int, int], None]) -> None:
-    if line["event"] == "validation":
-        typer.echo(json.dumps(line))
-    elif line["event"] == "memory":
-        needs = (
-            f"{line['held_gib']:.2f} GiB for weights and optimizer, about {line['activations_gib']:.2f} GiB for a step"
-        )
-        typer.echo(f"{line['stage']}: {needs}", err=True)
-    else:
-        progress(line["step"], line["steps"])
+def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[dict[str, Any]], None]:
+    """Return what shows a line of the log: a bar for each stage and each draw of pairs, words for the rest."""
+    shown, progress = "", None
+
+    def report(line: dict[str, Any]) -> None:
+        nonlocal shown, progress
+        if line["event"] == "validation":
+            typer.echo(json.dumps(line))
+        elif line["event"] == "memory":
+            held, step = line["held_gib"], line["activations_gib"]
+            needs = f"{held:.2f} GiB for weights and optimizer, about {step:.2f} GiB for a step"
+            typer.echo(f"{line['stage']}: {needs}", err=True)
+        else:
+            title = str(line.get("stage", line["event"].replace("_", " ")))
+            if progress is None or title != shown:
+                shown, progress = title, bars(title)
+            progress(line["step"], line["steps"])
+
+    return report
 
 
 def ablate(
@@ -91,7 +100,7 @@ def ablate(
     with clear_errors():
         from medq_uni.evaluate.ablations import run_ablations
 
-        with progress_bar("ablate") as progress:
+        with progress_bars() as bars:
             is_done = run_ablations(
                 plan,
                 output,
@@ -99,7 +108,7 @@ def ablate(
                 max_minutes=max_minutes,
                 workers=workers,
                 device=device,
-                report=lambda line: _report(line, progress),
+                report=_reporter(bars),
             )
     if is_done:
         typer.echo((output / "results.md").read_text(encoding="utf-8"), nl=False)
