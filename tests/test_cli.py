@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medq_uni import __version__
 from medq_uni.cli import app
 from medq_uni.data.phantoms import phantom
+from medq_uni.image import MedicalImage
 from medq_uni.io import read_image, write_image
 from medq_uni.taxonomy import Modality
 
@@ -54,6 +55,22 @@ def test_assess_speaks_words_and_json(slice_file: Path):
     code, text = medq("assess", slice_file, "--modality", "mr", "--json")
     assert code == 0
     assert json.loads(text[: text.rindex("}") + 1])["modality"] == "mr"
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_an_image_unlike_all_is_refused_unless_asked_for(tmp_path: Path):
+    path = tmp_path / "noise.nii.gz"
+    write_image(MedicalImage(np.random.default_rng(0).uniform(0, 10, (64, 64)), modality=Modality.PET), path)
+    code, text = medq("assess", path, "--modality", "pet")
+    assert code == 1
+    assert "As PET the image is unlike all" in text
+    code, text = medq("restore", path, "-o", tmp_path / "out.nii.gz", "--modality", "pet")
+    assert code == 1
+    assert not (tmp_path / "out.nii.gz").exists()
+    code, text = medq("assess", path, "--modality", "pet", "--unfamiliar")
+    assert code == 0
+    assert "Image: PET" in text
+    assert "with doubt" in text
 
 
 def test_degrade_then_restore_with_a_report(slice_file: Path, tmp_path: Path):

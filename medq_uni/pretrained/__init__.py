@@ -210,7 +210,8 @@ def _readable(read: Callable[[Path], T], path: Path) -> T:
     try:
         return read(path)
     except (SafetensorError, KeyError) as error:
-        raise WeightsMismatch(f"{path.parent.name}/{path.name} is not such a safetensors file: {error}.") from error
+        where = f"{path.parent.name}/{path.name}"
+        raise WeightsMismatch(f"{where} is not a safetensors file, or lacks a part: {error}.") from error
 
 
 def verify(folder: Path) -> tuple[dict[str, Any], str]:

@@ -24,7 +24,7 @@ from medq_uni.evaluate.describers import (
 )
 from medq_uni.evaluate.sets import Case
 from medq_uni.image import MedicalImage
-from medq_uni.taxonomy import Modality, Severity
+from medq_uni.taxonomy import Modality, Severity, Task
 from tests.chat import ChatServer
 
 
@@ -91,14 +91,18 @@ def test_a_model_of_ours_describes_refuses_doubts_and_is_asked_once(
     assert model(Subject(blank)).outcome is Outcome.REFUSED
     assert "constant" in model(Subject(blank)).reason
     noise = MedicalImage(np.random.default_rng(0).uniform(-1000, 1000, (64, 64)), modality=Modality.CT)
-    assert "looks like" in model(Subject(noise)).warning
+    assert model(Subject(noise)).outcome is Outcome.REFUSED
+    assert "unlike all" in model(Subject(noise)).reason
+    pet = next(c for c in cases if c.task is Task.PET_LOW_COUNT).degraded
+    mistaken = Subject(replace(pet, modality=Modality.MR))
+    assert "looks like PET" in model(mistaken).warning
 
     def fail(*_: object) -> None:
         raise AssertionError("asked again")
 
     monkeypatch.setattr(model._restorer, "assess", fail)
     assert model(Subject(degraded)) == first
-    assert "looks like" in model(Subject(noise)).warning
+    assert "looks like PET" in model(mistaken).warning
 
 
 def test_a_chat_model_describes_in_the_form_of_a_description(connect, chat: ChatServer, subjects, truths):
