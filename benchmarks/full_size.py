@@ -114,8 +114,8 @@ def _image_seconds(model: MedQ, machine: Machine, images: Tensor, steps: int) ->
     def restore() -> None:
         context, latent = _read(model, images)
         shape = (latent.shape[-2], latent.shape[-1])
-        restored = model.sample(context, shape, sampler, generator=torch.Generator().manual_seed(0))[0]
-        model.codec.decode(restored)
+        restored = model.sample(context, shape, sampler, generator=torch.Generator().manual_seed(0))
+        model.codec.decode(restored.latent[0])
 
     return _seconds(restore, machine, repeats=1)
 

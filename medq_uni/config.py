@@ -177,6 +177,10 @@ class FidelityCodecConfig:
     """Blocks of NAFNet that follow those of every level on the way up. A new one passes its input on: a decoder that
     gets some begins where it was."""
 
+    guide_width: int = 0
+    """Width of the states of the restoration expert that guide the decoder, the hidden_size of the transformer; 0 shows
+    it none. A new guide says nothing."""
+
     def __post_init__(self) -> None:
         """Check the levels against the block."""
         if len(self.refining) != len(self.widths) or min(self.refining) < 0:
@@ -242,6 +246,14 @@ class ModelConfig:
     shrinkage: bool = False
     """Whether the velocity also holds a predicted share of every coefficient of x_t: v = A(h) x_t + b(h). The base
     model has b alone, which cannot pass more coefficients than the hidden width."""
+
+    def __post_init__(self) -> None:
+        """Check that a guide fits the expert."""
+        width, wanted = self.transformer.hidden_size, getattr(self.codec, "guide_width", 0)
+        if wanted not in (0, width):
+            raise ConfigError(
+                f"codec.guide_width must be 0 or the hidden_size of the transformer, {width}, got {wanted}."
+            )
 
     @property
     def token_pixels(self) -> int:

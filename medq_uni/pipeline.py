@@ -251,8 +251,9 @@ class Restorer:
             some = replace(sampler, num_samples=len(numbers))
             noise = self._noise(latent, tiles, numbers, settings.seed) if sampler.start == "noise" else None
             shape = (latent.shape[-2], latent.shape[-1])
-            for restored in model.sample(context, shape, some, start_latent=latent, noise=noise):
-                decoded = model.codec.decode(restored, fidelity)
+            sampled = model.sample(context, shape, some, start_latent=latent, noise=noise)
+            for restored, states in zip(sampled.latent, sampled.states, strict=True):
+                decoded = model.codec.decode(restored, fidelity, states)
                 images.append(decoded.image)
                 if decoded.log_variance is not None:
                     variances.append(decoded.log_variance.exp())

@@ -52,6 +52,34 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.gelu(self.conv1(x)))
 
 
+class Guide(nn.Module):
+    """What the restoration expert has understood, the words included, as the decoder can use it; nothing at first.
+
+    Features that are added on the latent grid, and a factor for every channel of the levels above.
+
+    Args:
+        states: Width of the expert's states.
+        widths: Of the decoder.
+    """
+
+    def __init__(self, states: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        *self.outer, middle = widths
+        self.local = nn.Conv2d(states, middle, 1)
+        self.gains = nn.Linear(states, sum(self.outer))
+        for layer in (self.local, self.gains):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self, states: Float[Tensor, "B E r k"], grid: tuple[int, int]
+    ) -> tuple[Float[Tensor, "B C h w"], list[Tensor]]:
+        """Return features on the latent grid, and factors (B, C, 1, 1) by level, full resolution first."""
+        local = F.interpolate(self.local(states), size=grid, mode="nearest")
+        gains = 1 + self.gains(states.mean(dim=(2, 3)))
+        return local, [gain[:, :, None, None] for gain in gains.split(self.outer, dim=1)]
+
+
 class FidelityCodec(nn.Module):
     """Image <-> latent with a lossless transform and an optional fidelity path.
 
@@ -90,6 +118,7 @@ class FidelityCodec(nn.Module):
             nn.Sequential(*(GatedBlock(width) for _ in range(count)))
             for width, count in zip(widths, config.refining, strict=True)
         )
+        self.guide = Guide(config.guide_width, widths) if config.guide_width else None
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
@@ -124,7 +153,12 @@ class FidelityCodec(nn.Module):
         levels[-1] = x + self.spectrum(log_magnitudes(self.transform(image)))
         return Fidelity(image=image, latent=self.encode(image), levels=tuple(levels))
 
-    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: Fidelity | None = None) -> DecodedImage:
+    def decode(
+        self,
+        latent: Float[Tensor, "B c h w"],
+        fidelity: Fidelity | None = None,
+        states: Float[Tensor, "B E r k"] | None = None,
+    ) -> DecodedImage:
         """Return the image of a latent, and where it is predicted the log-variance of its error.
 
         That is the logarithm of the squared spread which covers 68.3 % of the absolute errors.
@@ -132,16 +166,22 @@ class FidelityCodec(nn.Module):
         Args:
             latent: Restored latent.
             fidelity: Features of the degraded image from :meth:`features`; None decodes the latent alone.
+            states: Of the restoration expert, on the grid of latent tokens; read where the decoder has a guide.
         """
         base = self.inverse_transform(latent)
         if fidelity is None:
             return DecodedImage(image=base, log_variance=None)
         x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
+        gains: list[Tensor] = []
+        if self.guide is not None and states is not None:
+            local, gains = self.guide(states, (x.shape[-2], x.shape[-1]))
+            x = x + local
         x = self.refining[-1](self.bottleneck(x + fidelity.levels[-1]))
         for level in range(len(self.ups) - 1, -1, -1):
             x = F.pixel_shuffle(self.ups[level](x), 2) + fidelity.levels[level]
             if level == 0:
                 x = x + self.base(base - fidelity.image)
+            x = x * gains[level] if gains else x
             x = self.refining[level](self.up_blocks[level](x))
         image = base + self.out(x).float()
         if self.spread is None:

@@ -15,6 +15,11 @@ class SizeError(ValueError):
     """An image that does not fit the token grid."""
 
 
+def grid_of(image: Float[Tensor, "B C H W"], size: int) -> tuple[int, int]:
+    """Return rows and columns of the patches of an image."""
+    return image.shape[-2] // size, image.shape[-1] // size
+
+
 def patchify(image: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B P N"]:
     """Return square patches, row by row, each flattened in the order (row, column, channel).
 

@@ -27,14 +27,14 @@ from medq_uni.model.flow import (
     is_guided,
     times,
 )
-from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify, sincos_table, unpatchify
+from medq_uni.model.grid import Offset, SizeError, grid_ids, grid_of, patchify, sincos_table, unpatchify
 from medq_uni.model.inference import Constraint, Context, GuidanceContexts, write_text
-from medq_uni.model.inputs import StreamInputs, StreamOutputs
+from medq_uni.model.inputs import Sampled, StreamInputs, StreamOutputs
 from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert
 from medq_uni.model.vision import Connector, VisionEncoder
 from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
 
-__all__ = ["MedQ", "StreamInputs", "StreamOutputs", "codec_module"]
+__all__ = ["MedQ", "Sampled", "StreamInputs", "StreamOutputs", "codec_module"]
 
 
 class MedQ(nn.Module):
@@ -110,18 +110,23 @@ class MedQ(nn.Module):
         size = self.config.latent_patch_size
         return unpatchify(tokens, size, h // size, w // size)
 
+    def state_image(self, states: Float[Tensor, "B P E"], h: int, w: int) -> Float[Tensor, "B E r k"]:
+        """Return the states of the tokens of a latent of ``h`` x ``w`` positions where they lie."""
+        size = self.config.latent_patch_size
+        return unpatchify(states, 1, h // size, w // size)
+
     def embed_latent(
         self, latent: Float[Tensor, "B c h w"], t: Float[Tensor, " B"], offset: Offset = (0, 0)
     ) -> Float[Tensor, "B P E"]:
         """Return the embedded tokens of a latent at flow time ``t``; a clean latent has t = 0."""
-        rows, cols = self._latent_grid(latent)
+        rows, cols = grid_of(latent, self.config.latent_patch_size)
         tokens = self.vae2llm(self.latent_tokens(latent).to(self.dtype))
         ids = grid_ids(rows, cols, self.config.max_latent_size, offset, latent.device)
         return tokens + self.time_embedder(t)[:, None] + self.latent_table[ids].to(self.dtype)
 
     def embed_image(self, image: Float[Tensor, "B C H W"], offset: Offset = (0, 0)) -> Float[Tensor, "B P E"]:
         """Return the embedded vision tokens of an image in [-1, 1]."""
-        rows, cols = self._vision_grid(image)
+        rows, cols = grid_of(image, self.config.vision.patch_size)
         ids = grid_ids(rows, cols, self.config.vision.max_patches_per_side, offset, image.device)
         features = self.vision(image.to(self.dtype), offset)
         return self.connector(features) + self.vision_table[ids].to(self.dtype)
@@ -144,10 +149,10 @@ class MedQ(nn.Module):
             if image is None:
                 raise SizeError(f"the stream has more {span.kind.value} blocks than images were given.")
             if span.kind is BlockKind.VISION:
-                grid = self._vision_grid(image)
+                grid = grid_of(image, self.config.vision.patch_size)
                 vision.append(self.embed_image(image, inputs.vision_offset))
             else:
-                grid = self._latent_grid(image)
+                grid = grid_of(image, self.config.latent_patch_size)
                 t = inputs.t if span.kind is BlockKind.NOISED else None
                 t = image.new_zeros(len(image)) if t is None else t
                 latents.append(self.embed_latent(image, t, inputs.latent_offset))
@@ -156,14 +161,6 @@ class MedQ(nn.Module):
         iqa = text if stream.iqa_assembly is None else torch.cat([text, *vision], 1)[:, stream.iqa_assembly]
         ir = torch.cat(latents, 1) if latents else text[:, :0]
         return Pair(iqa, ir)
-
-    def _latent_grid(self, latent: Tensor) -> tuple[int, int]:
-        size = self.config.latent_patch_size
-        return latent.shape[-2] // size, latent.shape[-1] // size
-
-    def _vision_grid(self, image: Tensor) -> tuple[int, int]:
-        size = self.config.vision.patch_size
-        return image.shape[-2] // size, image.shape[-1] // size
 
     # Whole streams
 
@@ -174,8 +171,9 @@ class MedQ(nn.Module):
     def forward(self, stream: TokenStream, inputs: StreamInputs) -> StreamOutputs:
         """Return velocities of the noised images and logits of the labels, from one pass."""
         hidden = self.hidden(stream, inputs)
-        velocity = self._head(hidden.ir[:, stream.target_places], inputs.noised)
-        return StreamOutputs(velocity, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions]))
+        states = hidden.ir[:, stream.target_places]
+        velocity = self._head(states, inputs.noised)
+        return StreamOutputs(velocity, states, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions]))
 
     # Block by block
 
@@ -203,13 +201,13 @@ class MedQ(nn.Module):
 
     def append_latent(self, context: Context, latent: Float[Tensor, "B c h w"]) -> None:
         """Let the context read a clean latent."""
-        rows, cols = self._latent_grid(latent)
+        rows, cols = grid_of(latent, self.config.latent_patch_size)
         block = ImageBlock(kind=BlockKind.CLEAN, rows=rows, cols=cols)
         self._append(context, block, StreamInputs(clean=(latent,), latent_offset=context.latent_offset))
 
     def append_vision(self, context: Context, image: Float[Tensor, "B C H W"]) -> None:
         """Let the context read an image through the vision encoder."""
-        rows, cols = self._vision_grid(image)
+        rows, cols = grid_of(image, self.config.vision.patch_size)
         block = ImageBlock(kind=BlockKind.VISION, rows=rows, cols=cols)
         self._append(context, block, StreamInputs(images=(image,), vision_offset=context.vision_offset))
 
@@ -283,7 +281,7 @@ class MedQ(nn.Module):
     ) -> Float[Tensor, "B c h w"]:
         """Return the predicted velocity of ``x_t`` at time ``t``; the context is only read."""
         shape = (x_t.shape[-2], x_t.shape[-1])
-        return self._velocity(context, self._target_stream(context, shape), x_t, t)
+        return self._velocity(context, self._target_stream(context, shape), x_t, t)[0]
 
     def _target_stream(self, context: Context, shape: tuple[int, int]) -> TokenStream:
         size = self.config.latent_patch_size
@@ -293,11 +291,11 @@ class MedQ(nn.Module):
     @torch.no_grad()
     def _velocity(
         self, context: Context, stream: TokenStream, x_t: Tensor, t: float | Tensor
-    ) -> Float[Tensor, "B c h w"]:
+    ) -> tuple[Float[Tensor, "B c h w"], Float[Tensor, "B P E"]]:
         at = t if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
         inputs = StreamInputs(noised=(x_t,), t=at, latent_offset=context.latent_offset)
         hidden = self.transformer(self.embed(stream, inputs), stream, context.cache, update=False)
-        return self.latent_image(self._head(hidden.ir, (x_t,)).float(), *x_t.shape[-2:])
+        return self.latent_image(self._head(hidden.ir, (x_t,)).float(), *x_t.shape[-2:]), hidden.ir
 
     def _head(self, hidden: Float[Tensor, "B L E"], noised: Sequence[Tensor]) -> Float[Tensor, "B L N"]:
         """Return the velocity tokens: b(h), and where the model has it the share A(h) of the latents x_t."""
@@ -316,7 +314,7 @@ class MedQ(nn.Module):
         noise: Float[Tensor, "N P token"] | None = None,
         generator: Generators = None,
         guidance: GuidanceContexts | None = None,
-    ) -> Float[Tensor, "S B c h w"]:
+    ) -> Sampled:
         """Return ``sampler.num_samples`` restored latents of each sample of the context.
 
         Args:
@@ -335,7 +333,8 @@ class MedQ(nn.Module):
         """
         context = context.fork(sampler.num_samples) if sampler.num_samples > 1 else context
         at = times(sampler.num_steps, sampler.time_shift)
-        field = self._field(context, shape)
+        states: list[Tensor] = []
+        field = self._field(context, shape, states)
         if any(is_guided(sampler, t) for t in at[:-1].tolist()):
             contexts = self._guided_away(context, sampler, guidance)
             field = guided_velocity([field, *(self._field(c, shape) for c in contexts)], sampler)
@@ -351,13 +350,18 @@ class MedQ(nn.Module):
         else:
             start = self.latent_tokens(start_latent)
         end = self.latent_image(euler(field, start.float().to(self.device), at), *shape)
-        return end.unflatten(0, (-1, sampler.num_samples)).transpose(0, 1)
+        parts = (end, self.state_image(states[-1], *shape))
+        return Sampled(*(part.unflatten(0, (-1, sampler.num_samples)).transpose(0, 1) for part in parts))
 
-    def _field(self, context: Context, shape: tuple[int, int]) -> Velocity:
+    def _field(self, context: Context, shape: tuple[int, int], states: list[Tensor] | None = None) -> Velocity:
+        """Return the velocity under a context; ``states`` gets those of its last pass."""
         stream = self._target_stream(context, shape)
 
         def velocity(tokens: Tensor, t: float) -> Tensor:
-            return self.latent_tokens(self._velocity(context, stream, self.latent_image(tokens, *shape), t))
+            found, last = self._velocity(context, stream, self.latent_image(tokens, *shape), t)
+            if states is not None:
+                states[:] = [last]
+            return self.latent_tokens(found)
 
         return velocity
 

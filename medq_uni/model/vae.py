@@ -37,8 +37,10 @@ class Codec(Protocol):
         """Return the latent; the same image always gives the same latent."""
         ...
 
-    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: Any = None) -> DecodedImage:
-        """Return the image, helped by :meth:`features` of the degraded image where the codec takes them."""
+    def decode(
+        self, latent: Float[Tensor, "B c h w"], fidelity: Any = None, states: Float[Tensor, "B E r k"] | None = None
+    ) -> DecodedImage:
+        """Return the image; a codec that takes them is helped by :meth:`features` and by the expert's states."""
         ...
 
     def features(self, image: Float[Tensor, "B C H W"]) -> Any:
@@ -69,8 +71,10 @@ class FluxCodec(nn.Module):
         mean = self.encoder(image)[:, : self.config.latent_channels]
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
-    def decode(self, latent: Float[Tensor, "B c h w"], fidelity: None = None) -> DecodedImage:
-        """Return the decoded image; this codec has no fidelity path and predicts no variance."""
+    def decode(
+        self, latent: Float[Tensor, "B c h w"], fidelity: None = None, states: Float[Tensor, "B E r k"] | None = None
+    ) -> DecodedImage:
+        """Return the decoded image; this codec has no fidelity path, reads no states and predicts no variance."""
         assert fidelity is None, "the FLUX codec has no fidelity path"
         return DecodedImage(self.decoder(latent / self.config.scale_factor + self.config.shift_factor))
 

@@ -101,7 +101,8 @@ class Stepper:
             rows = rows.new_zeros(1)
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)[rows]
         fidelity = model.codec.features(_fast(image[rows]))
-        pixels = self._pixels(x0_hat, fidelity, batch.chosen(rows), told.target[rows])
+        states = model.state_image(outputs.states, *x0.shape[-2:])[rows]
+        pixels = self._pixels(x0_hat, fidelity, batch.chosen(rows), told.target[rows], states)
         return losses | {name: value if share == 1 else value * share for name, value in pixels.items()}
 
     def _channels(self, views: Tensor) -> Tensor:
@@ -130,11 +131,13 @@ class Stepper:
         rows, cols = vision.shape[-2] // patch, vision.shape[-1] // patch
         return ImageBlock(kind=BlockKind.VISION, rows=rows, cols=cols)
 
-    def _pixels(self, latent: Tensor, fidelity: object, batch: Batch, target: Tensor) -> Losses:
+    def _pixels(
+        self, latent: Tensor, fidelity: object, batch: Batch, target: Tensor, states: Tensor | None = None
+    ) -> Losses:
         if self.recompute:
-            decoded = checkpoint(self.model.codec.decode, latent, fidelity, use_reentrant=False)
+            decoded = checkpoint(self.model.codec.decode, latent, fidelity, states, use_reentrant=False)
         else:
-            decoded = self.model.codec.decode(latent, fidelity)
+            decoded = self.model.codec.decode(latent, fidelity, states)
         image = as_views(decoded.image.float(), batch.scaling)
         losses = pixel_losses(image, target, batch.degraded, batch.valid, batch.reference)
         if decoded.log_variance is not None:

@@ -128,7 +128,7 @@ def decode_one(
     scaling = words.pool.scaling(index)
     degraded = degraded.to(model.device)
     image = as_channels(degraded, channels=model.config.codec.in_channels)
-    fidelity, latent = model.codec.features(image), model.codec.encode(image)
+    fidelity, latent, states = model.codec.features(image), model.codec.encode(image), None
     if layout != "codec":
         context = model.start(1)
         model.append_latent(context, latent)
@@ -140,9 +140,9 @@ def decode_one(
             if told:
                 model.append_text(context, [list(told)])
         shape = (latent.shape[-2], latent.shape[-1])
-        samples = model.sample(context, shape, sampler, start_latent=latent, generator=generator_of(index))
-        latent = samples.mean(dim=0)
-    decoded = model.codec.decode(latent, fidelity)
+        sampled = model.sample(context, shape, sampler, start_latent=latent, generator=generator_of(index))
+        latent, states = sampled.latent.mean(dim=0), sampled.states.mean(dim=0)
+    decoded = model.codec.decode(latent, fidelity, states)
     log_variance = None if decoded.log_variance is None else decoded.log_variance.cpu()
     return DecodedImage(as_views(decoded.image.float().cpu(), scaling), log_variance)
 

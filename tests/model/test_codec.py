@@ -56,6 +56,32 @@ def test_blocks_are_counted_by_level():
     assert [sum(isinstance(m, GatedBlock) for m in part.modules()) for part in codec.up_blocks] == [2, 1, 3]
 
 
+def test_a_new_guide_says_nothing_and_a_trained_one_steers(image: torch.Tensor):
+    codec = FidelityCodec(replace(CONFIG, guide_width=6))
+    torch.nn.init.normal_(codec.out.weight)  # a decoder that does something
+    states = torch.randn(len(image), 6, image.shape[-2] // 16, image.shape[-1] // 16)
+    latent, fidelity = codec.encode(image), codec.features(image)
+    plain = codec.decode(latent, fidelity).image
+    assert torch.equal(codec.decode(latent, fidelity, states).image, plain)
+    assert codec.guide is not None
+    torch.nn.init.normal_(codec.guide.gains.weight)
+    by_gains = codec.decode(latent, fidelity, states).image
+    assert not torch.allclose(by_gains, plain)
+    torch.nn.init.normal_(codec.guide.local.weight)
+    assert not torch.allclose(codec.decode(latent, fidelity, states).image, by_gains)
+    assert torch.equal(codec.decode(latent, None, states).image, codec.inverse_transform(latent))
+
+
+def test_the_guide_learns_from_the_image(image: torch.Tensor):
+    codec = FidelityCodec(replace(CONFIG, guide_width=6))
+    torch.nn.init.normal_(codec.out.weight)
+    states = torch.randn(len(image), 6, image.shape[-2] // 16, image.shape[-1] // 16)
+    codec.decode(codec.encode(image), codec.features(image), states).image.square().mean().backward()
+    assert codec.guide is not None
+    assert codec.guide.gains.weight.grad.abs().max() > 0
+    assert codec.guide.local.weight.grad.abs().max() > 0
+
+
 def test_the_variance_does_not_shape_the_features(image: torch.Tensor):
     codec = FidelityCodec(CONFIG)
     decoded = codec.decode(codec.encode(image), codec.features(image))

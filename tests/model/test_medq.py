@@ -182,9 +182,24 @@ def test_cached_equals_uncached_at_every_size(model: MedQ, rows: int, cols: int,
 def test_one_bridge_step_is_the_posterior_mean_formula(model: MedQ) -> None:
     batch = Batch()
     context = batch.context(model)
-    restored = model.sample(context, (4, 4), SamplerConfig(), start_latent=batch.latent)
+    restored = model.sample(context, (4, 4), SamplerConfig(), start_latent=batch.latent).latent
     assert restored.shape == (1, 3, 3, 4, 4)
     close(restored[0], batch.latent - model.velocity(context, batch.latent, 1.0))
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_the_states_of_a_restoration_are_those_of_its_last_pass(model: MedQ, num_steps: int) -> None:
+    batch = Batch()
+    context = batch.context(model)
+    sampler = SamplerConfig(num_steps=num_steps)
+    found = model.sample(context, (4, 4), sampler, start_latent=batch.latent)
+    # the head turns them into the last velocity: the last step goes from t = 1 / num_steps to 0
+    before = model.sample(context, (4, 4), SamplerConfig(num_steps=1), start_latent=batch.latent)
+    assert torch.equal(found.states, before.states) == (num_steps == 1)
+    if num_steps == 1:
+        states = found.states[0].flatten(2).transpose(1, 2)
+        velocity = model.latent_image(model._head(states, (batch.latent,)), 4, 4)
+        close(found.latent[0], batch.latent - velocity)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5])
@@ -217,7 +232,7 @@ def test_samples_from_noise_do_not_depend_on_how_they_are_batched(model: MedQ) -
 
     def sample(rows: slice) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)][rows]
-        return model.sample(batch.context(model, rows), (4, 4), sampler, generator=generators)
+        return model.sample(batch.context(model, rows), (4, 4), sampler, generator=generators).latent
 
     together = sample(slice(None))
     assert together.shape == (2, 3, 3, 4, 4)
@@ -232,7 +247,7 @@ def test_own_guidance_contexts_are_repeated_for_every_sample(model: MedQ) -> Non
     sampler = SamplerConfig(start="noise", num_samples=2, text_guidance=2.0)
     own = GuidanceContexts(context.without_text())
     a, b = (
-        model.sample(context, (4, 4), sampler, generator=torch.Generator().manual_seed(0), guidance=g)
+        model.sample(context, (4, 4), sampler, generator=torch.Generator().manual_seed(0), guidance=g).latent
         for g in (None, own)
     )
     close(a, b)

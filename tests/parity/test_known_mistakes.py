@@ -131,7 +131,7 @@ def test_guidance_has_its_contexts(scales: tuple[float, float]) -> None:
     g = golden()
     noise = g.tensors["in.sampler_init_noise"][None]
     guided = replace(NOISE, text_guidance=scales[0], image_guidance=scales[1])
-    plain, led = (g.model.sample(g.context("lviq"), (4, 6), s, noise=noise) for s in (NOISE, guided))
+    plain, led = (g.model.sample(g.context("lviq"), (4, 6), s, noise=noise).latent for s in (NOISE, guided))
     assert (plain - led).abs().max() > 0.05 * plain.abs().max()
     with pytest.raises(ValueError, match="needs a context with text"):
         g.model.sample(g.context("lv"), (4, 6), guided, noise=noise)

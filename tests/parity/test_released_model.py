@@ -193,7 +193,7 @@ def sampler_parts(case: Case) -> dict[str, torch.Tensor]:
         "sampler.latents_cfg_text_only_global": replace(guided, image_guidance=1.0, guidance_renorm="global"),
     }
     noise = case.golden["in.sampler_init_noise"][None]
-    latents = {k: model.sample(full, (4, 6), s, noise=noise)[0] for k, s in settings.items()}
+    latents = {k: model.sample(full, (4, 6), s, noise=noise).latent[0] for k, s in settings.items()}
     contexts = model.guidance_contexts(full, guided)
     three = (full, contexts.without_text, contexts.without_images)
     return {
