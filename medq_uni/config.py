@@ -320,6 +320,23 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def chosen(config: Any) -> dict[str, Any]:
+    """Return the values of a configuration that are not its defaults: a new key with a default does not change them."""
+    found: dict[str, Any] = {}
+    for key in dataclasses.fields(config):
+        value = getattr(config, key.name)
+        made = key.default_factory() if key.default_factory is not dataclasses.MISSING else key.default
+        if value != made:
+            found[key.name] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return chosen(value)
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def from_json(cls: type[T], text: str) -> T:
     """Read a configuration of type ``cls`` from JSON.
 

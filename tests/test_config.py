@@ -9,6 +9,7 @@ from medq_uni.config import (
     SpecialTokens,
     TransformerConfig,
     VisionConfig,
+    chosen,
     from_json,
     to_json,
 )
@@ -35,6 +36,21 @@ def test_a_guide_has_the_width_of_the_expert():
     assert ModelConfig(name="x", **sizes, tokens=tokens, codec=FidelityCodecConfig(guide_width=16))
     with pytest.raises(ConfigError, match="guide_width must be 0 or the hidden_size of the transformer, 16, got 8"):
         ModelConfig(name="x", **sizes, tokens=tokens, codec=FidelityCodecConfig(guide_width=8))
+
+
+def test_what_is_chosen_is_what_is_no_default():
+    codec = FidelityCodecConfig(widths=(4, 4, 4, 4), guide_width=16)
+    assert chosen(FidelityCodecConfig()) == {}
+    assert chosen(codec) == {"widths": [4, 4, 4, 4], "guide_width": 16}
+    config = ModelConfig(
+        name="x",
+        transformer=TransformerConfig(hidden_size=16, **SIZES),
+        vision=VisionConfig(patch_size=8),
+        codec=codec,
+        tokens=SpecialTokens(bos=0, eos=1, start_of_image=2, end_of_image=3),
+    )
+    assert set(chosen(config)) == {"name", "transformer", "vision", "codec", "tokens"}
+    assert chosen(config)["vision"] == {"patch_size": 8}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from medq_uni.config import to_json
+from medq_uni.config import chosen, to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import Pool, build_pool
 from medq_uni.data.stored_pool import StoredPool
@@ -57,7 +58,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.device, self.together = config, folder, device, together
         self.pools = pools or folder
-        self.hash = hashlib.sha256(to_json(config).encode()).hexdigest()
+        self.hash = _hash_of(config)
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
         self.loaded: Path | None = None
         self.journal: Journal | None = None
@@ -257,6 +258,11 @@ class Run:
         if self.journal is not None:
             line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
             self.journal.write({**line, "seconds": round(seconds, 1), "waited": round(waited, 4), **values})
+
+
+def _hash_of(config: TrainConfig) -> str:
+    """Return a hash of what a recipe chooses: words about it, and keys that a later version adds, do not count."""
+    return hashlib.sha256(json.dumps(chosen(replace(config, about=())), sort_keys=True).encode()).hexdigest()
 
 
 def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:

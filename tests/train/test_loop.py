@@ -124,6 +124,7 @@ def test_a_run_is_not_overwritten_without_resume_and_not_resumed_by_another_reci
         train(config, tmp_path)
     with pytest.raises(CheckpointError, match="another recipe"):
         train(replace(config, seed=5), tmp_path, resume=True)
+    assert train(replace(config, about=("other words",)), tmp_path, resume=True).is_finished
 
 
 def write_descriptions(path: Path, config: TrainConfig, **changes: object) -> dict[str, QualityDescription]:
