@@ -133,3 +133,10 @@ def test_the_embedded_weights_are_small_whole_and_sharded():
     assert sum(sizes) <= 40e6
     assert max(sizes) <= 16 * 2**20
     assert load_pretrained("nano").config.name == "nano"
+
+
+def test_others_may_read_the_weights_as_any_other_file(saved: tuple[Path, MedQ], tmp_path: Path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    modes = {path.name: path.stat().st_mode for path in saved[0].iterdir()}
+    assert set(modes.values()) == {plain.stat().st_mode}, modes

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig, from_json, to_json
@@ -39,6 +39,7 @@ from medq_uni.pretrained.released import (
     load_released,
     match_stored,
 )
+from medq_uni.pretrained.tensors import save_tensors
 from medq_uni.tokenizer import Tokenizer, TokenizerError
 
 T = TypeVar("T")
@@ -265,7 +266,7 @@ def save_pretrained(
     names = []
     for number, shard in enumerate(_shards(model.state_dict(), dtype), start=1):
         names.append(f"model-{number:02d}.safetensors")
-        save_file(shard, folder / names[-1])
+        save_tensors(shard, folder / names[-1])
     (folder / CONFIG).write_text(to_json(model.config), encoding="utf-8")
     tokenizer.save(folder / TOKENIZER)
     names += [CONFIG, TOKENIZER]

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medq_uni.config import FluxCodecConfig, ModelConfig
@@ -16,6 +15,7 @@ from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.hub import SUMS, digest_of
 from medq_uni.pretrained.keys import WeightsMismatch, released_key
 from medq_uni.pretrained.released import CARD_FILE, CODEC_FILE, EXTRA_FILE, LLM_FILE, VIT_FILE
+from medq_uni.pretrained.tensors import save_tensors
 from medq_uni.tokenizer import Tokenizer
 
 State = dict[str, Tensor]
@@ -68,8 +68,8 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: di
     if any(type(x) is not Tensor for x in (*network.values(), *codec.values())):
         raise ValueError("quantized weights cannot be exported. Load the model in bfloat16 or float32 first.")
     with atomic_folder(Path(folder)) as temporary:
-        save_file({key: x.detach().contiguous() for key, x in network.items()}, temporary / "ema.safetensors")
-        save_file({key: x.detach().contiguous() for key, x in codec.items()}, temporary / CODEC_FILE)
+        save_tensors({key: x.detach().contiguous() for key, x in network.items()}, temporary / "ema.safetensors")
+        save_tensors({key: x.detach().contiguous() for key, x in codec.items()}, temporary / CODEC_FILE)
         names = ["ema.safetensors", CODEC_FILE, *tokenizer.save_qwen_files(temporary)]
         files = _settings(model.config) | ({CARD_FILE: card} if card else {})
         for name, values in files.items():

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from medq_uni.pretrained.tensors import save_tensors
 from medq_uni.taxonomy import Modality
 
 FAMILIARITY = "familiarity.safetensors"
@@ -74,7 +75,7 @@ class Familiarity:
             for modality, known in self.by_modality.items()
             for field in fields(Gaussian)
         }
-        save_file(tensors, folder / FAMILIARITY)
+        save_tensors(tensors, folder / FAMILIARITY)
         return FAMILIARITY
 
 

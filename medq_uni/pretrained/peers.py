@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from medq_uni.config import ConfigError, from_json, to_json
 from medq_uni.io.atomic import atomic_folder, file_digest
 from medq_uni.peers.network import Peer, PeerConfig, build_peer
 from medq_uni.pretrained import MANIFEST, verify
 from medq_uni.pretrained.keys import WeightsMismatch, match
+from medq_uni.pretrained.tensors import save_tensors
 
 PEER_FILE, WEIGHTS = "peer.json", "model.safetensors"
 
@@ -48,7 +49,7 @@ def save_peer(folder: Path, peer: Peer, *, card: dict[str, Any]) -> str:
     folder = Path(folder)
     with atomic_folder(folder) as temporary:
         state = {name: value.detach().cpu().contiguous().clone() for name, value in peer.state_dict().items()}
-        save_file(state, temporary / WEIGHTS)
+        save_tensors(state, temporary / WEIGHTS)
         (temporary / PEER_FILE).write_text(to_json(PeerFile(config=peer.config, card=card)), encoding="utf-8")
         manifest = {"files": {name: file_digest(temporary / name) for name in (WEIGHTS, PEER_FILE)}}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
