@@ -53,20 +53,20 @@ def test_a_doubtful_image_is_described_with_a_warning(nano: Pretrained, image: M
 
 
 def test_an_image_unlike_all_is_refused_unless_asked_for(nano: Pretrained, image: MedicalImage):
-    assessor = Assessor(with_unlikeness(nano, image, 2.0))
-    with pytest.raises(CannotAssess, match=r"2\.0 times the limit.*--modality.*--unfamiliar"):
+    assessor = Assessor(with_unlikeness(nano, image, 4.0))
+    with pytest.raises(CannotAssess, match=r"4\.0 times the limit.*--modality.*--unfamiliar"):
         assessor.assess(image)
     with pytest.warns(UserWarning, match="with doubt"):
         assert assessor.assess(image, unfamiliar=True).description.modality is Modality.MR
 
 
 def test_a_restoration_refuses_too_and_records_what_it_went_on_with(nano: Pretrained, image: MedicalImage):
-    restorer = Restorer(with_unlikeness(nano, image, 2.0))
+    restorer = Restorer(with_unlikeness(nano, image, 4.0))
     with pytest.raises(CannotAssess, match="unlike all"):
         restorer.restore(image)
     with pytest.warns(UserWarning, match="with doubt"):
         result = restorer.restore(image, settings=RestoreSettings(unfamiliar=True))
-    assert result.settings["unlikeness"] == pytest.approx(2.0, rel=1e-3)
+    assert result.settings["unlikeness"] == pytest.approx(4.0, rel=1e-3)
     assert result.settings["unfamiliar"] is True
 
 

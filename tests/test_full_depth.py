@@ -11,6 +11,7 @@ from medq_uni.config import SamplerConfig
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage, Units
+from medq_uni.model.inputs import Sampled
 from medq_uni.model.vae import DecodedImage
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import as_channels, as_views, scaling_of, spread_as_views, to_image, to_tensor, view_shape
@@ -71,8 +72,10 @@ def test_native_matrices_are_encoded_as_they_are(
         return encode(image)
 
     monkeypatch.setattr(codec, "encode", spy)
-    monkeypatch.setattr(restorer.model, "sample", lambda c, s, sampler, start_latent, noise: start_latent[None])
-    monkeypatch.setattr(codec, "decode", lambda z, fidelity: DecodedImage(torch.zeros(len(z), 3, side, side)))
+    monkeypatch.setattr(
+        restorer.model, "sample", lambda c, s, sampler, start_latent, noise: Sampled(*[start_latent[None]] * 2)
+    )
+    monkeypatch.setattr(codec, "decode", lambda z, fidelity, states: DecodedImage(torch.zeros(len(z), 3, side, side)))
     restorer.restore(slice_of(Modality.CT, side), settings=RestoreSettings(sampler=TWO_STEPS, force=True))
     assert shapes == [((1, 3, side, side), torch.float32)]
 

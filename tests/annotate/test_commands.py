@@ -131,6 +131,7 @@ def test_the_whole_way_from_drafts_to_the_next_round(dataset: Path, people: str,
 
 
 @pytest.mark.filterwarnings("ignore:The image is read as")
+@pytest.mark.filterwarnings("ignore:.*is unlike all:UserWarning")  # phantoms smaller than any in training
 def test_our_own_model_drafts(dataset: Path, place: str):
     assert "2 drafted" in medq("draft", dataset, "--describer", "nano", "--limit", 2, "--store", place)
     with Store.open(place) as store:

@@ -102,14 +102,14 @@ def test_all_stages_run_and_the_published_folder_loads(tmp_path: Path):
         torch.testing.assert_close(again.model.state_dict()[name], value.float(), atol=2e-3, rtol=2e-3)
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path):
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path, ticking: float):
     config = tiny_recipe(stage("codec"), stage("joint", steps=8))
     whole = train(config, tmp_path / "whole")
     pieces = train(config, tmp_path / "pieces", max_minutes=0)
     assert not pieces.is_finished
     ticks = 0
     while not pieces.is_finished:
-        pieces = train(config, tmp_path / "pieces", resume=True, max_minutes=0.004)
+        pieces = train(config, tmp_path / "pieces", resume=True, max_minutes=ticking)
         ticks += 1
         assert ticks < 200
     assert ticks > 1

@@ -82,13 +82,13 @@ def test_the_log_has_pixel_losses_own_terms_memory_and_gains(tmp_path: Path, poo
     assert any(name.startswith("gain_") for name in lines[-1])
 
 
-def test_a_stopped_run_resumes_to_the_same_losses_and_weights(tmp_path: Path, pools: Path) -> None:
+def test_a_stopped_run_resumes_to_the_same_losses_and_weights(tmp_path: Path, pools: Path, ticking: float) -> None:
     config = recipe(PIX2PIX, stage(steps=8), stage(name="second", steps=4))
     whole = train(config, tmp_path / "whole", device="cpu", pools=pools)
     pieces, ticks = train(config, tmp_path / "pieces", max_minutes=0, device="cpu", pools=pools), 0
     while not pieces.is_finished:
         pieces, ticks = (
-            train(config, tmp_path / "pieces", resume=True, max_minutes=0.004, device="cpu", pools=pools),
+            train(config, tmp_path / "pieces", resume=True, max_minutes=ticking, device="cpu", pools=pools),
             ticks + 1,
         )
         assert ticks < 200
