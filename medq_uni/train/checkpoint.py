@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ FILE_BYTES = 2**29
 """Size at which the next file is begun."""
 KEPT = 2
 """Checkpoints that are kept: the newest, and the one before as a second chance."""
+LOCK, LOCK_SECONDS = ".lock", 10.0
+"""File that a run holds while it writes to its folder, and how long another waits for it."""
 
 
 class CheckpointError(ValueError):
@@ -117,6 +120,33 @@ class TrainingState:
                     found[f"optimizer.{key}.{name}"] = value.reshape(1) if value.ndim == 0 else value
         # files hold the standard layout only; an image layout comes back when weights are copied in place
         return {name: x.contiguous() for name, x in found.items()} | {"generator": self.generator.get_state()}
+
+
+@contextmanager
+def sole_writer(folder: Path, together: Ranks) -> Iterator[None]:
+    """Hold the folder of a run, so that no second run writes to it; every process must enter.
+
+    The operating system lets the folder go when the first process dies, however it dies.
+
+    Raises:
+        CheckpointError: If another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, is_held = FileLock(folder / LOCK), True
+    if together.is_first:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            is_held = False
+    try:
+        if not together.as_first_says(is_held):
+            raise CheckpointError(
+                f"{folder} is being written by another run. Wait for it or stop it; the workers of a launcher that was "
+                "killed may still be alive."
+            )
+        yield
+    finally:
+        lock.release()
 
 
 def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, together: Ranks, name: str = "") -> None:

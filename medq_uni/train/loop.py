@@ -13,7 +13,7 @@ import torch
 from medq_uni.model.medq import MedQ
 from medq_uni.peers.network import Peer
 from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.checkpoint import DIVERGED, CheckpointError, newest_checkpoint
+from medq_uni.train.checkpoint import DIVERGED, CheckpointError, newest_checkpoint, sole_writer
 from medq_uni.train.journal import Report
 from medq_uni.train.optimizer import choose_trainable
 from medq_uni.train.parallel import Ranks, ranks
@@ -62,12 +62,13 @@ def train(
         report: Called with every line of the log.
 
     Raises:
-        CheckpointError: If there is a checkpoint and ``resume`` is false, or it is of another recipe.
+        CheckpointError: If there is a checkpoint and ``resume`` is false, it is of another recipe, or another run is
+            writing to the folder.
         DivergenceError: If a loss is NaN or infinite; the moment before is kept, for :func:`replay`.
         OutOfMemoryError: If a step does not fit into memory.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with ranks(where) as together:
+    with ranks(where) as together, sole_writer(Path(folder), together):
         run = Run(config, Path(folder), where, together, pools)
         found = run.find(resume)
         run.prepare(workers, report or (lambda line: None), wandb)

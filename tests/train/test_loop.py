@@ -1,24 +1,28 @@
 import json
 import math
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from medq_uni.config import ConfigError, FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
 from medq_uni.data.descriptions import description_line
 from medq_uni.data.pairs import PairsConfig, draw_pair
+from medq_uni.data.pool import POOL_SIZE
 from medq_uni.description import QualityDescription
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.checkpoint import CheckpointError
+from medq_uni.train.checkpoint import CheckpointError, sole_writer
 from medq_uni.train.learner import take_weights
 from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, group_of, learning_rate, set_rate
+from medq_uni.train.parallel import Ranks
 from medq_uni.train.publish import publish
 from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
 from medq_uni.train.steps import Stepper
@@ -125,6 +129,14 @@ def test_a_run_is_not_overwritten_without_resume_and_not_resumed_by_another_reci
     with pytest.raises(CheckpointError, match="another recipe"):
         train(replace(config, seed=5), tmp_path, resume=True)
     assert train(replace(config, about=("other words",)), tmp_path, resume=True).is_finished
+
+
+def test_a_folder_in_which_another_run_writes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medq_uni.train.checkpoint.LOCK_SECONDS", 0.0)
+    recipe = tiny_recipe(stage("codec", steps=2))
+    with sole_writer(tmp_path / "run", Ranks()), pytest.raises(CheckpointError, match="another run"):
+        train(recipe, tmp_path / "run", device="cpu")
+    train(recipe, tmp_path / "run", device="cpu")  # the folder is free again
 
 
 def write_descriptions(path: Path, config: TrainConfig, **changes: object) -> dict[str, QualityDescription]:
@@ -276,11 +288,27 @@ def test_the_decoder_has_a_rate_of_its_own():
             assert rates[id(parameter)] == (6.0 if name.startswith("codec.") else 2.0)
 
 
+def golden_recipe() -> TrainConfig:
+    return replace(tiny_recipe(*(stage(x, steps=10) for x in ("codec", "restore", "assess", "joint"))), log_every=2)
+
+
 def golden_lines(folder: Path) -> list[dict]:
-    """Return the losses of ten steps of every stage."""
-    train(tiny_recipe(*(stage(layout, steps=10) for layout in ("codec", "restore", "assess", "joint"))), folder)
+    """Return the losses of the first steps of every stage, on stored pairs.
+
+    Drawn pairs differ from processor to processor by the rounding of its FFT, and the L1 loss follows the sign of an
+    error however small; on the same pairs the losses agree to five digits.
+    """
+    recipe = golden_recipe()
+    for name, pairs in (("train_pairs", recipe.pairs), ("val_pairs", recipe.val_pairs)):
+        pool = folder / "pools" / name
+        shutil.copytree(GOLDEN.parent / name, pool)
+        with np.load(pool / "pairs.npz") as stored:
+            beyond = POOL_SIZE - stored["pixels"].shape[-1]
+            np.save(pool / "pairs.npy", np.pad(stored["pixels"], [(0, 0)] * 2 + [(0, beyond)] * 2, mode="edge"))
+        (pool / "config.json").write_text(json.dumps(asdict(pairs), sort_keys=True))
+    train(recipe, folder / "run", pools=folder / "pools")
     dropped = ("seconds", "waited", "event", "steps")
-    return [{key: value for key, value in line.items() if key not in dropped} for line in step_lines(folder)]
+    return [{key: value for key, value in line.items() if key not in dropped} for line in step_lines(folder / "run")]
 
 
 def test_the_losses_of_a_tiny_run_are_the_golden_ones(tmp_path: Path):
@@ -288,7 +316,7 @@ def test_the_losses_of_a_tiny_run_are_the_golden_ones(tmp_path: Path):
     assert [line["stage"] for line in found] == [line["stage"] for line in expected]
     for one, other in zip(found, expected, strict=True):
         numbers = [{k: v for k, v in line.items() if k != "stage"} for line in (one, other)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=5e-3, abs=5e-3)
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
 
 
 PLANS = ("dataset", "ablations", "peers")

@@ -1,13 +1,14 @@
 """Several processes compute what one computes; a run may change their number."""
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -85,14 +86,19 @@ def test_a_run_killed_with_one_process_and_with_two_ends_on_the_curve_of_one(
 def kill_after(count: int, config: TrainConfig, folder: Path, checkpoint: str, *options: str) -> None:
     """Train until a checkpoint or a later one is there, then kill every process with signal 9."""
     command = command_of(count, config, folder, *options)
-    process = subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.DEVNULL)
     began = time.monotonic()
     while max((path.name for path in folder.glob("checkpoint-0*")), default="") < checkpoint:
         assert process.poll() is None, "the run ended before it was killed"
         assert time.monotonic() - began < 120
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun gives every worker a session of its own, so no signal to the launcher's group reaches them
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
+    psutil.wait_procs(family)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(config: TrainConfig, tmp_path: Path):
