@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from medq_uni import physics
 from medq_uni.config import ConfigError
 from medq_uni.data import layouts, sources
+from medq_uni.data.lesions import with_lesions
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.data.vary import vary
 from medq_uni.image import MedicalImage
@@ -76,6 +77,8 @@ class PairsConfig:
     """Whether degradations are simulated in their independent second way, for a test of shift."""
     vary_real: bool = False
     """Whether real slices are varied in matrix size, contrast and reference noise before they are degraded."""
+    lesion_fraction: float = 0.0
+    """Share of pairs whose truth gets a few lesions of known contrast before it is degraded."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -83,7 +86,7 @@ class PairsConfig:
             raise ConfigError(f"data must be a list of sources, got {self.data!r}. Write [{self.data!r}].")
         if self.count < 1 or not self.phantom_sizes:
             raise ConfigError("pairs: count must be at least 1, and phantom_sizes must not be empty.")
-        shares = ("real_fraction", "none_fraction", "mixed_fraction")
+        shares = ("real_fraction", "none_fraction", "mixed_fraction", "lesion_fraction")
         wrong = next((name for name in shares if not 0 <= getattr(self, name) <= 1), None)
         if wrong is not None:
             raise ConfigError(f"pairs: {wrong} must lie between 0 and 1, got {getattr(self, wrong)}.")
@@ -126,6 +129,8 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     reference = _real_reference(config, task.modality, severity is Severity.NONE, generator) if use_real else None
     source = "phantom" if reference is None else "real"
     reference = reference or _phantom_reference(config, task.modality, index, generator)
+    if config.lesion_fraction and reference.lower is None:
+        reference = _perhaps_with_lesions(reference, config, index)
     if reference.lower is not None:
         degraded, records, effects = _measured(reference, reference.lower, task)
     else:
@@ -207,6 +212,14 @@ def _real_reference(
             lower = one.reduction, sources.load_lower(volume, one).slice_at(z)
         return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower)
     return None
+
+
+def _perhaps_with_lesions(reference: Reference, config: PairsConfig, index: int) -> Reference:
+    """Return a reference with lesions, or as it is; whatever else is drawn for the pair stays the same."""
+    generator = generator_of(config.seed, index, 2)  # 1 draws the crop of a pool
+    if not _chance(config.lesion_fraction, generator):
+        return reference
+    return replace(reference, image=with_lesions(reference.image, generator))
 
 
 def _measured(

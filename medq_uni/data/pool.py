@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from medq_uni.config import chosen
 from medq_uni.data.pairs import PairsConfig, draw_pair, generator_of, randint
 from medq_uni.distribute import map_items
 from medq_uni.io.atomic import write_text
@@ -109,7 +110,7 @@ def build_pool(
         progress: Called with the number of pairs done and the total.
     """
     folder = Path(folder)
-    stamp = json.dumps(asdict(config), sort_keys=True)
+    stamp = json.dumps(chosen(config), sort_keys=True)  # a later version's keys do not make it another pool
     stamp_path = folder / "config.json"
     if stamp_path.is_file() and stamp_path.read_text() == stamp:
         return PairPool(folder)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medq_uni.config import ConfigError, to_json
+from medq_uni.config import ConfigError
 from medq_uni.data.pool import build_pool
 from medq_uni.evaluate.ablation_plan import AblationPlan, folder_name, read_plan
 from medq_uni.evaluate.ablation_scores import open_variant, score, size_of
@@ -21,7 +21,7 @@ from medq_uni.train.checkpoint import newest_checkpoint
 from medq_uni.train.journal import Report
 from medq_uni.train.loop import Trained, train
 from medq_uni.train.publish import publish
-from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.recipe import TrainConfig, read_recipe, recipe_hash
 from medq_uni.train.run import RECIPE
 
 
@@ -104,7 +104,7 @@ class _Trainer:
         """
         run = self.folder / "runs" / f"{folder_name(name)}-{recipe.seed}"
         if (run / "model" / "manifest.json").is_file():
-            if (run / RECIPE).read_text(encoding="utf-8") != to_json(recipe):
+            if recipe_hash(read_recipe(run / RECIPE)) != recipe_hash(recipe):
                 raise ConfigError(f"{run} holds a run of another recipe. Use another folder.")
             return run
         trained = self._train(recipe, run, name)

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
-from medq_uni.data.pairs import generator_of, randint
-from medq_uni.evaluate.regions import Place, distance_from, draw_place, tissue, uniform_places
+from medq_uni.data.lesions import RING_PX, Lesion, Wanted, inserted, place_lesions
+from medq_uni.data.pairs import generator_of
+from medq_uni.data.regions import distance_from
 from medq_uni.evaluate.trials import PHANTOMS, Row, SafetySettings, Scene, Trials, altered_case, degraded_only
 from medq_uni.image import MedicalImage
-from medq_uni.physics.pet import RESOLUTION_MM, sigma_px
 from medq_uni.taxonomy import Modality
 
-RING_PX = (3.0, 6.0)
-"""The background of a lesion lies this far outside its edge."""
 ERASED_CRC = 0.5
 """Below this contrast recovery a lesion counts as erased."""
-
-
-@dataclass(frozen=True)
-class Lesion:
-    """A disc with an edge one pixel wide; in PET as wide as the scanner resolves."""
-
-    place: Place
-    radius_px: float
-    contrast: float
-    """HU in CT, elsewhere a fraction of the local mean."""
-    amplitude: float
-    """Signed, in the units of the image."""
-
-    def profile(self, image: MedicalImage) -> np.ndarray:
-        """Return the lesion, (H, W) in the units of the image."""
-        edge = self.radius_px + 0.5 - distance_from(image.shape[1:], self.place)
-        disc = np.clip(edge, 0, 1)
-        if image.modality is Modality.PET:
-            disc = gaussian_filter(disc, [sigma_px(RESOLUTION_MM, side) for side in image.spacing_mm[1:]])
-        return self.amplitude * disc
 
 
 def draw_lesions(image: MedicalImage, settings: SafetySettings, number: int) -> list[Lesion]:
@@ -51,35 +26,12 @@ def draw_lesions(image: MedicalImage, settings: SafetySettings, number: int) -> 
         settings: Radii and contrasts.
         number: Of the slice; contrasts take turns, so that all radii meet all contrasts.
     """
-    generator = generator_of(settings.seed, number, 1)
-    free = tissue(image)
     contrasts = settings.lesion_hu if image.modality is Modality.CT else settings.lesion_fractions
-    found: list[Lesion] = []
-    for index, radius in reversed(list(enumerate(settings.lesion_radii_px))):
-        place = draw_place(uniform_places(image, free, 2 * math.ceil(radius + RING_PX[0]) + 1), generator)
-        if place is None:
-            continue
-        contrast = contrasts[(number + index) % len(contrasts)]
-        found.append(lesion_at(image, place, radius, contrast, is_dark=bool(randint(2, generator))))
-        free = free & (distance_from(image.shape[1:], place) > radius + 2 * RING_PX[1])
-    return found[::-1]
-
-
-def lesion_at(image: MedicalImage, place: Place, radius_px: float, contrast: float, *, is_dark: bool = False) -> Lesion:
-    """Return a lesion with the contrast of a place; in PET it is hot whatever is asked."""
-    scale = 1.0
-    if image.modality is not Modality.CT:
-        scale = float(image.voxels[0][distance_from(image.shape[1:], place) <= radius_px].mean())
-    sign = -1.0 if is_dark and image.modality is not Modality.PET else 1.0
-    return Lesion(place, radius_px, contrast, sign * contrast * scale)
-
-
-def inserted(image: MedicalImage, lesions: Sequence[Lesion]) -> MedicalImage:
-    """Return the image with lesions; MR and PET stay at or above zero."""
-    voxels = image.voxels + sum(lesion.profile(image) for lesion in lesions)
-    if image.modality is not Modality.CT:
-        voxels = np.maximum(voxels, 0)
-    return image.with_voxels(voxels)
+    wanted = [
+        Wanted(radius, contrasts[(number + index) % len(contrasts)])
+        for index, radius in enumerate(settings.lesion_radii_px)
+    ]
+    return place_lesions(image, wanted[::-1], generator_of(settings.seed, number, 1))[::-1]
 
 
 def contrast_of(change: np.ndarray, lesion: Lesion) -> float:

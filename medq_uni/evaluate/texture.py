@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from medq_uni import physics
+from medq_uni.data.lesions import RING_PX, Lesion, inserted, lesion_at
 from medq_uni.data.pairs import generator_of
-from medq_uni.evaluate.lesions import RING_PX, Lesion, inserted, lesion_at
-from medq_uni.evaluate.regions import apart, distance_from, draw_place, tissue, uniform_places
+from medq_uni.data.regions import apart, distance_from, draw_place, tissue, uniform_places
 from medq_uni.evaluate.trials import PHANTOMS, Row, SafetySettings, Scene, Trials, altered_case, degraded_only
 from medq_uni.image import MedicalImage
 from medq_uni.physics.effect import ADDITIVE

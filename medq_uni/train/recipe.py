@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, read_json
+from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, chosen, read_json
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.peers.network import PeerConfig
 from medq_uni.taxonomy import Task
@@ -235,3 +237,8 @@ def read_recipe(path: Path) -> TrainConfig:
         ConfigError: If the file is missing or wrong; the message names the key.
     """
     return read_json(TrainConfig, path, where="recipes/")
+
+
+def recipe_hash(config: TrainConfig) -> str:
+    """Return a hash of what a recipe chooses: words about it, and keys that a later version adds, do not count."""
+    return hashlib.sha256(json.dumps(chosen(replace(config, about=())), sort_keys=True).encode()).hexdigest()

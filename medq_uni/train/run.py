@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from medq_uni.config import chosen, to_json
+from medq_uni.config import to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import Pool, build_pool
 from medq_uni.data.stored_pool import StoredPool
@@ -36,7 +34,7 @@ from medq_uni.train.journal import Journal, Report
 from medq_uni.train.learner import Learner, learner_of
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
 from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients
-from medq_uni.train.recipe import StageConfig, TrainConfig
+from medq_uni.train.recipe import StageConfig, TrainConfig, recipe_hash
 from medq_uni.train.steps import Losses
 
 RECIPE = "recipe.json"
@@ -58,7 +56,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.device, self.together = config, folder, device, together
         self.pools = pools or folder
-        self.hash = _hash_of(config)
+        self.hash = recipe_hash(config)
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
         self.loaded: Path | None = None
         self.journal: Journal | None = None
@@ -258,11 +256,6 @@ class Run:
         if self.journal is not None:
             line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
             self.journal.write({**line, "seconds": round(seconds, 1), "waited": round(waited, 4), **values})
-
-
-def _hash_of(config: TrainConfig) -> str:
-    """Return a hash of what a recipe chooses: words about it, and keys that a later version adds, do not count."""
-    return hashlib.sha256(json.dumps(chosen(replace(config, about=())), sort_keys=True).encode()).hexdigest()
 
 
 def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:

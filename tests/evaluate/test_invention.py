@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from medq_uni.data.regions import distance_from
 from medq_uni.evaluate.invention import blobs, check_invention
-from medq_uni.evaluate.regions import distance_from
 from medq_uni.evaluate.trials import Scene, Trials
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medq_uni.evaluate.lesions import check_lesions, contrast_of, draw_lesions, inserted, lesion_at
+from medq_uni.data.lesions import inserted, lesion_at
+from medq_uni.evaluate.lesions import check_lesions, contrast_of, draw_lesions
 from medq_uni.evaluate.trials import SafetySettings, Scene, Trials, altered_case, degraded_only
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality, Task

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from medq_uni.evaluate.lesions import lesion_at
+from medq_uni.data.lesions import lesion_at
 from medq_uni.evaluate.texture import check_texture, edge_spread, half_frequency, mtf_of_edge, noise_power, radial
 from medq_uni.evaluate.trials import Scene, Trials
 from medq_uni.image import MedicalImage

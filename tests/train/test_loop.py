@@ -1,14 +1,14 @@
 import json
 import math
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from medq_uni.config import ConfigError, FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
+from medq_uni.config import ConfigError, FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig, chosen
 from medq_uni.data.descriptions import description_line
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.pool import POOL_SIZE
@@ -305,7 +305,7 @@ def golden_lines(folder: Path) -> list[dict]:
         with np.load(pool / "pairs.npz") as stored:
             beyond = POOL_SIZE - stored["pixels"].shape[-1]
             np.save(pool / "pairs.npy", np.pad(stored["pixels"], [(0, 0)] * 2 + [(0, beyond)] * 2, mode="edge"))
-        (pool / "config.json").write_text(json.dumps(asdict(pairs), sort_keys=True))
+        (pool / "config.json").write_text(json.dumps(chosen(pairs), sort_keys=True))
     train(recipe, folder / "run", pools=folder / "pools")
     dropped = ("seconds", "waited", "event", "steps")
     return [{key: value for key, value in line.items() if key not in dropped} for line in step_lines(folder / "run")]
