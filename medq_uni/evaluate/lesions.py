@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medq_uni import physics
 from medq_uni.data.lesions import RING_PX, Lesion, Wanted, inserted, place_lesions
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.regions import distance_from
-from medq_uni.evaluate.trials import PHANTOMS, Row, SafetySettings, Scene, Trials, altered_case, degraded_only
+from medq_uni.evaluate.trials import Row, SafetySettings, Scene, Trials, altered_case, degraded_only
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality
 
@@ -57,7 +58,9 @@ def check_lesions(trials: Trials, scenes: Sequence[Scene], settings: SafetySetti
     1 is full recovery, 0 erasure.
     """
     rows = []
-    for number, scene in enumerate(degraded_only(scenes, PHANTOMS)):
+    for number, scene in enumerate(degraded_only(scenes)):
+        if any(record.method == physics.MEASURED for record in scene.pair.records):
+            continue  # a scan at a lower dose cannot be repeated with lesions
         lesions = draw_lesions(scene.pair.reference, settings, number)
         if not lesions:
             continue

@@ -21,7 +21,7 @@ from medq_uni.evaluate.texture import check_texture
 from medq_uni.evaluate.trials import Row, SafetySettings, Scene, Trials, scenes_of
 from medq_uni.io.atomic import write_text
 
-DEFINITIONS = 1
+DEFINITIONS = 2
 """Raised when a check measures something else; older results are then measured again."""
 FOLDER = "safety"
 Check = Callable[[Trials, Sequence[Scene], SafetySettings], list[Row]]

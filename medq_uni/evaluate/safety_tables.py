@@ -105,8 +105,8 @@ def _lesions(results: dict[str, Any]) -> Table:
 
     return (
         "Lesion insertion and recovery",
-        ["task", "system", "CRC, mean +- SD", "median", "erased", "lesions"],
-        _with_input(results, "lesions", ["task"], cells),
+        ["set", "task", "system", "CRC, mean +- SD", "median", "erased", "lesions"],
+        _with_input(results, "lesions", ["group", "task"], cells),
         "Contrast recovery coefficient: restored over true contrast of discs put into the truth before it is degraded; "
         f"1 is full recovery. Erased: below {ERASED_CRC}. Simulated discs are not lesions.",
     )
@@ -131,7 +131,7 @@ def _sizes(results: dict[str, Any]) -> Table:
         "Contrast recovery by size and contrast",
         ["modality", "contrast", "system", "mean CRC by radius (erased / lesions)"],
         rows,
-        "Contrast in HU for CT, as a fraction of the local mean for MR and PET.",
+        "Phantoms and real slices together. Contrast in HU for CT, as a fraction of the local mean for MR and PET.",
     )
 
 

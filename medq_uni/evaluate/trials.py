@@ -36,7 +36,8 @@ class SafetySettings:
     per_grade: int = 2
     """Phantoms of every task and grade, good ones included."""
     sources: tuple[str, ...] = ()
-    """Real volumes (FOLDER or KIND:FOLDER), split test; invention, bias, harm and calibration look at them too."""
+    """Real volumes (FOLDER or KIND:FOLDER), split test; lesions, invention, bias, harm and calibration look at them
+    too."""
     real_count: int = 40
     """Slices drawn from them."""
     lesion_radii_px: tuple[float, ...] = (3.0, 5.0, 8.0, 12.0)
@@ -99,7 +100,7 @@ def altered_case(scene: Scene, reference: MedicalImage) -> Case:
     In PET the coincidences of the added activity are added to those of the scene's own scan.
 
     Args:
-        scene: A phantom.
+        scene: A phantom or a real slice whose degradation was simulated.
         reference: The scene's with signals added; in PET nowhere below it.
     """
     if scene.pair.task is Task.PET_LOW_COUNT:

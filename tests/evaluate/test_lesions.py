@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from medq_uni.data.lesions import inserted, lesion_at
 from medq_uni.evaluate.lesions import check_lesions, contrast_of, draw_lesions
-from medq_uni.evaluate.trials import SafetySettings, Scene, Trials, altered_case, degraded_only
+from medq_uni.evaluate.trials import REAL, SafetySettings, Scene, Trials, altered_case, degraded_only
 from medq_uni.image import MedicalImage
+from medq_uni.physics import MEASURED
 from medq_uni.taxonomy import Modality, Task
 from tests.evaluate.conftest import SMALL, Simple
 
@@ -68,3 +70,14 @@ def test_a_system_that_fails_is_noted_and_has_no_row(scenes: list[Scene]):
     assert check_lesions(trials, scenes, SMALL) == []
     assert set(trials.failed.values()) == {"RuntimeError: out of luck"}
     assert any("with lesions" in label for label in trials.failed)
+
+
+def test_real_slices_get_lesions_too_but_not_those_scanned_at_two_doses(scenes: list[Scene], oracle: Trials):
+    noisy = next(scene for scene in degraded_only(scenes) if scene.pair.task is Task.CT_LOW_DOSE)
+    real = replace(noisy, group=REAL)
+    rows = check_lesions(oracle, [real], SMALL)
+    assert rows
+    assert {row["group"] for row in rows} == {REAL}
+    (record,) = noisy.pair.records
+    measured = replace(real, pair=replace(noisy.pair, records=(replace(record, method=MEASURED),)))
+    assert check_lesions(oracle, [measured], SMALL) == []

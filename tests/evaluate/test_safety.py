@@ -78,8 +78,8 @@ def test_the_tables_say_what_was_measured(results: dict[str, Any]):
     tables = {title: (header, rows) for title, header, rows, _ in safety_tables(results)}
     for header, rows in tables.values():
         assert all(len(row) == len(header) for row in rows)
-    lesions = {(row[0], row[1]): row for row in tables["Lesion insertion and recovery"][1]}
-    assert lesions["ct-low-dose", "half"][4].startswith("0 % (0 to ")
+    lesions = {(row[1], row[2]): row for row in tables["Lesion insertion and recovery"][1]}
+    assert lesions["ct-low-dose", "half"][5].startswith("0 % (0 to ")
     assert ("mr-motion", INPUT) in lesions
     assert ("mr-motion", "half") not in lesions
     noise = {(row[0], row[1]): row for row in tables["Texture: noise power spectrum"][1]}
