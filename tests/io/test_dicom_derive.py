@@ -1,37 +1,13 @@
 from __future__ import annotations
 
-import hashlib
 import re
-from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
 from medq_uni.io import Derivation, ImageWarning, read_image, write_image
-
-DERIVATION = Derivation(
-    method="MedQ-UNI nano",
-    software_version="0.1.0",
-    weights_sha256="ab" * 32,
-    settings={"num_steps": 1},
-    seed=7,
-    description="Severe noise.",
-    tasks=("ct-low-dose",),
-)
-
-
-def load(path: Path) -> pydicom.Dataset:
-    return pydicom.dcmread(path)
-
-
-def digest(folder: Path) -> str:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
-
-
-def shifted(image, amount):
-    return image.with_voxels(image.voxels + np.float32(amount))
+from tests.io.derived import DERIVATION, digest, load, shifted
 
 
 def test_identity_of_the_derived_series(tmp_path, phantom, stored_ct):

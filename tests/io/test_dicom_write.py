@@ -1,42 +1,18 @@
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medq_uni.image import Units, axial_affine
-from medq_uni.io import Derivation, ImageWarning, UnwritableImage, read_image, write_image
-
-DERIVATION = Derivation(
-    method="MedQ-UNI nano",
-    software_version="0.1.0",
-    weights_sha256="ab" * 32,
-    settings={"num_steps": 1},
-    seed=7,
-    description="Severe noise.",
-    tasks=("ct-low-dose",),
-)
-
-
-def load(path: Path) -> pydicom.Dataset:
-    return pydicom.dcmread(path)
-
-
-def digest(folder: Path) -> str:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()
-
-
-def shifted(image, amount):
-    return image.with_voxels(image.voxels + np.float32(amount))
+from medq_uni.io import ImageWarning, UnwritableImage, read_image, write_image
+from tests.io.derived import DERIVATION, digest, load, shifted
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
