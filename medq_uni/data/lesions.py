@@ -1,6 +1,6 @@
 """Lesions that are put into the truth before it is degraded: in training so that they are known, in tests to be found.
 
-Disks of known contrast in uniform tissue, as in contrast-detail phantoms; they are no models of disease.
+Discs of known contrast in uniform tissue, as in contrast-detail phantoms; they are no models of disease.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medq_uni.data.regions import Place, distance_from, draw_place, tissue, uniform_places
+from medq_uni.data.vary import between
 from medq_uni.image import MedicalImage
 from medq_uni.physics.pet import RESOLUTION_MM, sigma_px
 from medq_uni.taxonomy import Modality
@@ -23,6 +24,7 @@ RING_PX = (3.0, 6.0)
 MOST_LESIONS = 5
 """Most lesions that are drawn for a training image; at least one is."""
 RADII_PX = (1.5, 13.0)
+"""Range of the radius of lesions in training, in pixels."""
 CONTRASTS_HU = (5.0, 70.0)
 """Range of the contrast of lesions in CT, brighter or darker."""
 CONTRAST_FRACTIONS = (0.08, 1.0)
@@ -56,6 +58,7 @@ class Wanted:
 
     radius_px: float
     contrast: float
+    """HU in CT, elsewhere a fraction of the local mean."""
 
 
 def draw_wanted(modality: Modality, generator: torch.Generator) -> list[Wanted]:
@@ -63,7 +66,7 @@ def draw_wanted(modality: Modality, generator: torch.Generator) -> list[Wanted]:
     contrasts = CONTRASTS_HU if modality is Modality.CT else CONTRAST_FRACTIONS
     count = 1 + int(torch.randint(MOST_LESIONS, (1,), generator=generator))
     draws = torch.rand(count, 2, generator=generator).tolist()
-    return [Wanted(_between(*RADII_PX, first), _between(*contrasts, second)) for first, second in draws]
+    return [Wanted(between(*RADII_PX, first), between(*contrasts, second)) for first, second in draws]
 
 
 def place_lesions(image: MedicalImage, wanted: Iterable[Wanted], generator: torch.Generator) -> list[Lesion]:
@@ -110,7 +113,3 @@ def with_lesions(image: MedicalImage, generator: torch.Generator) -> MedicalImag
     wanted = sorted(draw_wanted(image.modality, generator), key=lambda one: -one.radius_px)
     lesions = place_lesions(image, wanted, generator)
     return inserted(image, lesions) if lesions else image
-
-
-def _between(low: float, high: float, share: float) -> float:
-    return float(low * (high / low) ** share)

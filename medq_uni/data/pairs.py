@@ -129,11 +129,10 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     reference = _real_reference(config, task.modality, severity is Severity.NONE, generator) if use_real else None
     source = "phantom" if reference is None else "real"
     reference = reference or _phantom_reference(config, task.modality, index, generator)
-    if config.lesion_fraction and reference.lower is None:
-        reference = _perhaps_with_lesions(reference, config, index)
     if reference.lower is not None:
         degraded, records, effects = _measured(reference, reference.lower, task)
     else:
+        reference = _perhaps_with_lesions(reference, config, index)
         wanted = [(task, severity)]
         others = [other for other in tasks_of(task.modality) if other is not task]
         if others and severity is not Severity.NONE and _chance(config.mixed_fraction, generator):

@@ -45,13 +45,13 @@ def vary(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
     voxels = torch.from_numpy(np.array(image.voxels))
     spacing = image.spacing_mm
     if image.modality in ZOOM and draws[0] < ZOOM_CHANCE:
-        voxels, spacing = _zoom(voxels, spacing, _between(*ZOOM[image.modality], draws[1]))
+        voxels, spacing = _zoom(voxels, spacing, between(*ZOOM[image.modality], draws[1]))
     if image.modality is Modality.MR:
         scale = torch.quantile(voxels, 0.995).clamp(min=1e-6)
         if draws[2] < GAMMA_CHANCE:
-            voxels = scale * (voxels / scale) ** _between(*GAMMA, draws[3])
+            voxels = scale * (voxels / scale) ** between(*GAMMA, draws[3])
         if draws[4] < NOISE_CHANCE:
-            params: dict[str, Parameter] = {"sigma_fraction": _between(*NOISE, draws[5])}
+            params: dict[str, Parameter] = {"sigma_fraction": between(*NOISE, draws[5])}
             voxels = mri.noise(voxels, params=params, generator=generator).abs()
     if image.modality is not Modality.CT and draws[6] < 0.5:
         voxels, spacing = voxels.transpose(1, 2), (spacing[0], spacing[2], spacing[1])
@@ -77,5 +77,6 @@ def _zoom(
     return resampled, (spacing[0], spacing[1] * height / size[0], spacing[2] * width / size[1])
 
 
-def _between(low: float, high: float, draw: float) -> float:
+def between(low: float, high: float, draw: float) -> float:
+    """Return the value of a positive range at ``draw`` in [0, 1], uniform in its logarithm for a uniform draw."""
     return low * math.exp(draw * math.log(high / low))
