@@ -96,17 +96,23 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
         device: Where to compute.
 
     Raises:
-        CheckpointError: If the run did not diverge.
+        CheckpointError: If the run did not diverge, or is being written.
     """
-    run = Run(config, Path(folder), torch.device(device), Ranks())
+    alone = Ranks()
+    run = Run(config, Path(folder), torch.device(device), alone)
     if not (run.folder / DIVERGED).is_dir():
         raise CheckpointError(f"{folder} holds no step that diverged ({DIVERGED} is missing).")
+    with sole_writer(run.folder, alone):
+        return _replay(run)
+
+
+def _replay(run: Run) -> tuple[dict[str, float], str]:
     run.prepare(1, lambda line: None, None)
     found = newest_checkpoint(run.folder, DIVERGED)
     assert found is not None, "a named checkpoint is read or refused"
     run.load(*found)
-    stage = config.stages[run.progress.stage]
-    choose_trainable(run.model, config, stage)
+    stage = run.config.stages[run.progress.stage]
+    choose_trainable(run.model, run.config, stage)
     try:
         terms, total, fault = *run.losses(stage, run.drawer(stage).draw(run.state.generator)), ""
         with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings(action="ignore"):

@@ -193,12 +193,15 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_error(tmp_path: Path):
         train(config, tmp_path)
 
 
-def test_a_step_that_diverged_can_be_computed_again(tmp_path: Path):
+def test_a_step_that_diverged_can_be_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medq_uni.train.checkpoint.LOCK_SECONDS", 0.0)
     config = tiny_recipe(stage("codec", learning_rate=float("inf"), warmup_steps=0))
     with pytest.raises(DivergenceError, match="--replay"):
         train(config, tmp_path)
     first = json.loads((tmp_path / "diverged" / "progress.json").read_text())["progress"]["step"]
     assert first > 0  # the first step is taken from sound weights
+    with sole_writer(tmp_path, Ranks()), pytest.raises(CheckpointError, match="another run"):
+        replay(config, tmp_path)
     terms, fault = replay(config, tmp_path)
     assert not all(math.isfinite(value) for value in terms.values())
     assert "returned nan values" in fault
