@@ -111,6 +111,8 @@ class FidelityCodec(nn.Module):
         nn.init.zeros_(mix.weight)
         self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
         self.change = nn.Conv2d(2 * latent, widths[-1], 1)
+        nn.init.zeros_(self.change.weight)  # a few coefficients are large and would drown the features at first
+        nn.init.zeros_(self.change.bias)  # type: ignore[arg-type]
         self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))

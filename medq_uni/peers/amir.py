@@ -9,7 +9,8 @@ This is a reading, not a port; chosen here and free to differ from the authors' 
 channels; one spatial, then one channel router after the blocks of every level; four experts, two in use at a time;
 spatial experts that are two-layer perceptrons of half the width, channel experts that are linear maps; gates without
 noise (the noise of Shazeer et al. 2017 would need random numbers in the network), balanced by the importance loss
-alone, taken over the gates before the choice, so that an expert out of use is still called back.
+alone, taken over the gates before the choice, so that an expert out of use is still called back; routers that add
+nothing at first.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ class SpatialRouting(nn.Module):
         self.by_instruction = nn.Linear(CODE, EXPERTS)
         self.first = nn.Conv2d(channels, hidden, 1)
         self.second = nn.Conv2d(hidden, channels, 1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def wanted(self, normed: Float[Tensor, "B C H W"], instruction: Float[Tensor, "B E"]) -> Float[Tensor, "B H W N"]:
         """Return the probability of every expert at every pixel."""
@@ -146,7 +149,7 @@ class ChannelRouting(nn.Module):
         super().__init__()
         self.norm = ChannelNorm(channels)
         self.by_instruction = nn.Linear(CODE, channels * EXPERTS)
-        self.experts = nn.Parameter(torch.empty(EXPERTS, channels, channels).uniform_(-1, 1) * channels**-0.5)
+        self.experts = nn.Parameter(torch.zeros(EXPERTS, channels, channels))
 
     def wanted(self, instruction: Float[Tensor, "B E"]) -> Float[Tensor, "B C N"]:
         """Return the probability of every expert for every channel that is written."""

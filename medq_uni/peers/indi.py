@@ -4,7 +4,7 @@ Written from the paper. Between a true image x and its degraded form y lie x_t =
 x from x_t and t; restoring walks from t = 1 to 0 in small steps. With a squared error one step gives the posterior
 mean; more steps trade its low error for texture. What the paper leaves to the task and is chosen here: no noise is
 added to x_t (a degraded image has its own), half of the samples are drawn at t = 1 and the rest uniformly, F adds its
-output to x_t, and its U-Net has convolutions alone, no attention or norm over an image, so it acts alike at every size.
+output to x_t, and its U-Net has NAFNet's blocks, told t, as in Refusion (Luo et al. 2023), a restorer by diffusion.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medq_uni.model.gated import ChannelNorm
+from medq_uni.model.gated import GatedBlock
 from medq_uni.peers.layers import UNet
 from medq_uni.peers.network import Peer, PeerConfig, Terms
 
@@ -43,7 +42,7 @@ class TimeCode(nn.Module):
 
 
 class TimedBlock(nn.Module):
-    """Two convolutions with a residual; between them, t scales and shifts every channel (FiLM, Perez et al. 2018).
+    """A block of NAFNet; before it, t scales and shifts every channel (FiLM, Perez et al. 2018).
 
     Args:
         channels: Channels in and out.
@@ -51,17 +50,16 @@ class TimedBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = ChannelNorm(channels)
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(CODE, 2 * channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.film.weight)  # a new block is the identity, whatever t
+        nn.init.zeros_(self.film.bias)
+        self.block = GatedBlock(channels)
 
     def forward(self, x: Float[Tensor, "B C H W"], code: Float[Tensor, "B E"]) -> Float[Tensor, "B C H W"]:
         """Return features of the same shape."""
         scale, shift = self.film(code)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.first(self.norm(x)) * (1 + scale) + shift
-        changed: Tensor = self.second(F.silu(hidden))
-        return x + changed
+        changed: Tensor = self.block(x * (1 + scale) + shift)
+        return changed
 
 
 class TimedStage(nn.ModuleList):

@@ -14,12 +14,14 @@ SHAPES = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3))
 
 
 def build(config: PeerConfig, *, awake: bool = False) -> Peer:
-    """Return a network from a fixed seed; ``awake`` gives its last convolution weights, so that it changes images."""
+    """Return a network from a fixed seed; ``awake`` gives weights to what begins at 0, so that it changes images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_peer(config)
         if awake:
-            nn.init.normal_(network.unet.head.weight, 0, 0.1)
+            for weight in network.parameters():
+                if not weight.any():
+                    nn.init.normal_(weight, 0, 0.1)
     return network
 
 
