@@ -40,8 +40,8 @@ pairs come from the same code as the training pairs.
 """
 BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs,
 input views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many
-times as many pairs. These are short trainings of small networks; they say nothing about the published ones. The row
-"MedQ-UNI micro" of the tables above is of an older recipe of the same size, which restored less.
+times as many pairs. These are short trainings of small networks from one seed; they say nothing about the published
+ones, and the seconds of training depend on what else the machine did.
 """
 Json = dict[str, Any]
 
