@@ -71,5 +71,7 @@ def enter(ward: Ward, browser: Browser) -> Iterator[Callable[..., Page]]:
 
     yield sign_in
     for context in contexts:
+        for page in context.pages:
+            page.wait_for_load_state("networkidle")  # closing amid a change of page can hang Chromium
         context.close()
     assert problems == []
