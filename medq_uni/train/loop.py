@@ -98,11 +98,10 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
     Raises:
         CheckpointError: If the run did not diverge, or is being written.
     """
-    alone = Ranks()
-    run = Run(config, Path(folder), torch.device(device), alone)
+    run = Run(config, Path(folder), torch.device(device), Ranks())
     if not (run.folder / DIVERGED).is_dir():
         raise CheckpointError(f"{folder} holds no step that diverged ({DIVERGED} is missing).")
-    with sole_writer(run.folder, alone):
+    with sole_writer(run.folder, run.together):
         return _replay(run)
 
 
