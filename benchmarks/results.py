@@ -41,8 +41,8 @@ pairs come from the same code as the training pairs.
 BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs,
 input views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many
 times as many pairs. These are short trainings of small networks from one seed; they say nothing about the published
-ones, and the seconds of training depend on what else the machine did. The rows of these networks in the tables above
-are of an older, shorter training, in which three of them had faults that were mended since; so are the safety checks.
+ones, and the seconds of training depend on what else the machine did. They are the rows of the same names in the
+tables above.
 """
 Json = dict[str, Any]
 
