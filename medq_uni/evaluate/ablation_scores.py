@@ -1,4 +1,4 @@
-"""PSNR and SSIM of a trained variant on the test pairs of an ablation, and what a restoration by it costs."""
+"""How well a trained variant restores and assesses the test pairs of an ablation, and what a restoration costs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medq_uni.pretrained.peers import load_peer
 from medq_uni.taxonomy import Severity
 from medq_uni.train.generated import describe_pool
 from medq_uni.train.recipe import TrainConfig
-from medq_uni.train.validate import Restore, decode_one, native, scoring_values
+from medq_uni.train.validate import Restore, assessment_scores, decode_one, native, scoring_values
 from medq_uni.train.words import Words
 
 
@@ -55,6 +55,8 @@ class TrainedVariant:
     parameters: int
     restorer: Callable[[Pool], Restore]
     """For the pairs of a pool, what restores them."""
+    reader: Callable[[Pool], dict[str, float]]
+    """For the pairs of a pool, how well it reads them; nothing of a variant whose own words nobody is told."""
 
 
 def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str | None) -> TrainedVariant:
@@ -71,10 +73,16 @@ def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str
         return TrainedVariant(
             count_parameters(peer),
             lambda pool: lambda index, degraded: restore_views(peer, degraded, pool.scaling(index)),
+            lambda _: {},
         )
     loaded = load_pretrained(model, device=device or "cpu")
     count = sum(weight.numel() for weight in loaded.model.parameters())
-    return TrainedVariant(count, lambda pool: _medq(loaded, variant, recipe, pool))
+    is_reading = variant.told == "predicted" and variant.weights_of is None
+    return TrainedVariant(
+        count,
+        lambda pool: _medq(loaded, variant, recipe, pool),
+        lambda pool: assessment_scores(loaded.model, Words(pool, loaded.tokenizer, recipe.label)) if is_reading else {},
+    )
 
 
 def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pool: Pool) -> Restore:

@@ -65,8 +65,8 @@ def run_ablations(
             if rate is None or run is None:
                 return False
             opened = open_variant(run / "model", variant, recipe, device)
-            seconds = _seconds(run)
-            write_text(target, Measured(score(opened, test), size_of(opened, test), seconds, rate).to_json())
+            measured = Measured(score(opened, test), size_of(opened, test), _seconds(run), rate, opened.reader(test))
+            write_text(target, measured.to_json())
     write_tables(plan, folder, test)
     return True
 

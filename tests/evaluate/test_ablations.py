@@ -8,6 +8,7 @@ import pytest
 
 from medq_uni.config import ConfigError, to_json
 from medq_uni.evaluate.ablation_plan import changed, read_plan
+from medq_uni.evaluate.ablation_table import READ
 from medq_uni.evaluate.ablations import run_ablations
 from medq_uni.evaluate.statistics import clustered_interval
 from tests.train.test_loop import stage, tiny_recipe
@@ -25,7 +26,7 @@ def plan(tmp_path: Path) -> Path:
         "test": {"count": 10, "seed": 9, "split": "test", "phantom_sizes": [48], "none_fraction": 0.0},
         "seeds": [0, 1],
         "variants": [
-            {"name": "full", "told": "label"},
+            {"name": "full"},
             {"name": "shuffled", "weights_of": "full", "told": "shuffled"},
             {"name": "silent", "changes": CHANGE, "told": "nothing"},
         ],
@@ -51,8 +52,20 @@ def test_a_plan_is_trained_scored_and_tabled_and_goes_on_where_it_stopped(plan: 
     table = (out / "results.md").read_text()
     assert table.count("\n| ") == 4
     assert "seeds: 2" in table
+    for values in rows[3]["scores"].values():
+        low, high = sorted(values["delta_by_seed"])
+        assert low < high
+        assert values["delta"] == pytest.approx((low + high) / 2)
+        assert f"[{low:+.2f} to {high:+.2f}]" in table
+    reading = rows[1]["cost"]["reading"]
+    assert set(reading) == set(READ)
+    assert all(0 <= share <= 1 for share in reading.values())
+    assert f"| {' / '.join(f'{100 * reading[name]:.0f}' for name in READ)} |" in table
+    assert [row["cost"].get("reading") for row in rows[2:]] == [{}, {}]  # nobody is told what these write
     with (out / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 12
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12
+    assert [bool(line["right_verdict"]) for line in lines] == 3 * [False] + 3 * [True] + 6 * [False]
     before = {path: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
     assert run_ablations(plan, out, device="cpu")
     assert before == {path: path.stat().st_mtime_ns for path in (out / "scores").iterdir()}
