@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medq_uni.config import CodecConfig, FidelityCodecConfig, FluxCodecConfig
 from medq_uni.model.gated import GatedBlock
+from medq_uni.model.silent import silent
 from medq_uni.model.spectrum import BlockTransform, log_magnitudes
 from medq_uni.model.vae import Codec, DecodedImage, FluxCodec
 
@@ -43,9 +44,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        self.conv2 = silent(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return x plus its correction, same shape."""
@@ -65,11 +64,8 @@ class Guide(nn.Module):
     def __init__(self, states: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         *self.outer, middle = widths
-        self.local = nn.Conv2d(states, middle, 1)
-        self.gains = nn.Linear(states, sum(self.outer))
-        for layer in (self.local, self.gains):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.local = silent(nn.Conv2d(states, middle, 1))
+        self.gains = silent(nn.Linear(states, sum(self.outer)))
 
     def forward(
         self, states: Float[Tensor, "B E r k"], grid: tuple[int, int]
@@ -110,9 +106,8 @@ class FidelityCodec(nn.Module):
         mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         nn.init.zeros_(mix.weight)
         self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
-        self.change = nn.Conv2d(2 * latent, widths[-1], 1)
-        nn.init.zeros_(self.change.weight)  # a few coefficients are large and would drown the features at first
-        nn.init.zeros_(self.change.bias)  # type: ignore[arg-type]
+        # silent, because a few coefficients are large and would drown the features at first
+        self.change = silent(nn.Conv2d(2 * latent, widths[-1], 1))
         self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))
@@ -122,9 +117,7 @@ class FidelityCodec(nn.Module):
         )
         self.guide = Guide(config.guide_width, widths) if config.guide_width else None
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.out = nn.Conv2d(widths[0], channels, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.out = silent(nn.Conv2d(widths[0], channels, 3, padding=1))
         self.spread = None
         if config.predict_variance:
             self.spread = nn.Sequential(

@@ -30,6 +30,7 @@ from medq_uni.model.flow import (
 from medq_uni.model.grid import Offset, SizeError, grid_ids, grid_of, patchify, sincos_table, unpatchify
 from medq_uni.model.inference import Constraint, Context, GuidanceContexts, write_text
 from medq_uni.model.inputs import Sampled, StreamInputs, StreamOutputs
+from medq_uni.model.silent import silent
 from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert
 from medq_uni.model.vision import Connector, VisionEncoder
 from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
@@ -86,8 +87,7 @@ class MedQ(nn.Module):
                 module.ir.load_state_dict(module.iqa.state_dict())
         for head in (self.llm2vae, self.shrinkage):
             if head is not None:
-                head.weight.zero_()
-                head.bias.zero_()
+                silent(head)
 
     @property
     def device(self) -> torch.device:

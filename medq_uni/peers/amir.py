@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.model.gated import ChannelNorm
+from medq_uni.model.silent import silent
 from medq_uni.peers.layers import UNet
 from medq_uni.peers.network import Peer, PeerConfig, Terms
 from medq_uni.peers.restormer import transformer_stage
@@ -116,9 +117,7 @@ class SpatialRouting(nn.Module):
         self.by_pixel = nn.Conv2d(channels, EXPERTS, 1, bias=False)
         self.by_instruction = nn.Linear(CODE, EXPERTS)
         self.first = nn.Conv2d(channels, hidden, 1)
-        self.second = nn.Conv2d(hidden, channels, 1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+        self.second = silent(nn.Conv2d(hidden, channels, 1))
 
     def wanted(self, normed: Float[Tensor, "B C H W"], instruction: Float[Tensor, "B E"]) -> Float[Tensor, "B H W N"]:
         """Return the probability of every expert at every pixel."""

@@ -3,78 +3,22 @@
 Written from the paper. Between a true image x and its degraded form y lie x_t = (1 - t) x + t y, and a network F learns
 x from x_t and t; restoring walks from t = 1 to 0 in small steps. With a squared error one step gives the posterior
 mean; more steps trade its low error for texture. What the paper leaves to the task and is chosen here: no noise is
-added to x_t (a degraded image has its own), half of the samples are drawn at t = 1 and the rest uniformly, F adds its
-output to x_t, and its U-Net has NAFNet's blocks, told t, as in Refusion (Luo et al. 2023), a restorer by diffusion.
+added to x_t (a degraded image has its own), half of the samples are drawn at t = 1 and the rest at the times of the
+other steps, no other being visited, and F corrects x_t by NAFNet's U-Net, which reads t as one more channel, as FFDNet
+(Zhang, Zuo, Zhang 2018) reads a noise level.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from medq_uni.model.gated import GatedBlock
-from medq_uni.peers.layers import UNet
+from medq_uni.peers.nafnet import GatedUNet
 from medq_uni.peers.network import Peer, PeerConfig, Terms
 
-FREQUENCIES = 8
-"""Octaves of the sines and cosines that tell the network t."""
-CODE = 64
-"""Channels of the embedding of t."""
 SHARE_AT_START = 0.5
 """Share of training samples with t = 1, where a restoration in one step looks."""
-
-
-class TimeCode(nn.Module):
-    """Embedding of t: sines and cosines of pi t in octaves, then two layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 * FREQUENCIES, CODE), nn.SiLU(), nn.Linear(CODE, CODE), nn.SiLU())
-
-    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B E"]:
-        """Return the embedding of each time in [0, 1]."""
-        angle = math.pi * t[:, None] * 2.0 ** torch.arange(FREQUENCIES, device=t.device)
-        code: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))
-        return code
-
-
-class TimedBlock(nn.Module):
-    """A block of NAFNet; before it, t scales and shifts every channel (FiLM, Perez et al. 2018).
-
-    Args:
-        channels: Channels in and out.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.film = nn.Linear(CODE, 2 * channels)
-        nn.init.zeros_(self.film.weight)  # a new block is the identity, whatever t
-        nn.init.zeros_(self.film.bias)
-        self.block = GatedBlock(channels)
-
-    def forward(self, x: Float[Tensor, "B C H W"], code: Float[Tensor, "B E"]) -> Float[Tensor, "B C H W"]:
-        """Return features of the same shape."""
-        scale, shift = self.film(code)[:, :, None, None].chunk(2, dim=1)
-        changed: Tensor = self.block(x * (1 + scale) + shift)
-        return changed
-
-
-class TimedStage(nn.ModuleList):
-    """Blocks of one level, all told the same t."""
-
-    def forward(self, x: Float[Tensor, "B C H W"], code: Float[Tensor, "B E"]) -> Float[Tensor, "B C H W"]:
-        """Return features of the same shape."""
-        for block in self:
-            x = block(x, code)
-        return x
-
-
-def timed_stage(channels: int, _: int, depth: int) -> TimedStage:
-    """Return ``depth`` blocks."""
-    return TimedStage(TimedBlock(channels) for _ in range(depth))
 
 
 class Network(Peer):
@@ -86,12 +30,12 @@ class Network(Peer):
 
     def __init__(self, config: PeerConfig) -> None:
         super().__init__(config)
-        self.time = TimeCode()
-        self.unet = UNet(config, timed_stage, refine=False)
+        self.unet = GatedUNet(config, config.in_channels + 1, config.in_channels)
 
     def predict(self, x_t: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]) -> Float[Tensor, "B C H W"]:
         """Return F(x_t, t): the true image as expected from the one at time t."""
-        correction: Tensor = self.unet(x_t, self.time(t))
+        plane = t[:, None, None, None].expand_as(x_t[:, :1])
+        correction: Tensor = self.unet(torch.cat([x_t, plane], dim=1))
         return x_t + correction
 
     def restore(self, degraded: Float[Tensor, "B C H W"], steps: int) -> Float[Tensor, "B C H W"]:
@@ -119,8 +63,10 @@ class Network(Peer):
     ) -> tuple[Float[Tensor, "B C H W"], Terms]:
         """Return F(x_t, t), which the pixel losses compare with the true image.
 
-        Uniform draws above ``1 - SHARE_AT_START`` become t = 1; the rest are spread over [0, 1] again.
+        Uniform draws above ``1 - SHARE_AT_START`` become t = 1; the rest become the times of the other steps alike.
         """
-        t = (t / (1 - SHARE_AT_START)).clamp_max(1)
+        steps = self.config.steps
+        others = 1 + (t / (1 - SHARE_AT_START) * (steps - 1)).floor()
+        t = torch.where(t < 1 - SHARE_AT_START, others, steps) / steps
         part = t[:, None, None, None]
         return self.predict((1 - part) * reference + part * degraded, t), {}

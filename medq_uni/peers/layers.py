@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import ConfigError
+from medq_uni.model.silent import silent
 from medq_uni.peers.network import PeerConfig
 
 Stage = Callable[[int, int, int], nn.Module]
@@ -37,19 +38,18 @@ class UNet(nn.Module):
     Args:
         config: Width, blocks of each level, and channels in and out.
         stage: Makes the blocks of a level.
-        refine: Keep twice the width at full resolution in the decoder, and add ``blocks[0]`` blocks of refinement.
 
     Raises:
         ConfigError: If the width is odd.
     """
 
-    def __init__(self, config: PeerConfig, stage: Stage, *, refine: bool = True) -> None:
+    def __init__(self, config: PeerConfig, stage: Stage) -> None:
         super().__init__()
         *depths, middle = config.blocks
         widths = [config.width * 2**level for level in range(len(config.blocks))]
         if config.width % 2:
             raise ConfigError(f"peer {config.kind!r}: width must be even, got {config.width}.")
-        top = 2 * config.width if refine else config.width
+        top = 2 * config.width
         self.multiple = config.multiple
         self.embed = nn.Conv2d(config.in_channels, config.width, 3, padding=1, bias=False)
         self.encoders = nn.ModuleList(stage(widths[level], level, depth) for level, depth in enumerate(depths))
@@ -64,10 +64,8 @@ class UNet(nn.Module):
         self.decoders = nn.ModuleList(
             stage(out, level, depth) for level, (out, depth) in enumerate(zip(exits, depths, strict=True))
         )
-        self.refinement = stage(top, 0, depths[0]) if refine else None
-        self.head = nn.Conv2d(top, config.in_channels, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.refinement = stage(top, 0, depths[0])
+        self.head = silent(nn.Conv2d(top, config.in_channels, 3, padding=1))
 
     def forward(self, x: Float[Tensor, "B C H W"], *context: Any) -> Float[Tensor, "B C H W"]:
         """Return the correction of an image.
@@ -94,7 +92,5 @@ class UNet(nn.Module):
         for level in reversed(range(len(skips))):
             x = torch.cat([self.ups[level](x), skips[level]], dim=1)
             x = self.decoders[level](self.merges[level](x), *context)
-        if self.refinement is not None:
-            x = self.refinement(x, *context)
-        correction: Tensor = self.head(x)
+        correction: Tensor = self.head(self.refinement(x, *context))
         return correction

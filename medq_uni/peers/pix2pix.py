@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from medq_uni.config import ConfigError
+from medq_uni.model.silent import silent
 from medq_uni.peers.network import Peer, PeerConfig, Terms
 
 ADVERSARIAL_WEIGHT = 0.01
@@ -120,9 +121,7 @@ class Network(Peer):
             Up(widths[level] * (1 if level == depth else 2), widths[level - 1]) for level in range(depth, 0, -1)
         )
         self.tail = _convolutions(2 * widths[0], widths[0], count)
-        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.last = silent(nn.Conv2d(widths[0], channels, 3, padding=1))
         self.discriminator = Discriminator(2 * channels, config.width)
 
     def forward(self, degraded: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,15 +61,21 @@ def test_fewer_than_one_step_is_refused() -> None:
         PeerConfig(kind="indi", steps=0)
 
 
-def test_learning_sees_the_line_and_half_of_it_at_the_degraded_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = contract.build(CONFIG)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_learning_sees_the_degraded_end_and_the_times_of_the_other_steps(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = contract.build(replace(CONFIG, steps=steps))
     degraded, reference = torch.ones(1001, 1, 1, 1), torch.zeros(1001, 1, 1, 1)
     monkeypatch.setattr(network, "predict", lambda x_t, t: (x_t, t))
     (x_t, t), terms = network.learn(degraded, reference, torch.linspace(0, 1, 1001))
     assert terms == {}
     torch.testing.assert_close(x_t.flatten(), t)
-    assert float((t == 1).float().mean()) == pytest.approx(SHARE_AT_START, abs=0.01)
-    assert float(t[t < 1].mean()) == pytest.approx(0.5, abs=0.01)
+    times, counts = t.unique(return_counts=True)
+    torch.testing.assert_close(times, torch.arange(1, steps + 1) / steps)
+    shares = counts / 1001
+    assert float(shares[-1]) == pytest.approx(SHARE_AT_START if steps > 1 else 1, abs=0.01)
+    assert shares[:-1].tolist() == pytest.approx([(1 - SHARE_AT_START) / max(1, steps - 1)] * (steps - 1), abs=0.01)
 
 
 def test_time_changes_what_is_predicted() -> None:
