@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ READ = ("right_verdict", "right_severity", "right_mr_type")
 class Measured:
     """What is known of one variant trained with one seed."""
 
+    of: str
+    """Hash of what was measured: recipe, way of testing, and test pairs."""
     scores: list[Score]
     size: Size
     seconds: float
@@ -47,18 +49,25 @@ class Measured:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def read(cls, path: Path) -> Measured:
-        """Return what is in a file."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        scores = [Score(**one) for one in values["scores"]]
-        return cls(scores, Size(**values["size"]), values["seconds"], values["rate"], values["reading"])
+    def read(cls, path: Path, of: str) -> Measured | None:
+        """Return what is in a file; None where there is none, or it is about something else than ``of``."""
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if values.get("of") != of:
+            return None
+        return cls(**values | {"scores": [Score(**one) for one in values["scores"]], "size": Size(**values["size"])})
 
 
-def write_tables(plan: AblationPlan, folder: Path, test: Pool) -> None:
-    """Write ``results.json``, ``results.csv`` and ``results.md`` from the scores in a folder."""
+def write_tables(plan: AblationPlan, folder: Path, test: Pool, found: Mapping[str, list[Measured]]) -> None:
+    """Write ``results.json``, ``results.csv`` and ``results.md``.
+
+    Args:
+        plan: What is compared.
+        folder: Where the files go.
+        test: Pairs that were scored.
+        found: By variant, what was measured with each seed.
+    """
     before = input_scores(test)
     rows: list[dict[str, Any]] = [{"variant": INPUT, "cost": {}, "scores": _scores([before], [before])}]
-    found = {v.name: [Measured.read(Measured.path(folder, v.name, seed)) for seed in plan.seeds] for v in plan.variants}
     first = [one.scores for one in found[plan.variants[0].name]]
     for name, per_seed in found.items():
         rows.append(

@@ -5,14 +5,17 @@ A plan may name other recipes too, those of peers among them: they are trained b
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medq_uni.config import ConfigError
+from medq_uni.config import ConfigError, chosen, to_json
 from medq_uni.data.pool import build_pool
-from medq_uni.evaluate.ablation_plan import AblationPlan, folder_name, read_plan
+from medq_uni.evaluate.ablation_plan import AblationPlan, Variant, folder_name, read_plan
 from medq_uni.evaluate.ablation_scores import open_variant, score, size_of
 from medq_uni.evaluate.ablation_table import Measured, write_tables
 from medq_uni.evaluate.tuning import best_rate, faster
@@ -37,6 +40,9 @@ def run_ablations(
 ) -> bool:
     """Train and score every variant with every seed, and write the table; go on where an earlier call stopped.
 
+    Scores of an earlier call are taken where recipe, way of testing and test pairs are the same; else they are measured
+    again.
+
     Args:
         path: Plan.
         folder: Where runs, scores and the table go.
@@ -53,22 +59,33 @@ def run_ablations(
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     test = build_pool(plan.test, folder / "pools" / "test_pairs", workers=workers)
     trainer = _Trainer(plan, folder, workers, device, deadline, report)
+    found: dict[str, list[Measured]] = defaultdict(list)
     for seed in plan.seeds:
         for variant in plan.variants:
-            target = Measured.path(folder, variant.name, seed)
-            if target.is_file():
-                continue
             name = variant.weights_of or variant.name
-            recipe = recipes[name]
+            recipe, target = recipes[name], Measured.path(folder, variant.name, seed)
+            of = _of(plan, variant, replace(recipe, seed=seed))
+            if (kept := Measured.read(target, of)) is not None:
+                found[variant.name].append(kept)
+                continue
             rate = trainer.rate(name, recipe)
             run = None if rate is None else trainer.trained(name, replace(faster(recipe, rate), seed=seed))
             if rate is None or run is None:
                 return False
             opened = open_variant(run / "model", variant, recipe, device)
-            measured = Measured(score(opened, test), size_of(opened, test), _seconds(run), rate, opened.reader(test))
+            scores, size, reading = score(opened, test), size_of(opened, test), opened.reader(test)
+            measured = Measured(of, scores, size, _seconds(run), rate, reading)
             write_text(target, measured.to_json())
-    write_tables(plan, folder, test)
+            found[variant.name].append(measured)
+    write_tables(plan, folder, test, found)
     return True
+
+
+def _of(plan: AblationPlan, variant: Variant, recipe: TrainConfig) -> str:
+    """Return a hash of all that a variant's scores depend on."""
+    tuning = (plan.learning_rates, plan.tuning_share) if plan.learning_rates else ()
+    tested = variant.told, variant.layout, to_json(variant.sampler) if variant.sampler else None, chosen(plan.test)
+    return hashlib.sha256(json.dumps([recipe_hash(recipe), tuning, tested], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

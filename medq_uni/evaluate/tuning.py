@@ -11,7 +11,7 @@ from medq_uni.config import ConfigError
 from medq_uni.io.atomic import write_text
 from medq_uni.train.journal import LOG, read_log
 from medq_uni.train.loop import DivergenceError, Trained
-from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.recipe import TrainConfig, recipe_hash
 
 GAINS = "gains.json"
 Train = Callable[[TrainConfig, Path], Trained]
@@ -21,7 +21,8 @@ Train = Callable[[TrainConfig, Path], Trained]
 def best_rate(recipe: TrainConfig, rates: tuple[float, ...], share: float, folder: Path, train: Train) -> float | None:
     """Return the multiple of a recipe's learning rates with the best mean validation gain; None if the time is over.
 
-    What was found is kept in ``gains.json``, a rate that diverged as null; a later call goes on from there.
+    What was found is kept in ``gains.json``, a rate that diverged as null; a later call with the same recipe and share
+    goes on from there.
 
     Args:
         recipe: What is trained.
@@ -34,7 +35,9 @@ def best_rate(recipe: TrainConfig, rates: tuple[float, ...], share: float, folde
         ConfigError: If all of them diverged.
     """
     path = folder / GAINS
-    gains: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    of = recipe_hash(shortened(recipe, share, 1.0))
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    gains: dict[str, float | None] = kept["gains"] if kept.get("recipe") == of else {}
     for rate in rates:
         if f"{rate:g}" in gains:
             continue
@@ -45,7 +48,7 @@ def best_rate(recipe: TrainConfig, rates: tuple[float, ...], share: float, folde
             gains[f"{rate:g}"] = mean_gain(run)
         except DivergenceError:
             gains[f"{rate:g}"] = None
-        write_text(path, json.dumps(gains) + "\n")
+        write_text(path, json.dumps({"recipe": of, "gains": gains}) + "\n")
     found = {rate: gain for rate in rates if (gain := gains[f"{rate:g}"]) is not None}
     if not found:
         raise ConfigError(f"{folder}: the recipe diverged with every learning rate. Try smaller ones.")

@@ -122,7 +122,7 @@ def test_peers_stand_in_the_table_of_the_same_pairs(plan: Path, tmp_path: Path) 
     assert [row["variant"] for row in rows] == ["degraded input", "ours", "pre-training alone", "naf", "pix"]
     assert len({row["scores"]["mr"]["pairs"] for row in rows}) == 1
     for row in rows[1:]:
-        gains = json.loads((out / "tuning" / row["variant"].replace(" ", "-") / "gains.json").read_text())
+        gains = json.loads((out / "tuning" / row["variant"].replace(" ", "-") / "gains.json").read_text())["gains"]
         assert f"{row['cost']['rate']:g}" == max(gains, key=lambda rate: gains[rate])
         used = json.loads((out / "runs" / f"{row['variant'].replace(' ', '-')}-0" / "recipe.json").read_text())
         assert used["stages"][0]["learning_rate"] in (0.5 * 5e-4, 2.0 * 5e-4)
@@ -144,10 +144,25 @@ def test_a_finished_run_of_another_recipe_is_not_scored(plan: Path, tmp_path: Pa
     with_peers(plan)
     edit(plan, variants=[{"name": "naf", "recipe": "peer.json"}], learning_rates=[])
     assert run_ablations(plan, out, device="cpu")
-    (out / "scores" / "naf-0.json").unlink()
     edit(plan, variants=[{"name": "naf", "recipe": "peer.json", "changes": {"ema_decay": 0.5}}])
     with pytest.raises(ConfigError, match="run of another recipe"):
         run_ablations(plan, out, device="cpu")
+
+
+def test_scores_of_other_test_pairs_are_measured_again(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with_peers(plan)
+    test = json.loads(plan.read_text())["test"]
+    edit(plan, variants=[{"name": "naf", "recipe": "peer.json"}], learning_rates=[])
+    assert run_ablations(plan, out, device="cpu")
+    before = json.loads((out / "scores" / "naf-0.json").read_text())
+    trained = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    edit(plan, test=test | {"seed": 10})
+    assert run_ablations(plan, out, device="cpu")
+    after = json.loads((out / "scores" / "naf-0.json").read_text())
+    assert after["of"] != before["of"]
+    assert after["scores"] != before["scores"]
+    assert trained == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
 
 
 def test_peers_on_other_pairs_are_refused(plan: Path) -> None:

@@ -36,14 +36,17 @@ class Trainer:
 def test_the_rate_with_the_best_gain_is_taken_and_kept(tmp_path: Path) -> None:
     trainer = Trainer({0.1: 1.0, 1.0: 3.0, 10.0: 2.0})
     assert best_rate(recipe(), RATES, 0.5, tmp_path, trainer) == 1.0
-    assert json.loads((tmp_path / "gains.json").read_text()) == {"0.1": 2.0, "1": 4.0, "10": 3.0}
+    assert json.loads((tmp_path / "gains.json").read_text())["gains"] == {"0.1": 2.0, "1": 4.0, "10": 3.0}
     assert best_rate(recipe(), RATES, 0.5, tmp_path, trainer) == 1.0
     assert trainer.rates == list(RATES)  # the second call trained nothing
+    other = Trainer({0.1: 5.0, 1.0: 3.0, 10.0: 2.0})
+    assert best_rate(replace(recipe(), seed=9), RATES, 0.5, tmp_path, other) == 0.1
+    assert other.rates == list(RATES)  # gains of another recipe say nothing
 
 
 def test_a_rate_that_diverged_is_out(tmp_path: Path) -> None:
     assert best_rate(recipe(), RATES, 0.5, tmp_path, Trainer({0.1: 1.0, 1.0: 1.5, 10.0: None})) == 1.0
-    assert json.loads((tmp_path / "gains.json").read_text())["10"] is None
+    assert json.loads((tmp_path / "gains.json").read_text())["gains"]["10"] is None
     with pytest.raises(ConfigError, match="diverged with every learning rate"):
         best_rate(recipe(), RATES, 0.5, tmp_path / "all", Trainer(dict.fromkeys(RATES)))
 
