@@ -1,9 +1,9 @@
-"""Write docs/results.md, docs/results-safety.md and the table of the README from the results that the commands left.
+"""Write docs/results.md, docs/results-safety.md and the tables of the README and docs/ablations.md from kept results.
 
 Run: python -m benchmarks.results [--take FOLDER ...]
 
-``--take`` first copies the results of ``medq evaluate``, ``medq ablate recipes/peers.json`` and ``medq judge`` from
-their output folders to benchmark/results. No number of these pages is typed by hand.
+``--take`` first copies the results of ``medq evaluate``, ``medq ablate`` (of recipes/peers.json or ablations.json) and
+``medq judge`` from their output folders to benchmark/results. No number of these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from medq_uni.io.atomic import write_text
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmark" / "results"
 PAGE, SAFETY, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results-safety.md", ROOT / "README.md"
+ABLATIONS = ROOT / "docs" / "ablations.md"
+PLANS = {"peer-micro.json": "peers.json", "micro.json": "ablations.json"}
+"""Where the results of a plan are kept, by its base recipe."""
 DESCRIPTIONS = "descriptions.md"
 BLOCK = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
 TASKS = {
@@ -48,14 +51,15 @@ Json = dict[str, Any]
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--take", type=Path, nargs="*", default=[], help="output folders of the commands")
     for folder in parser.parse_args().take:
         take(folder)
     write_text(PAGE, page())
     write_text(SAFETY, safety_page())
-    write_text(README, readme(README.read_text(encoding="utf-8")))
+    for path, table in ((README, readme_table()), (ABLATIONS, ablation_table("ablations"))):
+        write_text(path, with_table(path.read_text(encoding="utf-8"), table))
 
 
 def take(folder: Path) -> None:
@@ -69,7 +73,9 @@ def take(folder: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     if "plan" in found:
         found["plan"]["test"]["data"] = []  # where volumes lie on this machine is nobody's business
-        name = "peers.json"
+        if (base := found["plan"]["base"]) not in PLANS:
+            raise SystemExit(f"{folder} holds results of another plan, with the base {base}; kept are {list(PLANS)}.")
+        name = PLANS[base]
     else:
         if found["safety"] is None:
             raise SystemExit(f"{folder} has no checks of safety. Run medq evaluate with --safety.")
@@ -80,8 +86,7 @@ def take(folder: Path) -> None:
 
 def page() -> str:
     """Return docs/results.md."""
-    results, peers = _kept("evaluation"), _kept("peers")
-    plan = from_json(AblationPlan, json.dumps(peers["plan"]))
+    results = _kept("evaluation")
     parts = [
         "# Results\n",
         "Written by `python -m benchmarks.results` from the files in `benchmark/results`, which "
@@ -99,7 +104,7 @@ def page() -> str:
         (KEPT / DESCRIPTIONS).read_text(encoding="utf-8"),
         "## Networks trained alike\n",
         BUDGET,
-        markdown(plan, peers["rows"]),
+        ablation_table("peers"),
     ]
     return "\n".join(parts)
 
@@ -115,12 +120,19 @@ def safety_page() -> str:
     return "\n".join([head, *(_table(*one) for one in results["safety"] if one[2])])
 
 
-def readme(text: str) -> str:
-    """Return the README with the table of the kept results."""
-    return BLOCK.sub(lambda found: found[1] + _block() + found[2], text)
+def with_table(text: str, table: str) -> str:
+    """Return a page with a table in the place of the one between its marks."""
+    return BLOCK.sub(lambda found: found[1] + table + found[2], text)
 
 
-def _block() -> str:
+def ablation_table(name: str) -> str:
+    """Return the table of a kept ablation."""
+    kept = _kept(name)
+    return markdown(from_json(AblationPlan, json.dumps(kept["plan"])), kept["rows"])
+
+
+def readme_table() -> str:
+    """Return the gains by task of our system and of the best filter."""
     results = _kept("evaluation")
     ours = results["against"]
     sets = [(one, group) for one in results["benchmarks"] for group in _groups(one)]

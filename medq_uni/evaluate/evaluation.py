@@ -142,11 +142,11 @@ def _prepared(spec: SystemSpec, benchmarks: Sequence[Benchmark]) -> Entry:
 
 
 def _with_costs(entries: Sequence[Entry]) -> list[Entry]:
-    """Measure costs one after the other, when no worker computes beside; a filter without a strength has none."""
+    """Measure costs one after the other, when no worker computes beside; what cannot restore the probe has none."""
     case = probe()
     measured = []
     for entry in entries:
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(Exception):  # a filter without a strength, or a system that failed on slices too
             entry = entry if entry.not_run else replace(entry, cost=cost_of(build(entry.spec), case))
         measured.append(entry)
     return measured

@@ -81,7 +81,8 @@ def run_system(
     Args:
         spec: The system; a filter must be tuned.
         benchmark: Whose test slices are scored.
-        folder: Of the evaluation. Records of the same slices and the same system that lie there are not made again.
+        folder: Of the evaluation. Scores of the same slices and the same system that lie there are not made again; what
+            failed is tried again.
         workers: Processes.
         progress: Called with the number of slices done and their total.
 
@@ -90,7 +91,7 @@ def run_system(
     """
     path = folder / "scores" / slug(benchmark.name) / f"{slug(spec.name)}.jsonl"
     head = {"set": benchmark.sha256, "system": build(spec).identity, "variant": spec.variant}
-    done = {record.case: record for record in _kept(path, head)}
+    done = {record.case: record for record in _kept(path, head) if not record.error}
     wanted = {index: picture_path(folder, benchmark.name, index, spec.name) for index in pictured(benchmark)}
     left = [i for i in range(len(benchmark.test)) if i not in done or (i in wanted and not wanted[i].is_file())]
     done = {index: record for index, record in done.items() if index not in left}

@@ -45,8 +45,8 @@ def run_safety(
 ) -> dict[str, Any]:
     """Return the measurements of every system in every check; go on where an earlier call stopped.
 
-    Each finished check is a file in ``folder/safety``. It is measured again where the system's identity, the settings
-    or the definitions have changed.
+    Each finished check is a file in ``folder/safety``. It is measured again where the system failed on a case, or its
+    identity, the settings or the definitions have changed.
 
     Args:
         systems: Under test, with names of their own.
@@ -87,10 +87,10 @@ def run_safety(
 
 
 def _read(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the rows and failures of a finished check, None where there are none of this head."""
+    """Return the rows of a finished check, None where there are none of this head or some of it failed."""
     if not path.is_file():
         return None
     values = json.loads(path.read_text(encoding="utf-8"))
-    if any(values.get(key) != value for key, value in head.items()):
+    if values.get("failed") or any(values.get(key) != value for key, value in head.items()):
         return None
     return {key: values[key] for key in ("rows", "failed")}

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from medq_uni.cli import app
 from medq_uni.config import ConfigError
-from medq_uni.evaluate import runner
+from medq_uni.evaluate import evaluation, runner
 from medq_uni.evaluate.benchmark import Benchmark
 from medq_uni.evaluate.evaluation import evaluate
 from medq_uni.evaluate.runner import run_system
@@ -32,9 +32,12 @@ class Counting:
     identity: str = "one"
     parameters: int = 0
     calls: int = 0
+    is_mended: bool = False
 
     def restore(self, case: Case) -> Output:
         self.calls += 1
+        if self.is_mended:
+            return Output(case.degraded)
         if case.task is Task.MR_NOISE:
             raise RuntimeError("out of luck")
         if case.task is Task.PET_LOW_COUNT:
@@ -61,15 +64,20 @@ def test_a_system_that_fails_is_counted_and_the_others_go_on(benchmark: Benchmar
         assert (record.scores is None) == bool(wanted)
 
 
-def test_a_second_call_computes_only_what_is_missing(benchmark: Benchmark, counting: Counting, tmp_path: Path):
+def test_a_second_call_computes_only_what_is_missing_or_failed(
+    benchmark: Benchmark, counting: Counting, tmp_path: Path
+):
     first = run_system(SPEC, benchmark, tmp_path)
-    count = counting.calls
+    count, failed = counting.calls, sum(bool(record.error) for record in first)
+    assert 0 < failed < len(first) - 3
     (path,) = (tmp_path / "scores" / "small").glob("*.jsonl")
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])  # killed while it wrote
     again = run_system(SPEC, benchmark, tmp_path)
-    assert counting.calls - count <= 3 + 2  # two pictured slices have no picture: they fail
+    assert failed <= counting.calls - count <= 3 + failed
     assert [(r.case, r.scores) for r in again] == [(r.case, r.scores) for r in first]
+    counting.is_mended = True
+    assert not any(record.error for record in run_system(SPEC, benchmark, tmp_path))
 
 
 def test_lines_of_slices_are_strict_json_where_a_score_is_infinite_too(benchmark: Benchmark, tmp_path: Path):
@@ -124,6 +132,12 @@ def test_safety_is_a_part_of_results_and_page(benchmark: Benchmark, tmp_path: Pa
     assert json.loads((tmp_path / "results.json").read_text())["safety"]["systems"]["tv"]["lesions"]["rows"]
     page = (tmp_path / "report.html").read_text()
     assert "Do no harm" in page
+
+
+def test_a_system_that_cannot_restore_the_probe_of_costs_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(evaluation, "build", lambda spec: Counting())  # refuses MR noise, which the probe is
+    (entry,) = evaluation._with_costs([evaluation.Entry(SPEC)])
+    assert entry.cost is None
 
 
 def test_names_that_cannot_be_told_apart_are_refused_before_anything_is_scored(benchmark: Benchmark, tmp_path: Path):

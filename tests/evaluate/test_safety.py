@@ -44,15 +44,23 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def test_a_finished_check_is_not_measured_again(results: dict[str, Any], folder: Path):
-    again = Half(lambda case: case.degraded, "half")
-    same = Simple(lambda case: case.degraded, INPUT)
-    done = []
-    assert run_safety([again, same], SMALL, folder, lambda *n: done.append(n)) == json.loads(json.dumps(results))
-    assert again.calls == 0
-    assert done[-1] == (2 * len(CHECKS), 2 * len(CHECKS))
-    (folder / "safety" / "half-harm.json").unlink()
-    run_safety([again, same], SMALL, folder)
-    assert 0 < again.calls <= len(Task)
+    same, done = Simple(lambda case: case.degraded, INPUT), []
+    found = run_safety([same], SMALL, folder, lambda *n: done.append(n))["systems"]
+    assert found[INPUT] == json.loads(json.dumps(results["systems"][INPUT]))
+    assert same.calls == 0
+    assert done[-1] == (len(CHECKS), len(CHECKS))
+    (name,) = [path for path in (folder / "safety").glob("*-harm.json") if not path.name.startswith("half")]
+    name.unlink()
+    run_safety([same], SMALL, folder)
+    assert 0 < same.calls <= len(Task)
+
+
+def test_a_check_in_which_a_case_failed_is_measured_again(tmp_path: Path):
+    run_safety([Half(lambda case: case.degraded, "half")], SMALL, tmp_path)
+    mended = Simple(lambda case: case.reference, "half")
+    found = run_safety([mended], SMALL, tmp_path)["systems"]["half"]
+    assert mended.calls > 0
+    assert not any(check["failed"] for check in found.values())
 
 
 def test_other_weights_are_measured_again(results: dict[str, Any], folder: Path):
