@@ -52,6 +52,7 @@ def train(
                 config,
                 output,
                 resume=resume,
+                may_change=True,
                 max_minutes=max_minutes,
                 workers=workers,
                 device=device,

@@ -40,6 +40,7 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    may_change: bool = False,
     max_minutes: float | None = None,
     workers: int = 1,
     device: str | torch.device | None = None,
@@ -54,6 +55,8 @@ def train(
         folder: Where pools, checkpoints and the log (``log.jsonl``, ``tensorboard/``, ``curves.png``) are kept; all
             processes must see it.
         resume: Go on from the newest checkpoint in ``folder``; without it a folder with a checkpoint is refused.
+        may_change: Whether a resumed run may have other learning rates, batches and crops in the stages that are not
+            finished (:func:`medq_uni.train.recipe.may_change`).
         max_minutes: Stop, with a checkpoint, after this time.
         workers: Processes that draw the pairs.
         device: Where to compute; a GPU where there is one. Processes that ``torchrun`` has started train together.
@@ -70,7 +73,7 @@ def train(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with ranks(where) as together, sole_writer(Path(folder), together):
         run = Run(config, Path(folder), where, together, pools)
-        found = run.find(resume)
+        found = run.find(resume, may_change)
         run.prepare(workers, report or (lambda line: None), wandb)
         if found is not None:
             run.load(*found)
@@ -96,7 +99,7 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
         device: Where to compute.
 
     Raises:
-        CheckpointError: If the run did not diverge, or is being written.
+        CheckpointError: If the run did not diverge, was of another recipe, or is being written.
     """
     run = Run(config, Path(folder), torch.device(device), Ranks())
     if not (run.folder / DIVERGED).is_dir():
@@ -106,9 +109,13 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
 
 
 def _replay(run: Run) -> tuple[dict[str, float], str]:
-    run.prepare(1, lambda line: None, None)
     found = newest_checkpoint(run.folder, DIVERGED)
     assert found is not None, "a named checkpoint is read or refused"
+    if found[1].recipe_hash != run.hash:
+        raise CheckpointError(
+            f"the step in {run.folder / DIVERGED} is of another recipe. Give that of the run, with its --source."
+        )
+    run.prepare(1, lambda line: None, None)
     run.load(*found)
     stage = run.config.stages[run.progress.stage]
     choose_trainable(run.model, run.config, stage)

@@ -6,9 +6,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, chosen, read_json
+from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, chosen, read_json, to_json
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.peers.network import PeerConfig
 from medq_uni.taxonomy import Task
@@ -18,6 +18,18 @@ Group = Literal["decoder", "spread", "ir", "iqa", "peer"]
 Layout = Literal["codec", "restore", "assess", "joint", "peer"]
 LabelForm = Literal["description", "class"]
 
+CHANGEABLE = ("checkpoint_minutes", "gradient_clip", "log_every", "recompute", "validate_every")
+"""Keys that may change while a run goes on."""
+CHANGEABLE_OF_STAGES = (
+    "learning_rate",
+    "decoder_rate",
+    "final_rate",
+    "batch_size",
+    "token_budget",
+    "crop_size",
+    "crop_sizes",
+)
+"""Keys that may change of stages that are not finished: what helps when a loss diverges, or memory is too small."""
 PIXEL_WEIGHTS = ("l1", "l2", "ssim")
 """Loss terms of a peer, beside its own, which it weighs itself."""
 NOT_OF_PEERS: dict[str, object] = {
@@ -242,3 +254,28 @@ def read_recipe(path: Path) -> TrainConfig:
 def recipe_hash(config: TrainConfig) -> str:
     """Return a hash of what a recipe chooses: words about it, and keys that a later version adds, do not count."""
     return hashlib.sha256(json.dumps(chosen(replace(config, about=())), sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """Return the keys in which two recipes differ, by dotted path (``stages.1.learning_rate``); words do not count."""
+    flat = [_flat(json.loads(to_json(replace(one, about=())))) for one in (before, after)]
+    return sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
+
+
+def may_change(key: str, stage: int) -> bool:
+    """Return whether a run in a stage (from 0) can go on with another value of a key."""
+    first, *middle, last = key.split(".")
+    if first == "stages" and middle:
+        return last in CHANGEABLE_OF_STAGES and int(middle[0]) >= stage
+    return key in CHANGEABLE
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {str(place): one for place, one in enumerate(value)}
+    if not isinstance(value, dict):
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, one in value.items():
+        found |= _flat(one, f"{path}.{key}" if path else key)
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from medq_uni.config import to_json
+from medq_uni.config import ConfigError, to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import Pool, build_pool
 from medq_uni.data.stored_pool import StoredPool
@@ -30,14 +30,22 @@ from medq_uni.train.checkpoint import (
 )
 from medq_uni.train.cost import SavedBytes, held_bytes
 from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
-from medq_uni.train.journal import Journal, Report
+from medq_uni.train.journal import LOG, Journal, Report
 from medq_uni.train.learner import Learner, learner_of
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
 from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients
-from medq_uni.train.recipe import StageConfig, TrainConfig, recipe_hash
+from medq_uni.train.recipe import (
+    StageConfig,
+    TrainConfig,
+    differences,
+    may_change,
+    read_recipe,
+    recipe_hash,
+)
 from medq_uni.train.steps import Losses
 
-RECIPE = "recipe.json"
+RECIPE, GENERATED = "recipe.json", "generated-{}.json"
+"""The recipe of a run, and what its model wrote about the pairs when a stage began."""
 
 
 class DivergenceError(ValueError):
@@ -59,21 +67,57 @@ class Run:
         self.hash = recipe_hash(config)
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
         self.loaded: Path | None = None
+        self.changed: list[str] = []
         self.journal: Journal | None = None
 
-    def find(self, resume: bool) -> tuple[Path, Progress] | None:
-        """Return the checkpoint to go on from, refuse one that is in the way."""
+    def find(self, resume: bool, may_change: bool = False) -> tuple[Path, Progress] | None:
+        """Return the checkpoint to go on from, refuse one that is in the way.
+
+        Args:
+            resume: Whether to go on at all.
+            may_change: Whether to go on with other learning rates, batches and crops of the stages that are left.
+        """
         first = self.together.is_first
-        found = self.together.as_first_says(newest_checkpoint(self.folder) if first else None)
+        found, before = self.together.as_first_says(self._kept() if first else (None, None))
         if found is None:
             return None
         if not resume:
             raise CheckpointError(
                 f"{self.folder} holds a run already. Pass --resume to go on with it, or another folder."
             )
-        if found[1].recipe_hash != self.hash:
-            raise CheckpointError(f"{self.folder} holds a run of another recipe. Use another folder.")
-        return found
+        path, progress = found
+        if progress.recipe_hash != self.hash:
+            self._refuse_another(before, progress if may_change else None)
+        return path, replace(progress, recipe_hash=self.hash)
+
+    def _kept(self) -> tuple[tuple[Path, Progress] | None, TrainConfig | None]:
+        """Return the newest checkpoint and the recipe of the run; clear away what a run without any has left."""
+        found, path = newest_checkpoint(self.folder), self.folder / RECIPE
+        if found is None:
+            for left in (self.folder / LOG, *self.folder.glob(GENERATED.format("*"))):
+                left.unlink(missing_ok=True)  # about weights that were never kept, and perhaps other pairs
+            return None, None
+        if found[1].recipe_hash == self.hash or not path.is_file():
+            return found, None
+        try:
+            before = read_recipe(path)
+        except ConfigError:  # of a version with other keys
+            return found, None
+        return found, before if recipe_hash(before) == found[1].recipe_hash else None
+
+    def _refuse_another(self, before: TrainConfig | None, progress: Progress | None) -> None:
+        """Refuse to go on with a recipe that differs in more than what may change; None lets nothing change."""
+        self.changed = [] if before is None else differences(before, self.config)
+        stage = None if progress is None else self._stage_left(progress)
+        wrong = [key for key in self.changed if stage is None or not may_change(key, stage)]
+        if before is None or wrong:
+            named = f" It differs in {', '.join(wrong[:4])}{' and more' if len(wrong) > 4 else ''}." if wrong else ""
+            raise CheckpointError(f"{self.folder} holds a run of another recipe.{named} Use another folder.")
+
+    def _stage_left(self, progress: Progress) -> int:
+        """Return the first stage that is not finished."""
+        stages = self.config.stages[progress.stage :]
+        return progress.stage + (not stages or progress.step >= stages[0].steps)
 
     def prepare(self, workers: int, report: Report, wandb: str | None) -> None:
         """Build or open the pools and the model."""
@@ -100,6 +144,9 @@ class Run:
         self.loaded, self.progress = path, progress
         if self.journal is not None:
             self.journal.forget_after(progress.stage, progress.step)
+            if self.changed:
+                place = {"stage": self.config.stages[progress.stage].name, "step": progress.step}
+                self.journal.write({"event": "recipe changed", **place, "keys": self.changed})
 
     def close(self) -> None:
         """Finish the log."""
@@ -137,7 +184,7 @@ class Run:
 
     def drawer(self, stage: StageConfig) -> Drawer | PeerDrawer:
         """Return what draws the steps of a stage."""
-        return self.learner.drawer(stage, self.folder / f"generated-{self.progress.stage}.json", self._averaged)
+        return self.learner.drawer(stage, self.folder / GENERATED.format(self.progress.stage), self._averaged)
 
     def _stage(self, stage: StageConfig, deadline: float) -> bool:
         choose_trainable(self.model, self.config, stage)
@@ -228,7 +275,8 @@ class Run:
         found = ", ".join(f"{name} {float(value.detach()):g}" for name, value in terms.items())
         return DivergenceError(
             f"stage {stage.name!r}, step {step}: not finite ({found}). Weights and batch of that moment are in "
-            f"{self.folder / DIVERGED}; compute it again with --replay. Lower the learning rate to go on."
+            f"{self.folder / DIVERGED}; compute it again with --replay. To go on from the last checkpoint, lower "
+            "the learning rate of this stage in the recipe and --resume."
         )
 
     @contextmanager
@@ -263,4 +311,5 @@ def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:
     crops, side = ("crop_sizes", max(stage.crop_sizes)) if stage.crop_sizes else ("crop_size", stage.crop_size)
     ways = [f"{key} below {size}", f"{crops} below {side}", *learner.smaller()]
     ways += [f"more processes than {together.world}"]
-    return f"stage {stage.name!r}: out of memory. Any of these needs less: {', '.join(ways)}."
+    listed = ", ".join(ways)
+    return f"stage {stage.name!r}: out of memory. Any of these needs less: {listed}. Change the recipe and --resume."

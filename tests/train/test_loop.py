@@ -18,6 +18,7 @@ from medq_uni.pretrained import folder_of, load_pretrained
 from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError, sole_writer
+from medq_uni.train.journal import read_log
 from medq_uni.train.learner import take_weights
 from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
@@ -129,6 +130,47 @@ def test_a_run_is_not_overwritten_without_resume_and_not_resumed_by_another_reci
     with pytest.raises(CheckpointError, match="another recipe"):
         train(replace(config, seed=5), tmp_path, resume=True)
     assert train(replace(config, about=("other words",)), tmp_path, resume=True).is_finished
+
+
+def test_a_run_goes_on_with_another_rate_of_a_stage_that_is_left(tmp_path: Path):
+    config = tiny_recipe(stage("codec", steps=2), stage("joint", learning_rate=math.inf, warmup_steps=0))
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
+        train(config, tmp_path)
+
+    def with_rates(*rates: float) -> TrainConfig:
+        stages = (replace(s, learning_rate=rate) for s, rate in zip(config.stages, rates, strict=True))
+        return replace(config, stages=tuple(stages))
+
+    mended = with_rates(config.stages[0].learning_rate, 1e-4)
+    with pytest.raises(CheckpointError, match=r"differs in stages\.1\.learning_rate"):
+        train(mended, tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"differs in stages\.0\.learning_rate\. Use"):
+        train(with_rates(1e-4, 1e-4), tmp_path, resume=True, may_change=True)
+    assert train(mended, tmp_path, resume=True, may_change=True).is_finished
+    (line,) = [line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "recipe changed"]
+    assert (line["stage"], line["step"], line["keys"]) == ("codec", 2, ["stages.1.learning_rate"])
+    assert train(mended, tmp_path, resume=True).is_finished
+    with pytest.raises(CheckpointError, match="of another recipe"):
+        replay(mended, tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_nothing_to_the_next(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_text('{"event": "step", "stage": "of another recipe", "step": 10}\n')
+    (tmp_path / "generated-0.json").write_text('{"0": [1, 2, 3]}')
+    train(tiny_recipe(stage("codec", steps=1)), tmp_path)
+    assert {line["stage"] for line in read_log(tmp_path / "log.jsonl")} == {"codec"}
+    assert not (tmp_path / "generated-0.json").exists()
+
+
+def test_replay_with_another_recipe_touches_nothing(tmp_path: Path):
+    config = tiny_recipe(stage("codec", learning_rate=math.inf, warmup_steps=0))
+    with pytest.raises(DivergenceError):
+        train(config, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert config.pairs is not None
+    with pytest.raises(CheckpointError, match="of another recipe"):
+        replay(replace(config, pairs=replace(config.pairs, seed=777)), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_in_which_another_run_writes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
