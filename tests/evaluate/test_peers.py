@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     peer = build_peer(PeerConfig(kind="nafnet", width=4, blocks=(1, 1, 1, 1)))
     with torch.no_grad():
-        peer.ending.bias.fill_(0.1)
+        peer.unet.ending.bias.fill_(0.1)
     save_peer(tmp_path / "mine" / "model", peer, card={})
     return tmp_path / "mine" / "model"
 

@@ -98,10 +98,10 @@ def test_files_that_are_not_what_they_claim_are_refused(folder: Path) -> None:
 
 def test_weights_of_another_peer_are_refused(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
-    state.pop("intro.weight")
+    state.pop("unet.intro.weight")
     save_file(state, folder / "model.safetensors")
     sign(folder)
-    with pytest.raises(WeightsMismatch, match=r"1 missing: intro\.weight"):
+    with pytest.raises(WeightsMismatch, match=r"1 missing: unet\.intro\.weight"):
         load_peer(folder)
 
 

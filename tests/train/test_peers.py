@@ -105,14 +105,14 @@ def test_the_same_seed_gives_the_same_peer_and_another_one_another(tmp_path: Pat
     again = train(recipe(), tmp_path / "b", device="cpu", pools=pools).model
     other = train(recipe(seed=7), tmp_path / "c", device="cpu", pools=pools).model
     assert all(torch.equal(x, y) for x, y in zip(first.parameters(), again.parameters(), strict=True))
-    assert not torch.equal(first.unet.intro.weight, other.intro.weight)
+    assert not torch.equal(first.unet.intro.weight, other.unet.intro.weight)
 
 
 def test_what_is_kept_is_the_average_of_the_weights(tmp_path: Path, pools: Path) -> None:
     slow = train(recipe(ema_decay=0.0), tmp_path / "none", device="cpu", pools=pools).model
     averaged = train(recipe(), tmp_path / "averaged", device="cpu", pools=pools).model
     assert losses(tmp_path / "none") == losses(tmp_path / "averaged")
-    assert not torch.equal(slow.unet.intro.weight, averaged.intro.weight)
+    assert not torch.equal(slow.unet.intro.weight, averaged.unet.intro.weight)
 
 
 def test_times_are_drawn_for_every_sample_and_replay(
