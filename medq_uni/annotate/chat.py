@@ -134,6 +134,8 @@ class _Reply:
 class ChatClient:
     """Asks one model of a server, at temperature 0; safe to use from several threads.
 
+    A server that refuses ``max_tokens`` or a temperature, as some models that think do, is asked without from then on.
+
     The API key comes from the environment variable that the configuration names. Redirects are not followed, so that
     what is asked goes to no other host than the one that was named.
     """
@@ -155,6 +157,7 @@ class ChatClient:
             raise ValueError('Chat servers need openai. Install it: pip install "medq-uni[annotate]"') from error
         self.config, self._openai, self._sleep = config, openai, sleep
         self._spent = _Spent()
+        self._limits: dict[str, Any] = {"max_tokens": config.max_tokens, "temperature": 0}
         self._client = openai.OpenAI(
             base_url=config.url,
             api_key=os.environ.get(config.key_variable) or "none",
@@ -241,21 +244,25 @@ class ChatClient:
     def _request(self, messages: Messages, schema: dict[str, Any] | None) -> _Reply:
         import httpx
 
-        deadline = time.monotonic() + self.config.timeout_s
+        deadline, limits = time.monotonic() + self.config.timeout_s, self._limits
         ask: Any = self._client.chat.completions.with_streaming_response.create
         try:
             with ask(
                 model=self.model,
                 messages=messages,
-                max_tokens=self.config.max_tokens,
-                temperature=0,
+                **limits,
                 **_form(schema),
             ) as response:
                 return _read(response.iter_bytes(), deadline, self.config.timeout_s)
         except (self._openai.APITimeoutError, httpx.TimeoutException):
             return _Reply(error=_slow(self.config.timeout_s), is_down=True)
         except self._openai.APIStatusError as error:
-            return _refusal(error.status_code, error.response.headers.get("retry-after", ""), self.config.key_variable)
+            other = _other_limits(limits, error.response.text) if error.status_code == 400 else limits
+            if other != limits:
+                self._limits = other
+                return self._request(messages, schema)
+            wait = error.response.headers.get("retry-after", "")
+            return _refusal(error.status_code, wait, self.config.key_variable, has_picture=_has_picture(messages))
         except (self._openai.APIConnectionError, httpx.HTTPError) as error:
             return _Reply(error=f"the server cannot be reached ({type(error).__name__}). Is it running?", is_down=True)
 
@@ -335,17 +342,31 @@ def _read(chunks: Iterator[bytes], deadline: float, timeout_s: float) -> _Reply:
     tokens_in, tokens_out = (count if isinstance(count, int) and 0 <= count < 2**31 else None for count in counts)
     error = "" if isinstance(answer, str) and answer.strip() else "the answer is empty."
     if is_cut:
-        error = "the answer was cut off. Allow more: --max-tokens"
+        error = "the answer was cut off. Allow more: --max-tokens, of a judge --judge-max-tokens"
     return _Reply(
         answer=answer if isinstance(answer, str) else "", error=error, tokens_in=tokens_in, tokens_out=tokens_out
     )
 
 
-def _refusal(status: int, retry_after: str, key_variable: str) -> _Reply:
+def _other_limits(limits: dict[str, Any], refusal: str) -> dict[str, Any]:
+    """Return limits without what a server says that it does not know, ``max_tokens`` under its newer name."""
+    if "max_tokens" in limits and "max_completion_tokens" in refusal:
+        rest = {name: value for name, value in limits.items() if name != "max_tokens"}
+        return rest | {"max_completion_tokens": limits["max_tokens"]}
+    if "temperature" in limits and "temperature" in refusal:
+        return {name: value for name, value in limits.items() if name != "temperature"}
+    return limits
+
+
+def _has_picture(messages: Messages) -> bool:
+    return any(isinstance(message["content"], list) for message in messages)
+
+
+def _refusal(status: int, retry_after: str, key_variable: str, *, has_picture: bool) -> _Reply:
     wait = float(retry_after) if retry_after.isdecimal() else 0.0
     may_pass = status in (408, 409, 425, 429) or status >= 500
     hint = {401: f" Set ${key_variable}.", 403: f" Set ${key_variable}.", 404: " Check URL and model."}.get(status, "")
-    is_about_image = status in (400, 413, 422)
+    is_about_image = has_picture and status in (400, 413, 422)
     return _Reply(
         error=f"the server refused with HTTP {status}.{hint}",
         is_down=not is_about_image,

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from medq_uni.evaluate.medqbench import Item, Response
 
 JUDGE_KEY = "MEDQ_JUDGE_KEY"
-JUDGE_TOKENS = 300
 
 
 def judge(
@@ -53,6 +52,7 @@ def judge(
     timeout: Annotated[float, typer.Option(help="Longest wait for an answer of a server, in seconds.")] = 120.0,
     retries: Annotated[int, typer.Option(min=0, help="Times that a failed question is asked again.")] = 4,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a describer behind a server.")] = 600,
+    judge_max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the judge.")] = 300,
     device: DeviceOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Begin without asking.")] = False,
 ) -> None:
@@ -77,7 +77,8 @@ def judge(
         for describer in chosen:
             if hasattr(describer, "chat"):
                 stack.enter_context(closing(describer.chat))
-        one = _open_judge(judge_name, kept, rounds, workers, price_in, price_out, limits)
+        prices = {"price_in": price_in, "price_out": price_out}
+        one = _open_judge(judge_name, kept, rounds, workers, limits | prices | {"max_tokens": judge_max_tokens})
         if one is not None:
             stack.enter_context(closing(one.chat))
         _ask_describer_consent(chosen, trial, items, yes)
@@ -120,8 +121,6 @@ def _open_judge(
     kept: Path,
     rounds: int,
     workers: int,
-    price_in: float,
-    price_out: float,
     limits: dict[str, float],
 ) -> Judge | None:
     if name is None:
@@ -131,14 +130,7 @@ def _open_judge(
     from medq_uni.evaluate.describers import chat_config
     from medq_uni.evaluate.judge import Judge
 
-    config = chat_config(
-        f"openai:{name}",
-        key_variable=JUDGE_KEY,
-        price_in=price_in,
-        price_out=price_out,
-        max_tokens=JUDGE_TOKENS,
-        **limits,
-    )
+    config = chat_config(f"openai:{name}", key_variable=JUDGE_KEY, **limits)
     assert config is not None
     return Judge(ChatClient(config), AnswerCache(kept), rounds=rounds, workers=workers)
 

@@ -277,8 +277,8 @@ class JudgeScore:
     low: float | None
     """Lower end of the 95 % interval of the mean, resampling subjects."""
     high: float | None
-    zero_filled: float
-    """The mean were every image without a text scored 0."""
+    zero_filled: float | None
+    """The mean were every image without a text scored 0; None where there are texts and none has a score."""
 
 
 def judge_table(comparisons: Sequence[Comparison], judgments: Sequence[Judgment], rounds: int) -> list[JudgeScore]:
@@ -313,7 +313,8 @@ def _score(
     nulls = int(np.isnan(parts[:, texts]).sum())
     has_score = ~np.isnan(values).all(1)
     if not has_score.any():
-        return JudgeScore(group, describer, name, len(values), 0, nulls, None, None, None, None, 0.0)
+        nothing = None if texts.any() else 0.0
+        return JudgeScore(group, describer, name, len(values), 0, nulls, None, None, None, None, nothing)
     means = np.nanmean(values[has_score], axis=1)
     by_round = [np.nanmean(column) for column in values.T if not np.isnan(column).all()]
     spread = float(np.std(by_round, ddof=1)) if len(by_round) > 1 else None
@@ -335,9 +336,9 @@ def judge_markdown(rows: Sequence[JudgeScore]) -> str:
         total = found["overall"]
         cells = " | ".join("-" if found[n].value is None else f"{found[n].value:.3f}" for n in names)
         within = "-" if total.low is None else f"{total.low:.2f} to {total.high:.2f}"
-        spread = "-" if total.rounds_sd is None else f"{total.rounds_sd:.3f}"
+        spread, filled = ("-" if x is None else f"{x:.3f}" for x in (total.rounds_sd, total.zero_filled))
         lines.append(
             f"| {group} | {describer} | {total.judged} / {total.images} | {cells} | {within} | {spread} "
-            f"| {total.zero_filled:.3f} | {total.nulls} |"
+            f"| {filled} | {total.nulls} |"
         )
     return "\n".join(lines) + "\n"

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from medq_uni.annotate.chat import Asked, ChatClient, ChatConfig, NoAnswer, ServerDown
@@ -25,6 +27,24 @@ def test_any_text_is_taken_without_a_schema(connect, chat):
     (request,) = chat.requests
     assert "response_format" not in request
     assert request["temperature"] == 0
+
+
+def test_limits_that_a_model_refuses_are_left_out_from_then_on(connect, chat):
+    def strict(request):
+        if "max_tokens" in request:
+            said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return 400, {"Content-Type": "application/json"}, json.dumps({"error": {"message": said}}).encode()
+        if "temperature" in request:
+            said = "Unsupported value: 'temperature' does not support 0."
+            return 400, {"Content-Type": "application/json"}, json.dumps({"error": {"message": said}}).encode()
+        return "grainy"
+
+    chat.reply = strict
+    client = connect(max_tokens=77)
+    assert client.ask(QUESTION, str) == "grainy"
+    assert (len(chat.requests), chat.requests[-1]["max_completion_tokens"]) == (3, 77)
+    assert client.ask(QUESTION, str) == "grainy"
+    assert len(chat.requests) == 4
 
 
 def test_what_is_read_may_be_nothing(connect, chat):

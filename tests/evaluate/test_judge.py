@@ -155,6 +155,15 @@ def test_a_dead_judge_is_not_asked_for_ever(connect, chat: ChatServer):
     assert len(judgments) == 80
     assert len(chat.requests) == 3
     assert "not asked" in judgments[-1].reason
+    total = judge_table(many, judgments, 1)[-1]
+    assert (total.value, total.zero_filled, total.nulls) == (None, None, 80)  # no number is made up
+
+
+def test_a_judge_that_refuses_every_question_is_asked_again_later(connect, chat: ChatServer):
+    chat.reply = lambda request: (400, {}, b'{"error": {"message": "response_format is not supported"}}')
+    assert all(one.score is None for one in connect(retries=0).judge(TEXTS))
+    chat.reply = lambda request: scored(2)
+    assert all(one.score == 2 for one in connect().judge(TEXTS))
 
 
 def test_an_interrupted_run_asks_no_more_and_keeps_what_it_has(connect, chat: ChatServer):
