@@ -17,7 +17,11 @@ from medq_uni.taxonomy import Modality
 
 @dataclass(frozen=True)
 class ImageScores:
-    """Scores of one image against its reference; all in float64, mean over slices. PSNR in dB, infinite where equal."""
+    """Scores of one image against its reference; all in float64, mean over slices.
+
+    PSNR in dB, infinite where the images are equal. Of several slices those that are equal have none and are left out
+    of the mean, as slices of one value are where each has its own data range.
+    """
 
     psnr: float
     """CT clipped to [-160, 240] HU with data range 400; MR and PET unclipped, from 0 to the 99.9th percentile of the
@@ -70,7 +74,7 @@ def score_image(image: MedicalImage, reference: MedicalImage) -> ImageScores:
     inside = torch.from_numpy(foreground(reference))[:, None]
     error = (x - y)[inside].square().mean()
     psnr_inside = float(10 * torch.log10(data_range**2 / error))
-    psnr_slice, ssim_slice = (float(np.mean(values)) for values in zip(*per_slice, strict=True))
+    psnr_slice, ssim_slice = (_mean(np.array(values)) for values in zip(*per_slice, strict=True))
     return ImageScores(*main, *wide, psnr_slice, ssim_slice, psnr_inside)
 
 
@@ -103,4 +107,10 @@ def _tensors(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tens
 
 
 def _pair(x: Tensor, y: Tensor, data_range: float) -> tuple[float, float]:
-    return float(psnr(x, y, data_range=data_range).mean()), float(ssim(x, y, data_range=data_range).mean())
+    return _mean(psnr(x, y, data_range=data_range).numpy()), _mean(ssim(x, y, data_range=data_range).numpy())
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean over the slices that have a finite score; that over all where none has."""
+    finite = values[np.isfinite(values)]
+    return float((finite if len(finite) else values).mean())

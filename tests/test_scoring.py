@@ -57,3 +57,18 @@ def test_what_cannot_be_scored_is_said():
         score_image(image.with_voxels(broken), reference)
     with pytest.raises(ValueError, match="no data range"):
         score_image(image, reference.with_voxels(np.zeros(reference.shape)))
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_a_blank_slice_of_a_volume_is_left_out_of_its_psnr(modality: Modality):
+    generator = np.random.default_rng(0)
+    truth = generator.uniform(10, 200, (3, 32, 32))
+    noisy = truth + generator.normal(0, 5, truth.shape)
+    noisy[0] = truth[0] = 0
+    whole = score_image(MedicalImage(noisy, modality=modality), MedicalImage(truth, modality=modality))
+    last = data_range_of(MedicalImage(truth, modality=modality))
+    expected = [peak_signal_noise_ratio(truth[i], noisy[i], data_range=last) for i in (1, 2)]
+    assert whole.psnr == pytest.approx(np.mean(expected))
+    assert all(np.isfinite(value) for value in (whole.psnr_wide, whole.psnr_slice, whole.ssim_slice))
+    same = score_image(MedicalImage(truth, modality=modality), MedicalImage(truth, modality=modality))
+    assert same.psnr == np.inf

@@ -46,8 +46,8 @@ def read_benchmarks(path: Path, sources: Sequence[str] = ()) -> list[Benchmark]:
         path: Folder of a built dataset; a dataset recipe, whose pairs are drawn here and now; a folder of recipes; or a
             folder with ``benchmark.csv``, a row for each pair of image files: degraded and reference (paths inside the
             folder), task, severity, subject, and if wanted split (test or val).
-        sources: Real volumes (FOLDER or KIND:FOLDER) for recipes that want some. In a folder of recipes those that want
-            real volumes alone are left out where there are none.
+        sources: Real volumes (FOLDER or KIND:FOLDER) for recipes that want some; without any, those that want a share
+            are drawn of phantoms, and in a folder of recipes those that want real volumes alone are left out.
 
     Raises:
         ConfigError: If there is no benchmark at the path, it has no test split, or it wants volumes and there are none.
@@ -67,19 +67,22 @@ def read_benchmarks(path: Path, sources: Sequence[str] = ()) -> list[Benchmark]:
             f"recipe, a folder of recipes, or a folder with {LIST}."
         )
     read = [(one, read_dataset_recipe(one)) for one in recipes]
-    return [_drawn(one, recipe, sources) for one, recipe in read if sources or not _wants_real(recipe)]
+    drawn = [_drawn(one, recipe, sources) for one, recipe in read if sources or not _is_real(recipe)]
+    if not drawn:
+        raise ConfigError(f"all benchmarks in {path} are made of real volumes. Say where they are with --source.")
+    return drawn
 
 
-def _wants_real(recipe: DatasetRecipe) -> bool:
+def _is_real(recipe: DatasetRecipe) -> bool:
     test = recipe.splits.get("test")
     return test is not None and test.real_fraction >= 1
 
 
 def _drawn(path: Path, recipe: DatasetRecipe, sources: Sequence[str]) -> Benchmark:
-    if _wants_real(recipe) and not sources:
+    if _is_real(recipe) and not sources:
         raise ConfigError(f"{path} is made of real volumes. Say where they are with --source.")
     splits = {
-        name: tuple(drawn_cases(replace(recipe.splits[name], data=tuple(sources)) if _wants_real(recipe) else pairs))
+        name: tuple(drawn_cases(replace(pairs, data=tuple(sources)) if sources and pairs.real_fraction else pairs))
         for name, pairs in recipe.splits.items()
         if name in ("test", "val")
     }
@@ -101,6 +104,8 @@ def _listed(folder: Path) -> Benchmark:
             try:
                 split = row.get("split") or "test"
                 task, severity = _one_of(Task, row["task"]), _one_of(Severity, row["severity"])
+                if not row["subject"]:
+                    raise ValueError("subject is missing; images of one subject are resampled together")
                 images = [_file(folder, row[name], task) for name in ("degraded", "reference")]
                 if images[0].shape != images[1].shape:
                     raise ValueError(f"degraded is {images[0].shape} and reference {images[1].shape}")

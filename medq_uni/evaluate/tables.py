@@ -93,7 +93,9 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
     scored = [(r, r.scores) for r in records if r.scores]
     subjects = [r.subject for r, _ in scored]
     values = {score: np.array([s[score] for _, s in scored]) for score in SCORES}
-    pairs = [(s["psnr"] - base["psnr"], r.subject) for r, s in scored if (base := before[r.case].scores)]
+    pairs = [(s["psnr"] - base["psnr"], r.subject) for r, s in scored if (base := _degraded(before[r.case]))]
+    changes = np.array([value for value, _ in pairs])
+    pairs = [pair for pair in pairs if math.isfinite(pair[0])]  # a restoration without error has no gain in dB
     gain = np.array([value for value, _ in pairs])
     return Row(
         group=group,
@@ -107,8 +109,13 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
         interval={n: known_interval(v, subjects) for n, v in values.items()},
         gain=_number(gain.mean()) if len(gain) else None,
         gain_interval=known_interval(gain, [s for _, s in pairs]),
-        worse=float((gain < 0).mean()) if len(gain) else None,
+        worse=float((changes < 0).mean()) if len(changes) else None,
     )
+
+
+def _degraded(record: Record) -> dict[str, float] | None:
+    """Return the scores of an input that can be restored; None where it failed or equals its reference."""
+    return record.scores if record.scores and math.isfinite(record.scores["psnr"]) else None
 
 
 def _number(value: float) -> float | None:

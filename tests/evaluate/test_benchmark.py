@@ -43,8 +43,18 @@ def test_a_folder_of_recipes_leaves_out_those_that_want_volumes(tmp_path: Path):
     recipe(tmp_path / "a.json", test=SPLIT)
     wants = recipe(tmp_path / "b.json", test={**SPLIT, "real_fraction": 1.0})
     assert [one.name for one in read_benchmarks(tmp_path)] == ["a"]
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(ConfigError, match=r"are made of real volumes.*--source"):
+        read_benchmarks(tmp_path)
     with pytest.raises(ConfigError, match="--source"):
         read_benchmarks(wants)
+
+
+def test_sources_reach_recipes_that_want_a_share_of_real_volumes(tmp_path: Path):
+    path = recipe(tmp_path / "half.json", test={**SPLIT, "real_fraction": 0.5})
+    assert {case.group for case in read_benchmarks(path)[0].test} == {"phantoms"}
+    with pytest.raises(ValueError, match="gone"):
+        read_benchmarks(path, [f"ct:{tmp_path / 'gone'}"])
 
 
 def test_a_list_of_files_is_read_and_what_cannot_be_read_is_listed(tmp_path: Path, cases: list[Case]):
@@ -57,6 +67,7 @@ def test_a_list_of_files_is_read_and_what_cannot_be_read_is_listed(tmp_path: Pat
         ("missing", {"reference": "gone.nii.gz"}, "gone.nii.gz is missing"),
         ("task", {"task": "ct-blur"}, "'ct-blur' is none of ct-low-dose, "),
         ("empty", {"reference": ""}, "unnamed file"),
+        ("subject", {"subject": ""}, "subject is missing"),
     ):
         (found,) = read_benchmarks(listed(tmp_path / name, cases[:3], **changes))
         assert len(found.test) == 2

@@ -47,6 +47,17 @@ def test_infinite_scores_are_told_apart_from_numbers():
     (row,) = [r for r in rows_by(lambda task: task.value, perfect, "degraded input") if r.system == "oracle"]
     assert row.mean["psnr"] is None
     assert row.gain is None
+    assert row.worse == 0
+
+
+def test_an_input_without_error_neither_gains_nor_gets_worse():
+    records = {
+        "degraded input": [record(0, 20), record(1, math.inf)],
+        "better": [record(0, 23), record(1, 44)],
+    }
+    rows = {row.system: row for row in rows_by(lambda task: task.value, records, None)}
+    assert (rows["better"].gain, rows["better"].worse) == (3, 0)
+    assert (rows["degraded input"].gain, rows["degraded input"].worse) == (0, 0)
 
 
 def test_harm_looks_at_good_images_alone():
