@@ -80,6 +80,12 @@ def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[di
             held, step = line["held_gib"], line["activations_gib"]
             needs = f"{held:.2f} GiB for weights and optimizer, about {step:.2f} GiB for a step"
             typer.echo(f"{line['stage']}: {needs}", err=True)
+        elif line["event"] == "pace":
+            peak = f", at most {line['peak_gib']:.2f} GiB on the GPU" if "peak_gib" in line else ""
+            waited = f"{100 * line['waited']:.1f} % of the time waiting for them{peak}"
+            typer.echo(f"{line['stage']}: {line['samples_per_s']:.1f} samples per second, {waited}", err=True)
+        elif line["event"] == "recipe changed":
+            typer.echo(f"{line['stage']}: goes on with another {', '.join(line['keys'])}", err=True)
         else:
             title = str(line.get("stage", line["event"].replace("_", " ")))
             if progress is None or title != shown:

@@ -238,6 +238,8 @@ class Feed:
         self.drawer, self.state = drawer, state
         self.seconds = 0.0
         """Time for which the computation waited."""
+        self.samples = 0
+        """Samples that were taken."""
         self._generator = torch.Generator()
         self._generator.set_state(state)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="draws")
@@ -249,6 +251,7 @@ class Feed:
         draw, state = self._next.result()
         self.seconds += time.monotonic() - began
         self.state = state
+        self.samples += len(draw.batch.index)
         self._next = self._thread.submit(self._draw)
         return draw
 

@@ -94,7 +94,7 @@ def draw_curves(log: Path, target: Path) -> None:
         at = borders[line["stage"]] + line["step"]
         done = max(done, at)
         for name, value in line.items():
-            if isinstance(value, float) and name not in NO_CURVES and line["event"] != "memory":
+            if isinstance(value, float) and name not in NO_CURVES and line["event"] in ("step", "validation"):
                 curves[name][0].append(at)
                 curves[name][1].append(value)
     if not curves:

@@ -68,6 +68,7 @@ class Run:
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
         self.loaded: Path | None = None
         self.changed: list[str] = []
+        self.validated = 0.0
         self.journal: Journal | None = None
 
     def find(self, resume: bool, may_change: bool = False) -> tuple[Path, Progress] | None:
@@ -204,7 +205,7 @@ class Run:
     def _steps(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.AdamW, deadline: float) -> bool:
         together = self.together
         began = saved = time.monotonic()
-        before, step = self.progress.seconds, self.progress.step
+        before, step, self.validated = self.progress.seconds, self.progress.step, 0.0
 
         def spent() -> float:
             return time.monotonic() - began
@@ -213,8 +214,7 @@ class Run:
             self._validate(stage, step)  # what there was before
         while step < stage.steps:
             if together.as_first_flags(time.monotonic() > deadline):
-                self._save(step, before + spent())
-                return False
+                break
             terms = self._step(stage, feed, optimizer, step)
             step += 1
             if step % self.config.log_every == 0:
@@ -225,7 +225,8 @@ class Run:
                 self._save(step, before + spent())
                 saved = time.monotonic()
         self._save(step, before + spent())
-        return True
+        self._tell_pace(stage, step, feed, spent() - self.validated)
+        return step >= stage.steps
 
     def _tell_memory(self, drawer: Drawer | PeerDrawer) -> None:
         """Log what the stage will need: what must be held, and activations as one sample of a batch keeps them."""
@@ -289,10 +290,21 @@ class Run:
         self.model.train()
 
     def _validate(self, stage: StageConfig, step: int) -> None:
+        began = time.monotonic()
         with self._averaged():
             scores = {name: round(value, 4) for name, value in self.learner.validate(stage).items()}
         if self.journal is not None:
             self.journal.write({"event": "validation", "stage": stage.name, "step": step, **scores})
+        self.validated += time.monotonic() - began
+
+    def _tell_pace(self, stage: StageConfig, step: int, feed: Feed, seconds: float) -> None:
+        """Log samples per second since a stage was begun or gone on with, and the share of time that waited."""
+        if self.journal is None or not feed.samples:
+            return
+        pace = {"samples_per_s": round(feed.samples / seconds, 2), "waited": round(feed.seconds / seconds, 4)}
+        if self.device.type == "cuda":
+            pace["peak_gib"] = round(torch.cuda.max_memory_allocated(self.device) / GIB, 3)
+        self.journal.write({"event": "pace", "stage": stage.name, "step": step, **pace})
 
     def _save(self, step: int, seconds: float, name: str = "") -> None:
         updates = self.state.average.updates

@@ -154,6 +154,15 @@ def test_a_run_goes_on_with_another_rate_of_a_stage_that_is_left(tmp_path: Path)
         replay(mended, tmp_path)
 
 
+def test_the_pace_of_a_stage_is_logged(tmp_path: Path):
+    train(tiny_recipe(stage("codec", steps=3)), tmp_path, max_minutes=0)
+    train(tiny_recipe(stage("codec", steps=3)), tmp_path, resume=True)
+    (line,) = [line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "pace"]
+    assert line["step"] == 3
+    assert line["samples_per_s"] > 0
+    assert 0 <= line["waited"] <= 1
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_nothing_to_the_next(tmp_path: Path):
     (tmp_path / "log.jsonl").write_text('{"event": "step", "stage": "of another recipe", "step": 10}\n')
     (tmp_path / "generated-0.json").write_text('{"0": [1, 2, 3]}')

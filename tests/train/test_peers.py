@@ -77,7 +77,7 @@ def test_the_log_has_pixel_losses_own_terms_memory_and_gains(tmp_path: Path, poo
     train(recipe(PIX2PIX), tmp_path, device="cpu", pools=pools)
     assert losses(tmp_path)[0].keys() >= {"l1", "l2", "ssim", "adversarial", "discriminator"}
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines if line["event"] != "step"] == ["memory", "validation"]
+    assert [line["event"] for line in lines if line["event"] != "step"] == ["memory", "validation", "pace"]
     assert lines[0]["activations_gib"] >= 0
     assert any(name.startswith("gain_") for name in lines[-1])
 
