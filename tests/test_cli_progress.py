@@ -44,10 +44,14 @@ def test_training_shows_draws_and_stages_under_their_names(capsys: pytest.Captur
         {"event": "memory", "stage": "codec", "step": 0, "held_gib": 0.5, "activations_gib": 1.25},
         {"event": "step", "stage": "codec", "step": 10, "steps": 20},
         {"event": "validation", "stage": "codec", "step": 20, "gain_mr-noise": 1.5},
+        {"event": "pace", "stage": "codec", "step": 20, "samples_per_s": 12.34, "waited": 0.0123, "peak_gib": 2.5},
+        {"event": "recipe changed", "stage": "codec", "step": 20, "keys": ["stages.1.learning_rate"]},
         {"event": "step", "stage": "joint", "step": 10, "steps": 20},
     ):
         report(line)
     assert opened == ["train pairs", "codec", "joint"]
     said = capsys.readouterr()
     assert "codec: 0.50 GiB for weights and optimizer, about 1.25 GiB for a step" in said.err
+    assert "codec: 12.3 samples per second, 1.2 % of the time waiting for them, at most 2.50 GiB on the GPU" in said.err
+    assert "codec: goes on with another stages.1.learning_rate" in said.err
     assert json.loads(said.out)["gain_mr-noise"] == 1.5

@@ -29,6 +29,7 @@ class StoredPool:
 
     Attributes:
         items: One entry per pair, from the dataset's index.
+        content_sha256: Hash of the whole dataset, by its manifest.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -43,6 +44,7 @@ class StoredPool:
             splits = ", ".join(sorted({shard["split"] for shard in dataset.manifest["shards"]}))
             raise DatasetError(f"{dataset.folder.name}: has no split {split!r}, only {splits}.")
         self.items = [_item(meta) for meta in metas]
+        self.content_sha256: str = dataset.manifest["content_sha256"]
         self._homes = [(meta["shard"], meta["key"]) for meta in metas]
         self._shards = ShardReader(dataset.folder)
         self._read = lru_cache(maxsize=KEPT_PAIRS)(self._read_anew)

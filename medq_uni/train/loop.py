@@ -115,6 +115,7 @@ def _replay(run: Run) -> tuple[dict[str, float], str]:
         raise CheckpointError(
             f"the step in {run.folder / DIVERGED} is of another recipe. Give that of the run, with its --source."
         )
+    run.goes_on = True
     run.prepare(1, lambda line: None, None)
     run.load(*found)
     stage = run.config.stages[run.progress.stage]

@@ -44,8 +44,8 @@ from medq_uni.train.recipe import (
 )
 from medq_uni.train.steps import Losses
 
-RECIPE, GENERATED = "recipe.json", "generated-{}.json"
-"""The recipe of a run, and what its model wrote about the pairs when a stage began."""
+RECIPE, GENERATED, DATASET = "recipe.json", "generated-{}.json", "dataset.sha256"
+"""The recipe of a run, what its model wrote about the pairs when a stage began, and the hash of a built dataset."""
 
 
 class DivergenceError(ValueError):
@@ -68,7 +68,7 @@ class Run:
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
         self.loaded: Path | None = None
         self.changed: list[str] = []
-        self.validated = 0.0
+        self.validated, self.goes_on = 0.0, False
         self.journal: Journal | None = None
 
     def find(self, resume: bool, may_change: bool = False) -> tuple[Path, Progress] | None:
@@ -87,6 +87,7 @@ class Run:
                 f"{self.folder} holds a run already. Pass --resume to go on with it, or another folder."
             )
         path, progress = found
+        self.goes_on = True
         if progress.recipe_hash != self.hash:
             self._refuse_another(before, progress if may_change else None)
         return path, replace(progress, recipe_hash=self.hash)
@@ -167,7 +168,20 @@ class Run:
         else:
             assert config.dataset is not None, "checked by the recipe"
             pool = StoredPool(config.dataset, "train")
+            self._refuse_another_dataset(pool.content_sha256)
         return pool, drawn("val_pairs", config.val_pairs)
+
+    def _refuse_another_dataset(self, sha256: str) -> None:
+        """Remember which dataset a run is trained on, and refuse to go on with a later build at the same path."""
+        path = self.folder / DATASET
+        before = path.read_text(encoding="utf-8").strip() if self.goes_on and path.is_file() else sha256
+        if before != sha256:
+            raise CheckpointError(
+                f"{self.config.dataset} is another dataset than the run in {self.folder} began with (content sha256 "
+                f"{sha256[:12]}, not {before[:12]}). Give that one with --dataset, or train in another folder."
+            )
+        if self.together.is_first:
+            write_text(path, sha256 + "\n")
 
     def go(self, deadline: float) -> bool:
         """Run the remaining stages until the deadline; return whether all are done."""

@@ -14,7 +14,7 @@ from medq_uni.data.stored_pool import StoredPool
 from medq_uni.preprocess import scaling_of
 from medq_uni.pretrained import folder_of
 from medq_uni.tokenizer import Tokenizer
-from medq_uni.train.loop import train
+from medq_uni.train.loop import CheckpointError, train
 from medq_uni.train.words import Words
 from tests.train.test_loop import stage, tiny_recipe
 
@@ -46,6 +46,21 @@ def test_the_words_are_those_of_the_dataset_wrong_ones_too(folder: Path) -> None
     words = Words(pool, Tokenizer.from_file(folder_of("nano") / "tokenizer.json"))
     for index, meta in enumerate(Dataset(folder).index()):
         assert words.label(index, generator_of(0)).to_text() == meta["description"]
+
+
+def test_a_run_does_not_go_on_with_a_dataset_that_was_built_anew(folder: Path, tmp_path: Path) -> None:
+    place, run = tmp_path / "pairs", tmp_path / "run"
+    shutil.copytree(folder, place)
+    config = replace(tiny_recipe(stage("codec", steps=2)), pairs=None, dataset=str(place))
+    train(config, run, max_minutes=0)
+    shutil.rmtree(place)
+    pairs = PairsConfig(count=12, seed=2, phantom_sizes=(48,))
+    build_dataset(DatasetRecipe(name="tiny", splits={"train": pairs}), place)
+    with pytest.raises(CheckpointError, match="is another dataset than the run in"):
+        train(config, run, resume=True)
+    shutil.rmtree(place)
+    shutil.copytree(folder, place)
+    assert train(config, run, resume=True).is_finished
 
 
 def test_a_run_on_a_dataset_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
