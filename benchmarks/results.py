@@ -189,7 +189,8 @@ def _table(title: str, header: list[str], rows: list[list[str]], note: str) -> s
 
 
 def _benchmark(results: Json, against: str) -> str:
-    failed = f" **Failed: {len(results['failed'])}.**" if results["failed"] else ""
+    missing = {"Failed": results["failed"], "Listed pairs that cannot be read": results["unreadable"]}
+    failed = "".join(f" **{what}: {len(found)}.**" for what, found in missing.items() if found)
     return "\n".join(
         [
             f"## {results['name'].capitalize()}\n",

@@ -61,6 +61,15 @@ class TextMix:
     instructed: float = 0.0
     """No description, but an instruction that asks for less, for more, or for noise alone, with a target to match."""
 
+    def __post_init__(self) -> None:
+        """Check that these are shares."""
+        shares = (self.reference, self.generated, self.edited, self.instructed)
+        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+            raise ConfigError(
+                "text: reference, generated, edited and instructed are shares of one whole, none below 0; they are "
+                f"{', '.join(f'{share:g}' for share in shares)}."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:

@@ -191,7 +191,9 @@ class Run:
                 self.loaded = None
             try:
                 is_done = self._stage(self.config.stages[number], deadline)
-            except torch.OutOfMemoryError as error:
+            except (MemoryError, RuntimeError) as error:
+                if not _is_full(error):
+                    raise
                 raise OutOfMemoryError(_smaller(self.config.stages[number], self.learner, self.together)) from error
             if not is_done:
                 return False
@@ -330,6 +332,11 @@ class Run:
         if self.journal is not None:
             line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
             self.journal.write({**line, "seconds": round(seconds, 1), "waited": round(waited, 4), **values})
+
+
+def _is_full(error: Exception) -> bool:
+    """Return whether an error says that memory is full, that of a GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:

@@ -260,13 +260,23 @@ def test_a_step_that_diverged_can_be_computed_again(tmp_path: Path, monkeypatch:
         replay(config, tmp_path / "other")
 
 
-def test_out_of_memory_says_what_needs_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_out_of_memory_says_what_needs_less(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
-        raise torch.OutOfMemoryError
+        raise error
 
     monkeypatch.setattr(Stepper, "losses", full)
     with pytest.raises(OutOfMemoryError, match=r"batch_size below 4, crop_size below 64, recompute: true"):
         train(tiny_recipe(stage("codec")), tmp_path)
+
+
+def test_shares_of_what_is_told_are_shares():
+    with pytest.raises(ConfigError, match=r"shares of one whole.*0.9, 0.9, 0.15, 0"):
+        TextMix(reference=0.9, generated=0.9)
+    with pytest.raises(ConfigError, match="none below 0"):
+        TextMix(edited=-0.1)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
