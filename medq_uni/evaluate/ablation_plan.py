@@ -35,6 +35,8 @@ class Variant:
     """What is read in the test."""
     sampler: SamplerConfig | None = None
     """How it samples in the test; None takes that of the recipe."""
+    seeds: tuple[int, ...] | None = None
+    """Some of the plan's seeds, for a variant whose effect is far larger than what a seed does; None takes all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,18 @@ class AblationPlan:
                 raise ConfigError(f"variant {variant.name!r}: weights_of {variant.weights_of!r} is not trained here.")
             if variant.weights_of is not None and (variant.changes or variant.recipe):
                 raise ConfigError(f"variant {variant.name!r}: with weights_of, changes and recipe have no effect.")
+        for variant in self.variants:
+            if variant.seeds is not None and (variant.weights_of or not set(variant.seeds) <= set(self.seeds)):
+                raise ConfigError(f"variant {variant.name!r}: seeds must be some of the plan's, of its own training.")
+        if self.variants[0].seeds is not None:
+            raise ConfigError(f"variant {self.variants[0].name!r}: the first needs every seed; differences are to it.")
         if any(rate <= 0 for rate in self.learning_rates) or not 0 < self.tuning_share <= 1:
             raise ConfigError("learning_rates must be positive, and tuning_share must lie in (0, 1].")
+
+    def seeds_of(self, variant: Variant) -> tuple[int, ...]:
+        """Return the seeds of a variant, in the order of the plan."""
+        trained = next(one for one in self.variants if one.name == (variant.weights_of or variant.name))
+        return self.seeds if trained.seeds is None else tuple(seed for seed in self.seeds if seed in trained.seeds)
 
 
 def read_plan(path: Path, sources: Sequence[str] = ()) -> tuple[AblationPlan, dict[str, TrainConfig]]:

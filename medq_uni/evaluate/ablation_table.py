@@ -68,11 +68,11 @@ def write_tables(plan: AblationPlan, folder: Path, test: Pool, found: Mapping[st
     """
     before = input_scores(test)
     rows: list[dict[str, Any]] = [{"variant": INPUT, "cost": {}, "scores": _scores([before], [before])}]
-    first = [one.scores for one in found[plan.variants[0].name]]
-    for name, per_seed in found.items():
-        rows.append(
-            {"variant": name, "cost": _cost(per_seed), "scores": _scores([one.scores for one in per_seed], first)}
-        )
+    first = dict(zip(plan.seeds, found[plan.variants[0].name], strict=True))
+    for variant in plan.variants:
+        per_seed, seeds = found[variant.name], plan.seeds_of(variant)
+        scores = _scores([one.scores for one in per_seed], [first[seed].scores for seed in seeds])
+        rows.append({"variant": variant.name, "seeds": len(seeds), "cost": _cost(per_seed), "scores": scores})
     write_text(folder / "results.json", json.dumps({"plan": json.loads(to_json(plan)), "rows": rows}, indent=2) + "\n")
     flat = [_flat(row, modality) for row in rows for modality in row["scores"]]
     buffer = io.StringIO()
@@ -154,6 +154,9 @@ def markdown(plan: AblationPlan, rows: Sequence[dict[str, Any]]) -> str:
         lines.append(f"| {row['variant']} |{cells}")
     counts = ", ".join(f"{v['pairs']} {m.upper()}" for m, v in rows[0]["scores"].items())
     lines.append(f"\nTest pairs: {counts}; seeds: {len(plan.seeds)}. Differences in dB to {plan.variants[0].name!r}.")
+    fewer = [v.name for v in plan.variants if len(plan.seeds_of(v)) < len(plan.seeds)]
+    if fewer:
+        lines.append(f"Fewer seeds, whose differences are to the same seeds: {', '.join(fewer)}.")
     if len(plan.seeds) > 1:
         lines.append("In parentheses the 95 % interval over subjects; in brackets the least and the largest by seed.")
     lines.append("M: million parameters. GFLOPs: work of a slice of 256 x 256 pixels, its description with it.")

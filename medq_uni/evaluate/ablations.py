@@ -62,6 +62,8 @@ def run_ablations(
     found: dict[str, list[Measured]] = defaultdict(list)
     for seed in plan.seeds:
         for variant in plan.variants:
+            if seed not in plan.seeds_of(variant):
+                continue
             name = variant.weights_of or variant.name
             recipe, target = recipes[name], Measured.path(folder, variant.name, seed)
             of = _of(plan, variant, replace(recipe, seed=seed))

@@ -165,6 +165,22 @@ def test_scores_of_other_test_pairs_are_measured_again(plan: Path, tmp_path: Pat
     assert trained == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
 
 
+def test_a_variant_with_fewer_seeds_is_compared_with_the_same_seeds(plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with_peers(plan)
+    peers = [{"name": "naf", "recipe": "peer.json"}, {"name": "slow", "recipe": "peer.json", "seeds": [1]}]
+    peers[1]["changes"] = {"stages.peer.learning_rate": 1e-7}
+    edit(plan, variants=[*peers, {"name": "again", "weights_of": "slow"}], learning_rates=[], seeds=[0, 1])
+    assert run_ablations(plan, out, device="cpu")
+    assert sorted(path.name for path in (out / "runs").iterdir()) == ["naf-0", "naf-1", "slow-1"]
+    rows = {row["variant"]: row for row in json.loads((out / "results.json").read_text())["rows"]}
+    assert [rows[name]["seeds"] for name in ("naf", "slow", "again")] == [2, 1, 1]
+    naf, slow = (json.loads((out / "scores" / f"{name}-1.json").read_text())["scores"] for name in ("naf", "slow"))
+    delta = [b["psnr"] - a["psnr"] for a, b in zip(naf, slow, strict=True) if a["modality"] == "mr"]
+    assert rows["slow"]["scores"]["mr"]["delta"] == pytest.approx(np.mean(delta))
+    assert "Fewer seeds, whose differences are to the same seeds: slow, again." in (out / "results.md").read_text()
+
+
 def test_peers_on_other_pairs_are_refused(plan: Path) -> None:
     with_peers(plan)
     peer = json.loads((plan.parent / "peer.json").read_text())
@@ -188,6 +204,8 @@ def test_real_volumes_take_the_place_of_those_in_the_files(plan: Path) -> None:
         ({"variants": [{"name": "a", "recipe": "missing.json"}]}, "'missing.json' is not beside it"),
         ({"variants": [{"name": "a", "recipe": "list.json"}]}, "an object of keys"),
         ({"variants": [{"name": "a"}, {"name": "b", "weights_of": "a", "changes": CHANGE}]}, "have no effect"),
+        ({"variants": [{"name": "a", "seeds": [0]}]}, "the first needs every seed"),
+        ({"variants": [{"name": "a"}, {"name": "b", "seeds": [7]}]}, "must be some of the plan's"),
         ({"variants": [{"name": "a+b"}, {"name": "A-B"}]}, "'a\\+b' and 'A-B' would share a folder"),
     ],
 )
