@@ -84,7 +84,8 @@ class Assessor:
         seen, modality = self.pretrained.familiarity, image.modality
         if seen is None or modality is None:
             return None
-        found = seen.unlikeness(summary(self.model.vision(self.seen(views))).cpu(), modality)
+        features = self.model.vision(self.seen(views).to(self.model.dtype))
+        found = seen.unlikeness(summary(features).float().cpu(), modality)
         return None if found is None else float(found.median())
 
     def _check_familiar(self, image: MedicalImage, found: float | None, unfamiliar: bool) -> None:

@@ -90,6 +90,28 @@ def test_degrade_then_restore_with_a_report(slice_file: Path, tmp_path: Path):
     assert "exists" in text
 
 
+def test_a_report_never_replaces_an_image(slice_file: Path, tmp_path: Path):
+    before = slice_file.read_bytes()
+    code, text = medq("restore", slice_file, "-o", tmp_path / "r.nii.gz", "--modality", "mr", "--report", slice_file)
+    assert code == 1
+    assert "ends in .html" in text
+    assert slice_file.read_bytes() == before
+    assert not (tmp_path / "r.nii.gz").exists()
+
+
+def test_a_device_that_is_not_there_is_one_line(slice_file: Path):
+    code, text = medq("assess", slice_file, "--modality", "mr", "--device", "bogus")
+    assert code == 1
+    assert "--device bogus: torch cannot compute there" in text
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_an_image_is_assessed_in_lower_precision(slice_file: Path, precision: str):
+    code, text = medq("assess", slice_file, "--modality", "mr", "--precision", precision)
+    assert code == 0, text
+    assert "Image: MR" in text
+
+
 def test_a_record_replays_what_it_says(slice_file: Path, tmp_path: Path):
     first, again, mixed = (tmp_path / f"{name}.nii.gz" for name in ("first", "again", "mixed"))
     assert medq("degrade", slice_file, "--task", "mr-motion", "--seed", 4, "-o", first)[0] == 0

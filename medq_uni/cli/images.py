@@ -95,6 +95,8 @@ def restore(
     with clear_errors():
         from medq_uni.pipeline import RestoreSettings
 
+        if report is not None and report.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--report {report.name}: a report replaces its file; give it a name that ends in .html.")
         restorer = load_restorer(model, device, precision, offload, compiled)
         chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}

@@ -42,7 +42,8 @@ SourcesOption = Annotated[
     typer.Option(
         "--source",
         "--data",
-        help="Real volumes: FOLDER, or KIND:FOLDER with aapm-mayo, ixi, udpet, ct, mr, pet. Repeatable.",
+        help="Real volumes: FOLDER, or KIND:FOLDER with manifest, folder, aapm-mayo, ixi, udpet, ct, mr or pet; "
+        "repeatable.",
     ),
 ]
 
@@ -96,9 +97,22 @@ def load_restorer(
     from medq_uni.config import Execution
     from medq_uni.pipeline import Restorer
 
+    _check_device(device)
     name, _, revision = model.partition("@")
     execution = Execution(precision=None if precision is None else precision.value, offload=offload, compile=compiled)
     return Restorer.from_pretrained(name, device=device, execution=execution, revision=revision or None)
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device that this machine, or this build of torch, has not."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {device}: torch cannot compute there. Give cpu, or cuda where `medq doctor` shows a GPU."
+        ) from error
 
 
 def need_extra(extra: str, *modules: str) -> None:
