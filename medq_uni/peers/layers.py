@@ -50,7 +50,7 @@ class UNet(nn.Module):
         if config.width % 2:
             raise ConfigError(f"peer {config.kind!r}: width must be even, got {config.width}.")
         top = 2 * config.width
-        self.multiple = config.multiple
+        self.config = config
         self.embed = nn.Conv2d(config.in_channels, config.width, 3, padding=1, bias=False)
         self.encoders = nn.ModuleList(stage(widths[level], level, depth) for level, depth in enumerate(depths))
         self.downs = nn.ModuleList(downsample(width) for width in widths[:-1])
@@ -75,14 +75,9 @@ class UNet(nn.Module):
             context: Given to every stage after its features.
 
         Raises:
-            ValueError: If a side is not a multiple of ``multiple``.
+            ValueError: If a side is not a multiple of ``config.multiple``.
         """
-        height, width = x.shape[-2:]
-        if height % self.multiple or width % self.multiple:
-            raise ValueError(
-                f"an image of {height} x {width} does not fit this network. "
-                f"Pad its sides to multiples of {self.multiple}."
-            )
+        self.config.check_fits(x)
         x = self.embed(x.contiguous(memory_format=torch.channels_last))
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):

@@ -27,6 +27,7 @@ class GatedUNet(nn.Module):
 
     def __init__(self, config: PeerConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.config = config
         widths = [config.width * 2**level for level in range(len(config.blocks))]
         *outer, middle = config.blocks
         self.intro = nn.Conv2d(in_channels, widths[0], 3, padding=1)
@@ -41,7 +42,12 @@ class GatedUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H W"]:
-        """Return an image; sides must be multiples of ``config.multiple``."""
+        """Return an image.
+
+        Raises:
+            ValueError: If a side is not a multiple of ``config.multiple``.
+        """
+        self.config.check_fits(x)
         x, skips = self.intro(x), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)

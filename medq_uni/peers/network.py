@@ -46,6 +46,19 @@ class PeerConfig:
         """Sides of an image must be multiples of this number of pixels."""
         return int(2 ** (len(self.blocks) - 1))
 
+    def check_fits(self, image: Float[Tensor, "B C H W"]) -> None:
+        """Refuse an image with a side, in pixels, that halves to no whole number at some level.
+
+        Raises:
+            ValueError: If a side is not a multiple of :attr:`multiple`.
+        """
+        height, width = image.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"an image of {height} x {width} does not fit this network. "
+                f"Pad its sides to multiples of {self.multiple}."
+            )
+
 
 Terms = dict[str, Float[Tensor, ""]]
 
