@@ -30,7 +30,28 @@ SECONDS_PER_LINE = 1.0
 
 ModalityOption = Annotated[Modality | None, typer.Option(help="Overrides what the header says.")]
 ModelOption = Annotated[str, typer.Option(help="nano, a folder of weights, or OWNER/NAME[@REVISION] on the hub.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one.")]
+
+
+def _present(device: str | None) -> str | None:
+    """Return a device that this machine and this build of torch have; refuse any other."""
+    if device is None:
+        return None
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        typer.echo(
+            f"error: --device {device}: torch cannot compute there. Give cpu, or cuda where `medq doctor` shows a GPU.",
+            err=True,
+        )
+        raise typer.Exit(BAD_INPUT) from None
+    return device
+
+
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU where there is one.", callback=_present)
+]
 OffloadOption = Annotated[bool, typer.Option("--offload", help="Keep the layers in host memory, bring one at a time.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the layers at their first run.")]
 UnfamiliarOption = Annotated[
@@ -97,22 +118,9 @@ def load_restorer(
     from medq_uni.config import Execution
     from medq_uni.pipeline import Restorer
 
-    _check_device(device)
     name, _, revision = model.partition("@")
     execution = Execution(precision=None if precision is None else precision.value, offload=offload, compile=compiled)
     return Restorer.from_pretrained(name, device=device, execution=execution, revision=revision or None)
-
-
-def _check_device(device: str | None) -> None:
-    """Refuse a device that this machine, or this build of torch, has not."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {device}: torch cannot compute there. Give cpu, or cuda where `medq doctor` shows a GPU."
-        ) from error
 
 
 def need_extra(extra: str, *modules: str) -> None:
