@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from medq_uni.pretrained.peers import load_peer
 from medq_uni.taxonomy import Severity
 from medq_uni.train.generated import describe_pool
 from medq_uni.train.recipe import TrainConfig
-from medq_uni.train.validate import Restore, assessment_scores, decode_one, native, scoring_values
+from medq_uni.train.validate import Restore, decode_one, native, right_shares, scoring_values
 from medq_uni.train.words import Words
 
 
@@ -49,14 +49,21 @@ class Size:
 
 
 @dataclass(frozen=True, eq=False)
+class OnPairs:
+    """A variant at work on the pairs of a pool."""
+
+    restore: Restore
+    reading: dict[str, float] = field(default_factory=dict)
+    """How well it reads them (:func:`medq_uni.train.validate.right_shares`); nothing where nobody is told its words."""
+
+
+@dataclass(frozen=True, eq=False)
 class TrainedVariant:
     """A trained variant, ready for the test."""
 
     parameters: int
-    restorer: Callable[[Pool], Restore]
-    """For the pairs of a pool, what restores them."""
-    reader: Callable[[Pool], dict[str, float]]
-    """For the pairs of a pool, how well it reads them; nothing of a variant whose own words nobody is told."""
+    on: Callable[[Pool], OnPairs]
+    """What it does with the pairs of a pool."""
 
 
 def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str | None) -> TrainedVariant:
@@ -72,20 +79,15 @@ def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str
         peer, _ = load_peer(model, device=device or "cpu")
         return TrainedVariant(
             count_parameters(peer),
-            lambda pool: lambda index, degraded: restore_views(peer, degraded, pool.scaling(index)),
-            lambda _: {},
+            lambda pool: OnPairs(lambda index, degraded: restore_views(peer, degraded, pool.scaling(index))),
         )
     loaded = load_pretrained(model, device=device or "cpu")
     count = sum(weight.numel() for weight in loaded.model.parameters())
-    is_reading = variant.told == "predicted" and variant.weights_of is None
-    return TrainedVariant(
-        count,
-        lambda pool: _medq(loaded, variant, recipe, pool),
-        lambda pool: assessment_scores(loaded.model, Words(pool, loaded.tokenizer, recipe.label)) if is_reading else {},
-    )
+
+    return TrainedVariant(count, lambda pool: _medq(loaded, variant, recipe, pool))
 
 
-def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pool: Pool) -> Restore:
+def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pool: Pool) -> OnPairs:
     """Return what restores the pairs of a pool, each told what the variant says."""
     words = Words(pool, loaded.tokenizer, recipe.label)
     predicted = describe_pool(loaded.model, loaded.tokenizer, pool, len(pool)) if variant.told == "predicted" else {}
@@ -102,25 +104,25 @@ def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pool: Pool)
             told = words.tokens(others[index], generator_of(index))
         return decode_one(loaded.model, words, index, degraded, variant.layout, sampler, told).image
 
-    return restore
+    is_reading = variant.told == "predicted" and variant.weights_of is None  # the same weights read the same
+    return OnPairs(restore, right_shares(words, predicted) if is_reading else {})
 
 
 @torch.inference_mode()
-def score(variant: TrainedVariant, test: Pool) -> list[Score]:
-    """Return the score of every degraded test pair."""
-    restore = variant.restorer(test)
-    found = []
+def score(variant: TrainedVariant, test: Pool) -> tuple[list[Score], dict[str, float]]:
+    """Return the score of every degraded test pair, and how well the variant reads the pairs."""
+    on, found = variant.on(test), []
     for index in _degraded(test):
         degraded, reference = native(test, index)
-        found.append(_scored(test, index, restore(index, degraded), reference))
-    return found
+        found.append(_scored(test, index, on.restore(index, degraded), reference))
+    return found, on.reading
 
 
 @torch.inference_mode()
 def size_of(variant: TrainedVariant, test: Pool) -> Size:
     """Return parameters, and the work of the first test pair, its edge repeated up to 256 x 256 pixels."""
     square = _Square(test)
-    work = gflops(lambda: variant.restorer(square)(0, square.views(0)[0][None]))
+    work = gflops(lambda: variant.on(square).restore(0, square.views(0)[0][None]))
     return Size(variant.parameters, work)
 
 

@@ -75,8 +75,8 @@ def run_ablations(
             if rate is None or run is None:
                 return False
             opened = open_variant(run / "model", variant, recipe, device)
-            scores, size, reading = score(opened, test), size_of(opened, test), opened.reader(test)
-            measured = Measured(of, scores, size, _seconds(run), rate, reading)
+            scores, reading = score(opened, test)
+            measured = Measured(of, scores, size_of(opened, test), _seconds(run), rate, reading)
             write_text(target, measured.to_json())
             found[variant.name].append(measured)
     write_tables(plan, folder, test, found)

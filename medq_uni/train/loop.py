@@ -56,7 +56,7 @@ def train(
             processes must see it.
         resume: Go on from the newest checkpoint in ``folder``; without it a folder with a checkpoint is refused.
         may_change: Whether a resumed run may have other learning rates, batches and crops in the stages that are not
-            finished (:func:`medq_uni.train.recipe.may_change`).
+            finished (:func:`medq_uni.train.recipe.is_changeable`).
         max_minutes: Stop, with a checkpoint, after this time.
         workers: Processes that draw the pairs.
         device: Where to compute; a GPU where there is one. Processes that ``torchrun`` has started train together.

@@ -271,7 +271,7 @@ def differences(before: TrainConfig, after: TrainConfig) -> list[str]:
     return sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
 
 
-def may_change(key: str, stage: int) -> bool:
+def is_changeable(key: str, stage: int) -> bool:
     """Return whether a run in a stage (from 0) can go on with another value of a key."""
     first, *middle, last = key.split(".")
     if first == "stages" and middle:

@@ -38,7 +38,7 @@ from medq_uni.train.recipe import (
     StageConfig,
     TrainConfig,
     differences,
-    may_change,
+    is_changeable,
     read_recipe,
     recipe_hash,
 )
@@ -111,7 +111,7 @@ class Run:
         """Refuse to go on with a recipe that differs in more than what may change; None lets nothing change."""
         self.changed = [] if before is None else differences(before, self.config)
         stage = None if progress is None else self._stage_left(progress)
-        wrong = [key for key in self.changed if stage is None or not may_change(key, stage)]
+        wrong = [key for key in self.changed if stage is None or not is_changeable(key, stage)]
         if before is None or wrong:
             named = f" It differs in {', '.join(wrong[:4])}{' and more' if len(wrong) > 4 else ''}." if wrong else ""
             raise CheckpointError(f"{self.folder} holds a run of another recipe.{named} Use another folder.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -44,7 +44,7 @@ def validate(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) 
     if layout != "assess":
         scores |= restoration_gains(model, words, layout, sampler)
     if layout in ("assess", "joint"):
-        scores |= assessment_scores(model, words)
+        scores |= right_shares(words, describe_pool(model, words.tokenizer, words.pool, MAX_PAIRS))
     return scores
 
 
@@ -162,9 +162,13 @@ def scoring_values(pool: Pool, index: int, views: Float[Tensor, "B 2 H W"]) -> t
     return scaling.from_views(views)[:, : item.height, : item.width].clamp(low, high), high - low
 
 
-def assessment_scores(model: MedQ, words: Words) -> dict[str, float]:
-    """Return the shares of right verdicts, severities and degradation types."""
-    texts = describe_pool(model, words.tokenizer, words.pool, MAX_PAIRS)
+def right_shares(words: Words, texts: Mapping[int, list[int]]) -> dict[str, float]:
+    """Return the shares of right verdicts, severities and, in MR, degradation types: ``right_<what>`` in [0, 1].
+
+    Args:
+        words: Pairs and what is true of them.
+        texts: Description tokens of pairs, by index.
+    """
     right: dict[str, list[bool]] = defaultdict(list)
     for index, ids in texts.items():
         item, found, true = words.pool.items[index], parsed(words.tokenizer, ids), words.truth(index, generator_of(0))
