@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     for name, image in (("degraded", degraded), ("restored", result.restored)):
         decibels, similarity = scores(image, truth)
         print(f"{name}: PSNR {decibels:.2f} dB, SSIM {similarity:.3f}")
-    write_report([ReportItem("MR phantom", result, reference=truth)], folder / "report.html")
+    write_report([ReportItem.of("MR phantom", result, reference=truth)], folder / "report.html")
     print(folder / "report.html")
 
 

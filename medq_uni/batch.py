@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.io import ImageItem, find_images, sidecar_path
-from medq_uni.pipeline import Restoration, Restorer
+from medq_uni.io import ImageItem, UnwritableImage, find_images, sidecar_path, split_suffix, target_format
+from medq_uni.pipeline import Restoration, Restorer, source_record
+from medq_uni.restoration import map_path, targets_of
 from medq_uni.taxonomy import Modality
 
 Status = Literal["restored", "unchanged", "skipped", "failed"]
+SUFFIXES = {"dicom": ".dcm", "nifti": ".nii.gz", "png": ".png", "tiff": ".tif"}
+"""What a result is called whose source has a name that says nothing of its format."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +23,7 @@ class ItemResult:
     """What became of one image of a tree."""
 
     relative: Path
+    """Place of the image below the source."""
     status: Status
     message: str
     """Description of what was found, or the reason of a failure."""
@@ -39,8 +43,9 @@ def restore_folder(
 ) -> Iterator[ItemResult]:
     """Restore every image below ``source`` into the same place below ``target``; yield each result.
 
-    An image whose result is there already, made with the same weights and settings, is skipped, so an interrupted
-    run goes on where it stopped; what was left of a result without its image is replaced.
+    An image whose result is there already, made of the same files with the same weights and settings, is skipped, so an
+    interrupted run goes on where it stopped; what was left of a result without its image is replaced. Where two
+    images would write the same file (a record, a map), the second gets another name.
 
     Args:
         restorer: Loaded model.
@@ -61,15 +66,43 @@ def restore_folder(
     found = find_images(source)
     if on_start is not None:
         on_start(len(found) + len(found.broken))
-    for item in found:
-        place = target / item.relative
-        if not overwrite and _is_done(place, restorer, options):
+    for item, place in zip(found, _places(found, target), strict=True):
+        if not overwrite and _is_done(restorer, item, place, modality, maps, options):
             yield ItemResult(item.relative, "skipped", "done already")
             continue
         is_leftover = sidecar_path(place).exists() and not place.exists()
-        yield _restore_item(restorer, item, place, modality, overwrite or is_leftover, maps, options)
+        result = _restore_item(restorer, item, place, modality, overwrite or is_leftover, maps, options)
+        renamed = "" if place == target / item.relative else f" [written as {place.name}]"
+        yield replace(result, message=result.message + renamed)
     for path, reason in found.broken:
         yield ItemResult(path.relative_to(source), "failed", reason)
+
+
+def _places(items: Sequence[ImageItem], target: Path) -> list[Path]:
+    """Return where the result of every image goes, so that no two results share a file."""
+    taken: set[str] = set()
+    places = []
+    for item in items:
+        place, number = target / item.relative.with_name(_written_name(item)), 1
+        stem, suffix = split_suffix(place.name)
+        while not taken.isdisjoint(files := {str(path).casefold() for path in targets_of(place)}):
+            place = place.with_name(f"{stem}-{item.format}{'' if number == 1 else number}{suffix}")
+            number += 1
+        taken |= files
+        places.append(place)
+    return places
+
+
+def _written_name(item: ImageItem) -> str:
+    """Return the name of an image, changed where it would not be written in its own format under it."""
+    name, is_folder = item.relative.name, item.format == "dicom" and len(item.files) > 1
+    if is_folder:
+        return name.replace(".", "_")  # of a folder named by a UID, say; the rest would be taken for a suffix
+    try:
+        fits = target_format(Path(name)) == item.format
+    except UnwritableImage:
+        fits = False
+    return name if fits else name + SUFFIXES[item.format]
 
 
 def _restore_item(
@@ -89,12 +122,16 @@ def _restore_item(
     return ItemResult(item.relative, status, result.description.to_text(), result)
 
 
-def _is_done(place: Path, restorer: Restorer, options: dict[str, Any]) -> bool:
-    if not place.exists():
+def _is_done(
+    restorer: Restorer, item: ImageItem, place: Path, modality: Modality | None, maps: bool, options: dict[str, Any]
+) -> bool:
+    if not place.exists() or (maps and not map_path(place, "residual").exists()):
         return False
     try:
-        made = json.loads(sidecar_path(place).read_text(encoding="utf-8"))["settings"]
+        record = json.loads(sidecar_path(place).read_text(encoding="utf-8"))
+        made = record["settings"]
         wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
-        return bool(made == made | json.loads(json.dumps(restorer.recorded(**wanted))))
+        is_same = bool(made == made | json.loads(json.dumps(restorer.recorded(**wanted))))
+        return is_same and bool(record["source"] == source_record(item.files, modality))
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -60,7 +60,7 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
     image = image if is_single else image.slice_at(image.shape[0] // 2)
     result = restorer.restore(image)
     _tell(say, f"{name} (real {task.modality.value.upper()})", result)
-    items = [ReportItem(f"{name}, as it comes", result, note="real, no truth known")]
+    items = [ReportItem.of(f"{name}, as it comes", result, note="real, no truth known")]
     if is_single:
         result.save(folder / f"{Path(name).stem}.restored.dcm", overwrite=True)
     if result.description.verdict is Verdict.GOOD:
@@ -68,7 +68,7 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
         result = restorer.restore(degraded.image)
         words = f"after our own {degraded.records[0].severity.value} {task.value}"
         _tell(say, f"{name}, {words}", result, image)
-        items.append(ReportItem(f"{name}, {words}", result, reference=image))
+        items.append(ReportItem.of(f"{name}, {words}", result, reference=image))
     return items
 
 
@@ -79,7 +79,7 @@ def _phantom(restorer: Restorer, task: Task, say: Say) -> ReportItem:
     result = restorer.restore(degraded.image)
     title = f"Phantom, {degraded.records[0].severity.value} {task.value}"
     _tell(say, title, result, truth)
-    return ReportItem(title, result, reference=truth)
+    return ReportItem.of(title, result, reference=truth)
 
 
 def _tell(say: Say, title: str, result: Restoration, truth: MedicalImage | None = None) -> None:

@@ -27,7 +27,7 @@ from medq_uni.description import (
     QualityDescription,
 )
 from medq_uni.image import MedicalImage
-from medq_uni.io import ImageItem, check_target, read_image
+from medq_uni.io import ImageItem, check_target, check_writable, files_digest, read_image
 from medq_uni.preprocess import (
     CannotAssess,
     Inverse,
@@ -182,7 +182,7 @@ class Restorer:
 
         Args:
             source: Image file, folder with one series, or an item of :func:`medq_uni.io.find_images`; never written to.
-            target: Where the restored image goes, format by suffix; refused before the work where it is taken.
+            target: Where the restored image goes, format by suffix; refused before the work where it cannot be written.
             modality: Overrides what the header says.
             overwrite: Whether an existing target may be replaced.
             maps: Also write residual and uncertainty beside it.
@@ -196,7 +196,11 @@ class Restorer:
         origins = source.files if isinstance(source, ImageItem) else (Path(source),)
         for path in targets_of(Path(target), maps=maps):
             check_target(path, sources=origins, overwrite=overwrite)
-        result = self.restore(read_image(source, modality=modality), **options)
+        image = read_image(source, modality=modality)
+        check_writable(image, Path(target), overwrite=overwrite)
+        result = replace(
+            self.restore(image, **options), source=source_record(getattr(image.source, "paths", ()), modality)
+        )
         result.save(target, maps=maps, overwrite=overwrite)
         return result
 
@@ -306,6 +310,16 @@ class Restorer:
             "stated": None if description is None else description.to_text(),
             "version": __version__,
         }
+
+
+def source_record(files: Sequence[Path], modality: Modality | None) -> dict[str, Any]:
+    """Return what the record of a restoration says of its source.
+
+    Args:
+        files: The files of the image.
+        modality: That the user stated in place of the header, None where the header decided.
+    """
+    return {"sha256": files_digest(files), "stated_modality": None if modality is None else modality.value}
 
 
 def _with_strength(image: MedicalImage, restored: MedicalImage, strength: float, inverse: Inverse) -> MedicalImage:

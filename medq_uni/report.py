@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,22 +25,65 @@ MAX_SIDE = 512
 """Pictures larger than this are reduced."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ReportItem:
-    """One image of a report."""
+    """What a report shows of one image: words and pictures, drawn, so that the volumes need not be kept."""
 
     title: str
-    restoration: Restoration
-    reference: MedicalImage | None = None
-    """The true image, where it is known; adds its picture and PSNR and SSIM."""
-    note: str = ""
+    note: str
+    verdict: str
+    unchanged: bool
+    panels: tuple[dict[str, str], ...]
+    """Name, scale and PNG of every picture."""
+    scores: tuple[tuple[str, str, str], ...]
+    """When (before, after), PSNR and SSIM, where the truth is known."""
+    aspects: tuple[tuple[str, str], ...]
+    """Aspect of the description, and its words."""
+    seconds: str
+    settings: str
+
+    @classmethod
+    def of(
+        cls, title: str, restoration: Restoration, *, reference: MedicalImage | None = None, note: str = ""
+    ) -> ReportItem:
+        """Draw a restoration; of a volume the middle slice is shown.
+
+        Args:
+            title: Name of the image.
+            restoration: What was done.
+            reference: The true image, where it is known; adds its picture and PSNR and SSIM.
+            note: A remark beside the title.
+        """
+        words = restoration.description
+        rows = []
+        if reference is not None:
+            for name, image in (("before", restoration.image), ("after", restoration.restored)):
+                decibels, similarity = scores(image, reference)
+                rows.append((name, f"{decibels:.2f}", f"{similarity:.4f}"))
+        return cls(
+            title=title,
+            note=note,
+            verdict=words.verdict.value,
+            unchanged=restoration.is_unchanged,
+            panels=tuple(_panels(restoration, reference)),
+            scores=tuple(rows),
+            aspects=(
+                ("Image", f"{words.modality.value.upper()} of the {words.anatomy.value}"),
+                ("Degradation", degradation_words(words.degradations)),
+                ("Cause", words.cause),
+                ("Impact", words.impact),
+                ("Verdict", words.verdict.value),
+            ),
+            seconds=f"{restoration.seconds:.1f}",
+            settings=json.dumps(restoration.settings, indent=2),
+        )
 
 
 def render(items: Sequence[ReportItem], *, title: str = "MedQ-UNI report") -> str:
     """Return the page; it needs no other file and no network.
 
     Args:
-        items: What to show, in this order. Of a volume the middle slice is shown.
+        items: What to show, in this order.
         title: Of the page.
     """
     import jinja2
@@ -53,7 +95,7 @@ def render(items: Sequence[ReportItem], *, title: str = "MedQ-UNI report") -> st
         title=title,
         notice=RESEARCH_USE,
         software=f"medq-uni {__version__}",
-        items=[_item(item) for item in items],
+        items=items,
     )
 
 
@@ -75,43 +117,15 @@ def picture(image: MedicalImage, shown: MedicalImage) -> bytes:
     return _png(np.repeat(level[..., None], 3, axis=-1))
 
 
-def _item(item: ReportItem) -> dict[str, Any]:
-    result = item.restoration
-    words = result.description
-    rows = []
-    if item.reference is not None:
-        for name, image in (("before", result.image), ("after", result.restored)):
-            decibels, similarity = scores(image, item.reference)
-            rows.append((name, f"{decibels:.2f}", f"{similarity:.4f}"))
-    return {
-        "title": item.title,
-        "note": item.note,
-        "verdict": words.verdict.value,
-        "unchanged": result.is_unchanged,
-        "panels": _panels(item),
-        "scores": rows,
-        "aspects": (
-            ("Image", f"{words.modality.value.upper()} of the {words.anatomy.value}"),
-            ("Degradation", degradation_words(words.degradations)),
-            ("Cause", words.cause),
-            ("Impact", words.impact),
-            ("Verdict", words.verdict.value),
-        ),
-        "seconds": f"{result.seconds:.1f}",
-        "settings": json.dumps(result.settings, indent=2),
-    }
-
-
-def _panels(item: ReportItem) -> list[dict[str, str]]:
-    result = item.restoration
+def _panels(result: Restoration, reference: MedicalImage | None) -> list[dict[str, str]]:
     middle = result.image.shape[0] // 2
-    shown = result.image if item.reference is None else item.reference
+    shown = result.image if reference is None else reference
     low, high = _window(shown)
     units = result.image.units.value
     panels = []
     pictures = [("Before", result.image), ("After", result.restored)]
-    if item.reference is not None:
-        pictures.append(("Truth", item.reference))
+    if reference is not None:
+        pictures.append(("Truth", reference))
     for name, image in pictures:
         panels.append(_panel(name, f"{low:.4g} to {high:.4g} {units}", picture(image, shown)))
     if result.is_unchanged:

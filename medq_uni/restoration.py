@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Restoration:
         settings: Everything needed to do it again.
         seconds: Time it took.
         is_unchanged: Whether the image was judged Good and handed back bit-identical.
+        source: Hash of the files that were read, and the modality that the user stated; empty without files.
     """
 
     image: MedicalImage
@@ -47,6 +48,7 @@ class Restoration:
     settings: dict[str, Any]
     seconds: float
     is_unchanged: bool
+    source: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path, *, maps: bool = True, overwrite: bool = False) -> list[Path]:
         """Write the restored image and ``*.medq.json`` beside it, and return every path written, the image first.
@@ -63,6 +65,7 @@ class Restoration:
         """
         path, sidecar = Path(path), sidecar_path(path)
         derivation = Derivation(
+            kind="restored",
             method=f"MedQ-UNI {self.settings['model']}: assess, then restore",
             software_version=__version__,
             weights_sha256=self.settings["weights_sha256"],
@@ -71,15 +74,15 @@ class Restoration:
             description=self.description.to_text(),
             tasks=tuple(degradation.task.value for degradation in self.description.degradations),
         )
-        maps_of = {_map_path(path, name): getattr(self, name) for name in MAPS} if maps else {}
+        maps_of = {map_path(path, name): getattr(self, name) for name in MAPS} if maps else {}
         beside = {place: image for place, image in maps_of.items() if image is not None}
         is_new = not any(target.exists() for target in (path, sidecar, *beside))
         for target in (path, sidecar, *beside):
             check_target(target, overwrite=overwrite)
         try:
             write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
-            for map_path, image in beside.items():
-                write_image(image, map_path, overwrite=overwrite)
+            for place, image in beside.items():
+                write_image(image, place, overwrite=overwrite)
             write_image(self.restored, path, derivation=derivation, overwrite=overwrite)
         except BaseException:
             if is_new:
@@ -97,14 +100,16 @@ class Restoration:
             "text": self.description.to_text(),
             "unchanged": self.is_unchanged,
             "settings": self.settings,
+            "source": self.source,
             "seconds": round(self.seconds, 3),
         }
 
 
 def targets_of(path: Path, *, maps: bool = True) -> list[Path]:
     """Return every path that :meth:`Restoration.save` may write to."""
-    return [path, sidecar_path(path), *(_map_path(path, name) for name in MAPS if maps)]
+    return [path, sidecar_path(path), *(map_path(path, name) for name in MAPS if maps)]
 
 
-def _map_path(path: Path, name: str) -> Path:
+def map_path(path: Path, name: str) -> Path:
+    """Return where one of the :data:`MAPS` of the image at ``path`` is written."""
     return path.with_name(f"{sidecar_path(path).name.removesuffix(SIDECAR_SUFFIX)}.{name}.nii.gz")

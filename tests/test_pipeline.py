@@ -9,12 +9,11 @@ import torch
 from pydicom.data import get_testdata_file
 
 from medq_uni import physics
-from medq_uni.batch import restore_folder
 from medq_uni.config import SamplerConfig
 from medq_uni.data.phantoms import phantom
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.io import read_image, sidecar_path, write_image
+from medq_uni.io import read_image, sidecar_path
 from medq_uni.pipeline import CannotAssess, Restorer, RestoreSettings
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
@@ -161,29 +160,3 @@ def test_a_real_dicom_becomes_a_derived_series_and_stays_untouched(restorer: Res
     with pytest.raises(ValueError, match="--overwrite"):
         restorer.run(tmp_path / "not-even-read.dcm", target)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items(restorer: Restorer, tmp_path: Path):
-    source, target = tmp_path / "in", tmp_path / "out"
-    (source / "a").mkdir(parents=True)
-    write_image(noisy(48), source / "a" / "one.nii.gz")
-    (source / "bad.nii.gz").write_bytes(b"no image")
-    (source / "bad.dcm").write_bytes(b"no image")
-    (source / "notes.txt").write_text("no image, and not called one")
-    options = {"modality": Modality.MR, "settings": FORCE}
-    found = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
-    assert found == {"a/one.nii.gz": "restored", "bad.nii.gz": "failed", "bad.dcm": "failed"}
-    assert (target / "a" / "one.nii.gz").is_file()
-    assert not (target / "bad.nii.gz").exists()
-    again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
-    assert again["a/one.nii.gz"] == "skipped"
-    other = {"modality": Modality.MR, "settings": replace(FORCE, seed=1)}
-    changed = {str(r.relative): r for r in restore_folder(restorer, source, target, **other)}
-    assert "exists already" in changed["a/one.nii.gz"].message
-    told = {str(r.relative): r for r in restore_folder(restorer, source, target, **options, description=said("mild"))}
-    assert "exists already" in told["a/one.nii.gz"].message
-    (target / "a" / "one.nii.gz").unlink()  # as after a kill between the record and its image
-    again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
-    assert again["a/one.nii.gz"] == "restored"
-    with pytest.raises(ValueError, match="inside the source"):
-        list(restore_folder(restorer, source, source / "out", **options))

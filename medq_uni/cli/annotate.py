@@ -19,6 +19,7 @@ from medq_uni.cli.shared import (
     DeviceOption,
     ModalityOption,
     ModelOption,
+    OverwriteOption,
     StoreOption,
     clear_errors,
     load_restorer,
@@ -218,6 +219,7 @@ def export(
     form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.DESCRIPTIONS,
     round_number: RoundOption = None,
     modality: ModalityOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write descriptions by key, reviews with their history, tasks of Label Studio, or questions to describers."""
     with clear_errors(), open_store(dataset, store) as opened:
@@ -225,7 +227,9 @@ def export(
         from medq_uni.io import check_target
 
         chosen = round_number or _newest(opened)
-        check_target(output, sources=[dataset])
+        if form is ExportFormat.LABEL_STUDIO:
+            _check_new(output)
+        check_target(output, sources=[dataset], overwrite=overwrite)
         if form is ExportFormat.LABEL_STUDIO:
             from medq_uni.annotate.images import open_source
             from medq_uni.annotate.label_studio import export_label_studio
@@ -239,6 +243,11 @@ def export(
         else:
             count = export_descriptions(opened, chosen, output)
     typer.echo(f"{output}: {count} images of round {chosen}")
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists():
+        raise ValueError(f"{folder.name}: exists already, and such a folder is never replaced. Choose another name.")
 
 
 @app.command("import")
@@ -289,6 +298,7 @@ def show_rounds(
             from medq_uni.annotate.images import open_source
             from medq_uni.io import check_target
 
+            _check_new(output)
             check_target(output, sources=[dataset])
             chosen = round_number or _newest(opened)
             count = write_tuning_data(opened, open_source(dataset, modality=modality), chosen, output)

@@ -30,7 +30,7 @@ from medq_uni.cli.shared import (
 from medq_uni.taxonomy import Modality, Severity, Task
 
 if TYPE_CHECKING:
-    from medq_uni.pipeline import Restoration
+    from medq_uni.report import ReportItem
 
 
 class Start(StrEnum):
@@ -93,10 +93,14 @@ def restore(
 ) -> None:
     """Assess an image, then restore it under the guidance of the assessment."""
     with clear_errors():
+        from medq_uni.io import check_target
         from medq_uni.pipeline import RestoreSettings
+        from medq_uni.report import ReportItem
 
         if report is not None and report.suffix.lower() not in (".html", ".htm"):
             raise ValueError(f"--report {report.name}: a report replaces its file; give it a name that ends in .html.")
+        if report is not None:
+            check_target(report, sources=[path], overwrite=True)
         restorer = load_restorer(model, device, precision, offload, compiled)
         chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -106,8 +110,10 @@ def restore(
             "instruction": instruction,
             "description": _read_description(description),
         }
+        sections: list[ReportItem] | None = None if report is None else []
+        code = 0
         if path.is_dir() and not _is_one_series(path):
-            results, code = _restore_tree(restorer, path, output, modality, overwrite, maps, options)
+            code = _restore_tree(restorer, path, output, modality, overwrite, maps, options, sections)
         else:
             with progress_bar("tiles") as progress:
                 result = restorer.run(
@@ -122,9 +128,10 @@ def restore(
             typer.echo(result.description.to_text())
             note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
             typer.echo(f"{output}: {note}", err=True)
-            results, code = [(path.name, result)], 0
-        if report is not None and results:
-            _write_report(results, report)
+            if sections is not None:
+                sections.append(ReportItem.of(path.name, result))
+        if report is not None and sections is not None:
+            _write_report(sections, report)
     typer.echo(NOTICE, err=True)
     if code:
         raise typer.Exit(code)
@@ -152,12 +159,22 @@ def degrade(
         import torch
 
         from medq_uni import physics
-        from medq_uni.io import Derivation, check_target, read_image, sidecar_path, write_image, write_sidecar
+        from medq_uni.io import (
+            Derivation,
+            check_target,
+            check_writable,
+            read_image,
+            sidecar_path,
+            write_image,
+            write_sidecar,
+        )
 
         replayed = None if record is None else physics.read_records(record.read_text(encoding="utf-8"))
         tasks = [one.task for one in replayed] if replayed else list(task or ())
-        check_target(output, sources=[path], overwrite=overwrite)
+        for target in (output, sidecar_path(output)):
+            check_target(target, sources=[path], overwrite=overwrite)
         image = read_image(path, modality=modality or tasks[0].modality)
+        check_writable(image, output, overwrite=overwrite)
         if replayed:
             degraded, records = physics.apply(image, replayed), replayed
         else:
@@ -167,6 +184,7 @@ def degrade(
             degraded, records = made.image, made.records
         fields = [json.loads(one.to_json()) for one in records]
         derivation = Derivation(
+            kind="degraded",
             method=f"MedQ-UNI simulated degradation {', '.join(one.task.value for one in records)}",
             software_version=__version__,
             settings={"degradation": fields},
@@ -214,13 +232,14 @@ def _restore_tree(
     overwrite: bool,
     maps: bool,
     options: dict[str, Any],
-) -> tuple[list[tuple[str, Restoration]], int]:
-    """Return the restorations with their names, and the exit code."""
+    sections: list[ReportItem] | None,
+) -> int:
+    """Restore a tree, add a section of the report for each image, where one is wanted, and return the exit code."""
     from medq_uni.batch import restore_folder
+    from medq_uni.report import ReportItem
 
     totals: list[int] = []
     counts = dict.fromkeys(("restored", "unchanged", "skipped", "failed"), 0)
-    kept: list[tuple[str, Restoration]] = []
     with progress_bar("images") as progress:
         results = restore_folder(
             restorer,
@@ -236,19 +255,22 @@ def _restore_tree(
             counts[result.status] += 1
             typer.echo(f"{result.relative}\t{result.status}\t{result.message}")
             progress(number, totals[0])
-            if result.restoration is not None:
-                kept.append((str(result.relative), result.restoration))
+            if sections is not None and result.restoration is not None:
+                sections.append(ReportItem.of(str(result.relative), result.restoration))
     typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)
     total = sum(counts.values())
     if total == 0:
         raise ValueError(f"{source.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
     if not counts["failed"]:
-        return kept, 0
-    return kept, BAD_INPUT if counts["failed"] == total else SOME_FAILED
+        return 0
+    return BAD_INPUT if counts["failed"] == total else SOME_FAILED
 
 
-def _write_report(results: list[tuple[str, Restoration]], path: Path) -> None:
-    from medq_uni.report import ReportItem, write_report
+def _write_report(sections: list[ReportItem], path: Path) -> None:
+    from medq_uni.report import write_report
 
-    write_report([ReportItem(title=name, restoration=result) for name, result in results], path)
+    if not sections:
+        typer.echo(f"{path}: no report, since nothing was restored in this run", err=True)
+        return
+    write_report(sections, path)
     typer.echo(f"{path}: report", err=True)

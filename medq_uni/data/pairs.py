@@ -139,7 +139,12 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
             wanted.append((others[randint(len(others), generator)], Severity.from_level(1 + randint(3, generator))))
         ways = physics.methods_of(task)
         way = ways[1 + randint(len(ways) - 1, generator)] if config.second_way and len(wanted) == 1 else ways[0]
-        made = physics.degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
+        try:
+            made = physics.degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
+        except ValueError as error:
+            raise sources.ManifestError(
+                f"{reference.volume}, slice {reference.z}: {error} Else leave this volume out of the source."
+            ) from error
         degraded, records, effects = made.image, made.records, made.effects
     return Pair(
         degraded=degraded,

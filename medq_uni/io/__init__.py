@@ -6,11 +6,11 @@ The format libraries are imported when a file of their format is met, not before
 
 from __future__ import annotations
 
-from medq_uni.io.atomic import check_target
-from medq_uni.io.door import read_image, read_series, write_image
+from medq_uni.io.atomic import check_target, files_digest
+from medq_uni.io.door import check_writable, read_image, read_series, target_format, write_image
 from medq_uni.io.find import FoundImages, ImageItem, find_images, identify
 from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage
-from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
+from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, split_suffix, write_sidecar
 
 __all__ = [
     "SIDECAR_SUFFIX",
@@ -21,11 +21,15 @@ __all__ = [
     "UnreadableImage",
     "UnwritableImage",
     "check_target",
+    "check_writable",
+    "files_digest",
     "find_images",
     "identify",
     "read_image",
     "read_series",
     "sidecar_path",
+    "split_suffix",
+    "target_format",
     "write_image",
     "write_sidecar",
 ]

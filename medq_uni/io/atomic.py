@@ -18,7 +18,7 @@ SLICE_NAME = re.compile(r"\d{4,}\.dcm")
 
 
 def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = False) -> None:
-    """Refuse a target that is the source, its folder, or exists already.
+    """Refuse a target that is the source, its folder, exists already, or lies where nothing can be written.
 
     Raises:
         UnwritableImage: With what to do.
@@ -29,7 +29,8 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         is_same = path.exists() and source.exists() and os.path.samefile(path, source)
         if is_same or target == origin or (target == origin.parent):
             raise UnwritableImage(f"{path.name}: this is the source, which is never written to. Choose another name.")
-    if not path.exists():
+    if not os.path.lexists(path):
+        _check_parent(target)
         return
     if not overwrite:
         raise UnwritableImage(
@@ -40,6 +41,18 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         raise UnwritableImage(
             f"{path.name}: the folder holds other files than a written series (0001.dcm, ...), "
             "so it is not replaced. Choose another folder."
+        )
+
+
+def _check_parent(target: Path) -> None:
+    """Refuse a target whose folder neither is there and open to writing, nor can be made."""
+    above = next(folder for folder in target.parents if os.path.lexists(folder))
+    if not os.path.isdir(above):
+        raise UnwritableImage(f"{target.name}: cannot lie below {above.name}, which is a file. Choose another folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UnwritableImage(
+            f"{target.name}: nothing may be written to the folder {above.name}. "
+            "Choose another folder, or change its permissions."
         )
 
 
@@ -84,6 +97,11 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return the sha256 of several files together, in whatever order they are named."""
+    return hashlib.sha256("".join(sorted(map(file_digest, paths))).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

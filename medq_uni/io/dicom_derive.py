@@ -17,17 +17,30 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medq_uni.io.dicom_pixels import is_uid
 from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation, derived_uid
 
-SERIES_LABEL = " [MEDQ restored]"
 SCHEME = "99MEDQ"
 TASK_CODES = {
-    "ct-low-dose": ("MEDQ-001", "AI restoration of low-dose CT"),
-    "mr-undersampling": ("MEDQ-002", "AI restoration of undersampled MR"),
-    "mr-motion": ("MEDQ-003", "AI correction of MR motion artifact"),
-    "mr-noise": ("MEDQ-004", "AI denoising of MR"),
-    "pet-low-count": ("MEDQ-005", "AI restoration of low-count PET"),
+    "restored": {
+        "ct-low-dose": ("MEDQ-001", "AI restoration of low-dose CT"),
+        "mr-undersampling": ("MEDQ-002", "AI restoration of undersampled MR"),
+        "mr-motion": ("MEDQ-003", "AI correction of MR motion artifact"),
+        "mr-noise": ("MEDQ-004", "AI denoising of MR"),
+        "pet-low-count": ("MEDQ-005", "AI restoration of low-count PET"),
+    },
+    "degraded": {
+        "ct-low-dose": ("MEDQ-101", "Simulation of low-dose CT"),
+        "mr-undersampling": ("MEDQ-102", "Simulation of undersampled MR"),
+        "mr-motion": ("MEDQ-103", "Simulation of MR motion artifact"),
+        "mr-noise": ("MEDQ-104", "Simulation of noisy MR"),
+        "pet-low-count": ("MEDQ-105", "Simulation of low-count PET"),
+    },
+    "processed": {},
 }
-"""Private codes: the context group CID 7203 has none for restoration, and is extensible."""
-ANY_TASK = ("MEDQ-000", "AI image restoration")
+"""Private codes: the context group CID 7203 has none for restoration or simulation, and is extensible."""
+ANY_TASK = {
+    "restored": ("MEDQ-000", "AI image restoration"),
+    "degraded": ("MEDQ-100", "Simulation of image degradation"),
+    "processed": ("MEDQ-200", "Image processing"),
+}
 STALE = (
     "DigitalSignaturesSequence",
     "MACParametersSequence",
@@ -139,8 +152,9 @@ def derived_type(image_type: object) -> list[str]:
 
 def derivation_codes(derivation: Derivation) -> list[Dataset]:
     """Return one code per task, or the general one."""
-    found = [TASK_CODES[task] for task in derivation.tasks if task in TASK_CODES]
-    return [code(value, SCHEME, meaning) for value, meaning in found or [ANY_TASK]]
+    known = TASK_CODES[derivation.kind]
+    found = [known[task] for task in derivation.tasks if task in known]
+    return [code(value, SCHEME, meaning) for value, meaning in found or [ANY_TASK[derivation.kind]]]
 
 
 def source_image(source: Dataset, frame: int | None = None) -> Dataset:
@@ -199,9 +213,9 @@ def derive_frames(header: Dataset, source: Dataset, indices: list[int], lineage:
 
 
 def _describe_series(header: Dataset, lineage: Lineage) -> None:
-    room = 64 - len(SERIES_LABEL)
+    label = f" [MEDQ {lineage.derivation.kind}]"
     original = str(header.get("SeriesDescription", "") or "")
-    header.SeriesDescription = (original[:room] + SERIES_LABEL).strip()
+    header.SeriesDescription = (original[: 64 - len(label)] + label).strip()
     try:
         number = abs(int(header.get("SeriesNumber") or 0)) * 100 + lineage.series_number_offset
     except (TypeError, ValueError):

@@ -39,21 +39,8 @@ def write_dicom(
         UnwritableImage: If the image did not come from DICOM, its geometry was changed, or one file
             is asked for where several objects are needed.
     """
-    source = image.source
-    if not isinstance(source, DicomSource):
-        raise UnwritableImage(
-            f"{path.name}: this image was not read from DICOM, so it has no patient and study to belong "
-            "to. Write it as .nii.gz."
-        )
+    source, frames, stored_source = own_frames(image, path)
     check_finite(path.name, image.voxels)
-    frames, stored_source = _own_slices(path.name, image, source)
-    is_file = path.suffix.lower() == ".dcm"
-    num_objects = len({frame.header for frame in frames})
-    if is_file and num_objects > 1:
-        raise UnwritableImage(
-            f"{path.name}: the series has {num_objects} slices, one object each. "
-            f"Give the name of a folder: {path.stem}."
-        )
     encoded = _encode(image, source, frames, stored_source)
     pixels = b"" if derivation else b"".join(part.values.tobytes() for part in encoded)
     lineage = Lineage(
@@ -64,7 +51,7 @@ def write_dicom(
         objects.setdefault(frame.header, []).append(k)
     with parsing(path.name), third_party(path.name, kind="DICOM", error=UnwritableImage):
         datasets = (_dataset(source, header, slices, frames, encoded, lineage) for header, slices in objects.items())
-        if is_file:
+        if path.suffix:
             with atomic_file(path) as temporary:
                 _save(next(datasets), temporary)
         else:
@@ -73,18 +60,35 @@ def write_dicom(
                     _save(dataset, temporary / f"{number:04d}.dcm")
 
 
-def _own_slices(name: str, image: MedicalImage, source: DicomSource) -> tuple[tuple[FrameRef, ...], np.ndarray]:
-    """Return the frames and stored integers of the source that the image's slices are."""
-    num_slices = image.shape[0]
+def own_frames(image: MedicalImage, path: Path) -> tuple[DicomSource, tuple[FrameRef, ...], np.ndarray]:
+    """Return the source of an image, and those of its frames and stored integers that the image's slices are.
+
+    Raises:
+        UnwritableImage: If the image did not come from DICOM, its geometry was changed, or one file
+            is asked for where several objects are needed.
+    """
+    source, num_slices = image.source, image.shape[0]
+    if not isinstance(source, DicomSource):
+        raise UnwritableImage(
+            f"{path.name}: this image was not read from DICOM, so it has no patient and study to belong "
+            "to. Write it as .nii.gz."
+        )
     offset = None
     if image.shape[1:] == source.stored.shape[1:]:
         offset = slice_offset(source.affine, image.affine, num_slices, len(source.frames))
     if offset is None:
         raise UnwritableImage(
-            f"{name}: the image no longer lies on the grid of its DICOM source (cropped or resampled). "
+            f"{path.name}: the image no longer lies on the grid of its DICOM source (cropped or resampled). "
             "Write it as .nii.gz."
         )
-    return source.frames[offset : offset + num_slices], source.stored[offset : offset + num_slices]
+    frames = source.frames[offset : offset + num_slices]
+    num_objects = len({frame.header for frame in frames})
+    if path.suffix and num_objects > 1:
+        raise UnwritableImage(
+            f"{path.name}: the series has {num_objects} slices, one object each. "
+            f"Give the name of a folder: {path.stem}."
+        )
+    return source, frames, source.stored[offset : offset + num_slices]
 
 
 def _encode(image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ...], stored: np.ndarray) -> list[Stored]:

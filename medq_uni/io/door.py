@@ -93,12 +93,7 @@ def write_image(
         UnwritableImage: If the target is the source, exists, or cannot hold this image.
     """
     path = Path(path)
-    kind = _target_format(path)
-    if kind == "dicom" and path.suffix == "" and path.is_file():
-        raise UnwritableImage(f"{path.name}: is a file, but a series needs a folder. Choose another name.")
-    if path.suffix and path.is_dir():
-        raise UnwritableImage(f"{path.name}: is a folder, but a file is to be written. Choose another name.")
-    check_target(path, sources=getattr(image.source, "paths", ()), overwrite=overwrite)
+    kind = check_writable(image, path, overwrite=overwrite)
     if kind == "dicom":
         from medq_uni.io.dicom_write import write_dicom
 
@@ -115,6 +110,35 @@ def write_image(
         from medq_uni.io.raster import write_tiff
 
         write_tiff(image, path, derivation=derivation)
+
+
+def check_writable(image: MedicalImage, path: Path, *, overwrite: bool = False) -> Format:
+    """Return the format that :func:`write_image` would write, or refuse what it would refuse, before any work is done.
+
+    Args:
+        image: Image of the form that will be written; its voxels may still change.
+        path: Target.
+        overwrite: Whether an existing target may be replaced.
+
+    Raises:
+        UnwritableImage: If the target is the source, exists, or cannot hold this image.
+    """
+    kind = target_format(path)
+    if kind == "dicom" and path.suffix == "" and path.is_file():
+        raise UnwritableImage(f"{path.name}: is a file, but a series needs a folder. Choose another name.")
+    if path.suffix and path.is_dir():
+        raise UnwritableImage(f"{path.name}: is a folder, but a file is to be written. Choose another name.")
+    check_target(path, sources=getattr(image.source, "paths", ()), overwrite=overwrite)
+    if kind == "dicom":
+        from medq_uni.io.dicom_write import own_frames
+
+        own_frames(image, path)
+    elif kind == "png" and image.shape[0] != 1:
+        raise UnwritableImage(
+            f"{path.name}: a PNG holds one slice, this image has {image.shape[0]}. "
+            "Write .tif or .nii.gz, or one image.slice_at(z) at a time."
+        )
+    return kind
 
 
 def _read(kind: Format, paths: list[Path], name: str, modality: Modality | None) -> MedicalImage:
@@ -156,7 +180,12 @@ def _only_series(folder: Path, found: FoundImages) -> ImageItem:
     return series[0]
 
 
-def _target_format(path: Path) -> Format:
+def target_format(path: Path) -> Format:
+    """Return the format that a name asks for.
+
+    Raises:
+        UnwritableImage: If it asks for none that can be written.
+    """
     name = path.name.lower()
     if path.suffix == "" or name.endswith(".dcm"):
         return "dicom"

@@ -7,7 +7,7 @@ import json
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medq_uni.io.atomic import check_target, write_text
 
@@ -22,6 +22,7 @@ class Derivation:
     """How an image was derived from its source. The same record gives the same UIDs.
 
     Attributes:
+        kind: What became of the image; decides the label and the codes of a DICOM series.
         method: Name of what was done, for people.
         software_version: Version of this package.
         weights_sha256: Hash of the weights, empty where none were used.
@@ -32,6 +33,7 @@ class Derivation:
         created: Time as a DICOM DT (``20260131120000``), or empty. Not part of the UIDs.
     """
 
+    kind: Literal["restored", "degraded", "processed"] = "processed"
     method: str = "MedQ-UNI"
     software_version: str = ""
     weights_sha256: str = ""
@@ -82,10 +84,14 @@ def derived_uid(source: str, derivation: Derivation, *, extra: str = "") -> str:
 def sidecar_path(path: str | Path) -> Path:
     """Return the path of the JSON that belongs to an image: ``a.nii.gz`` -> ``a.medq.json``."""
     path = Path(path)
-    for suffix in IMAGE_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.with_name(path.name[: -len(suffix)] + SIDECAR_SUFFIX)
-    return path.with_name(path.name + SIDECAR_SUFFIX)
+    return path.with_name(split_suffix(path.name)[0] + SIDECAR_SUFFIX)
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Return stem and suffix of an image: ``a.nii.gz`` -> ``a``, ``.nii.gz``; the suffix of a folder is empty."""
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)), "")
+    stem = name[: len(name) - len(suffix)]
+    return stem, name[len(stem) :]
 
 
 def write_sidecar(path: str | Path, record: dict[str, Any], *, overwrite: bool = False) -> None:

@@ -135,16 +135,11 @@ def write_png(image: MedicalImage, path: Path, *, derivation: Derivation | None 
     [-1024, 3071] HU with 1/16 HU per step, all else over their own range.
 
     Raises:
-        UnwritableImage: If there are several slices, or voxels are not finite.
+        UnwritableImage: If voxels are not finite.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    if image.shape[0] != 1:
-        raise UnwritableImage(
-            f"{path.name}: a PNG holds one slice, this image has {image.shape[0]}. "
-            "Write .tif or .nii.gz, or one image.slice_at(z) at a time."
-        )
     _check(image, path)
     dtype, slope, intercept = _png_scale(image)
     info = PngInfo()

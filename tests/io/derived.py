@@ -10,6 +10,7 @@ from medq_uni.image import MedicalImage
 from medq_uni.io import Derivation
 
 DERIVATION = Derivation(
+    kind="restored",
     method="MedQ-UNI nano",
     software_version="0.1.0",
     weights_sha256="ab" * 32,

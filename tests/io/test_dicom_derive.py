@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -59,6 +60,23 @@ def test_same_inputs_give_the_same_bytes_and_another_seed_gives_another_series(t
     a, c = load(tmp_path / "a/0001.dcm"), load(tmp_path / "c/0001.dcm")
     assert a.SOPInstanceUID != c.SOPInstanceUID
     assert a.SeriesInstanceUID != c.SeriesInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("derivation", "label", "code"),
+    [
+        (DERIVATION, "[MEDQ restored]", "MEDQ-001"),
+        (replace(DERIVATION, kind="degraded"), "[MEDQ degraded]", "MEDQ-101"),
+        (replace(DERIVATION, kind="degraded", tasks=()), "[MEDQ degraded]", "MEDQ-100"),
+        (None, "[MEDQ processed]", "MEDQ-200"),
+    ],
+)
+def test_label_and_code_say_what_became_of_the_image(tmp_path, phantom, stored_ct, derivation, label, code):
+    phantom.series(tmp_path / "in", stored_ct[:1])
+    write_image(shifted(read_image(tmp_path / "in"), 5), tmp_path / "out.dcm", derivation=derivation)
+    derived = load(tmp_path / "out.dcm")
+    assert derived.SeriesDescription.endswith(label)
+    assert derived.DerivationCodeSequence[0].CodeValue == code
 
 
 def test_slices_of_one_series_that_are_written_alone_share_the_series(tmp_path, phantom, stored_ct):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from medq_uni.image import MedicalImage
-from medq_uni.io import UnreadableImage, UnwritableImage, read_image, read_series, write_image
+from medq_uni.io import UnreadableImage, UnwritableImage, check_writable, read_image, read_series, write_image
 
 PLAIN = MedicalImage(voxels=np.arange(12.0).reshape(1, 3, 4))
 
@@ -35,6 +36,33 @@ def test_file_where_a_folder_is_needed_and_the_reverse_are_refused(tmp_path):
         write_image(PLAIN, tmp_path / "a", overwrite=True)
     with pytest.raises(UnwritableImage, match="is a folder"):
         write_image(PLAIN, tmp_path / "b.nii", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a/b/c.nii", "a, which is a file"),
+        ("c.jpg", "cannot tell the format"),
+        ("c.dcm", "was not read from DICOM"),
+        ("c", "was not read from DICOM"),
+        ("c.png", "holds one slice, this image has 2"),
+    ],
+)
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path, name, reason):
+    (tmp_path / "a").write_text("x")
+    volume = MedicalImage(voxels=np.zeros((2, 3, 4)))
+    with pytest.raises(UnwritableImage, match=reason):
+        check_writable(volume, tmp_path / name)
+    with pytest.raises(UnwritableImage, match=reason):
+        write_image(volume, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_closed_to_writing_is_known_before_the_work(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(UnwritableImage, match="nothing may be written to the folder closed"):
+        check_writable(PLAIN, tmp_path / "closed" / "sub" / "a.nii")
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.tif", "a.png"])

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+
+from medq_uni.batch import ItemResult, restore_folder
+from medq_uni.data.phantoms import phantom as drawn_phantom
+from medq_uni.description import Degradation, QualityDescription
+from medq_uni.io import read_image, sidecar_path, write_image
+from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
+
+FORCE = RestoreSettings(force=True, unfamiliar=True)
+SLICE = drawn_phantom(Modality.MR, torch.Generator().manual_seed(1), size=48)
+OPTIONS = {"modality": Modality.MR, "settings": FORCE}
+pytestmark = pytest.mark.filterwarnings("ignore:.*is unlike all:UserWarning")  # phantoms are smaller than nano's
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Restorer:
+    return Restorer.from_pretrained("nano", device="cpu")
+
+
+def said(severity: Severity | str) -> QualityDescription:
+    found = (Degradation(Task.MR_NOISE, Severity.MILD),)
+    description = QualityDescription(Modality.MR, Anatomy.BRAIN, found, "thermal noise", "grain", Verdict.USABLE)
+    return description.with_severity(severity)
+
+
+def results(restorer: Restorer, source: Path, target: Path, **options: object) -> dict[str, ItemResult]:
+    return {str(one.relative): one for one in restore_folder(restorer, source, target, **(OPTIONS | options))}
+
+
+def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items(restorer: Restorer, tmp_path: Path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    (source / "a").mkdir(parents=True)
+    write_image(SLICE, source / "a" / "one.nii.gz")
+    (source / "bad.nii.gz").write_bytes(b"no image")
+    (source / "bad.dcm").write_bytes(b"no image")
+    (source / "notes.txt").write_text("no image, and not called one")
+    options = {"modality": Modality.MR, "settings": FORCE}
+    found = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
+    assert found == {"a/one.nii.gz": "restored", "bad.nii.gz": "failed", "bad.dcm": "failed"}
+    assert (target / "a" / "one.nii.gz").is_file()
+    assert not (target / "bad.nii.gz").exists()
+    again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
+    assert again["a/one.nii.gz"] == "skipped"
+    other = {"modality": Modality.MR, "settings": replace(FORCE, seed=1)}
+    changed = {str(r.relative): r for r in restore_folder(restorer, source, target, **other)}
+    assert "exists already" in changed["a/one.nii.gz"].message
+    told = {str(r.relative): r for r in restore_folder(restorer, source, target, **options, description=said("mild"))}
+    assert "exists already" in told["a/one.nii.gz"].message
+    (target / "a" / "one.nii.gz").unlink()  # as after a kill between the record and its image
+    again = {str(r.relative): r.status for r in restore_folder(restorer, source, target, **options)}
+    assert again["a/one.nii.gz"] == "restored"
+    with pytest.raises(ValueError, match="inside the source"):
+        list(restore_folder(restorer, source, source / "out", **options))
+
+
+def test_images_of_one_stem_keep_a_record_and_maps_each(restorer: Restorer, tmp_path: Path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    for number, name in enumerate(("t1.nii.gz", "t1.tif", "t1.png", "t1.residual.nii.gz")):
+        write_image(SLICE.with_voxels(SLICE.voxels * (1 + number)), source / name)
+    found = results(restorer, source, target)
+    assert {one.status for one in found.values()} == {"restored"}
+    assert "[written as" in found["t1.residual.nii.gz"].message
+    records = {path: json.loads(path.read_text()) for path in target.glob("*.medq.json")}
+    assert len({record["source"]["sha256"] for record in records.values()}) == 4
+    for path in records:
+        stem = path.name.removesuffix(".medq.json")
+        image = next(p for p in target.iterdir() if p.suffix in (".gz", ".tif", ".png") and sidecar_path(p) == path)
+        residual = read_image(target / f"{stem}.residual.nii.gz")
+        assert residual.voxels.shape == read_image(image).voxels.shape
+    assert {one.status for one in results(restorer, source, target).values()} == {"skipped"}
+
+
+def test_what_was_made_of_other_files_or_as_another_modality_is_not_done(restorer: Restorer, tmp_path: Path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write_image(SLICE, source / "one.nii.gz")
+    assert results(restorer, source, target)["one.nii.gz"].status == "restored"
+    as_pet = results(restorer, source, target, modality=Modality.PET)["one.nii.gz"]
+    assert as_pet.status == "failed"
+    assert "exists already" in as_pet.message
+    (target / "one.residual.nii.gz").rename(tmp_path / "aside.nii.gz")
+    assert results(restorer, source, target)["one.nii.gz"].status == "failed"
+    assert results(restorer, source, target, maps=False)["one.nii.gz"].status == "skipped"
+    (tmp_path / "aside.nii.gz").rename(target / "one.residual.nii.gz")
+    assert results(restorer, source, target)["one.nii.gz"].status == "skipped"
+    write_image(SLICE.with_voxels(SLICE.voxels[:, ::-1]), source / "one.nii.gz", overwrite=True)
+    assert results(restorer, source, target)["one.nii.gz"].status == "failed"
+    assert results(restorer, source, target, overwrite=True)["one.nii.gz"].status == "restored"
+
+
+@pytest.mark.filterwarnings("ignore:.*looks like:UserWarning")  # a gradient is no CT
+def test_series_and_files_whose_names_say_nothing_of_the_format_are_written(
+    restorer: Restorer, tmp_path: Path, phantom, stored_ct
+):
+    source, target = tmp_path / "in", tmp_path / "out"
+    stored = np.repeat(np.repeat(stored_ct, 6, axis=1), 6, axis=2)
+    phantom.series(source / "1.2.840.1", stored[:2])
+    alone = pydicom.dcmread(phantom.series(tmp_path / "single", stored[:1])[0])
+    alone.SeriesInstanceUID = "1.2.840.2"
+    alone.save_as(source / "b.IMA")
+    found = results(restorer, source, target, modality=None, maps=False)
+    assert {one.status for one in found.values()} <= {"restored", "unchanged"}, found
+    assert len(list((target / "1_2_840_1").glob("*.dcm"))) == 2
+    assert (target / "b.IMA.dcm").is_file()
