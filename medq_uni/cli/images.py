@@ -27,10 +27,16 @@ from medq_uni.cli.shared import (
     load_restorer,
     progress_bar,
 )
-from medq_uni.taxonomy import Modality, Severity, Task
+from medq_uni.taxonomy import Severity, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from medq_uni.pipeline import Restoration, Restorer
     from medq_uni.report import ReportItem
+
+    Tell = Callable[[str, Restoration], None]
+    """Takes the name of an image and what was done."""
 
 
 class Start(StrEnum):
@@ -93,14 +99,11 @@ def restore(
 ) -> None:
     """Assess an image, then restore it under the guidance of the assessment."""
     with clear_errors():
-        from medq_uni.io import check_target
         from medq_uni.pipeline import RestoreSettings
         from medq_uni.report import ReportItem
 
-        if report is not None and report.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"--report {report.name}: a report replaces its file; give it a name that ends in .html.")
         if report is not None:
-            check_target(report, sources=[path], overwrite=True)
+            _check_report(report)
         restorer = load_restorer(model, device, precision, offload, compiled)
         chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -110,27 +113,16 @@ def restore(
             "instruction": instruction,
             "description": _read_description(description),
         }
-        sections: list[ReportItem] | None = None if report is None else []
-        code = 0
-        if path.is_dir() and not _is_one_series(path):
-            code = _restore_tree(restorer, path, output, modality, overwrite, maps, options, sections)
-        else:
-            with progress_bar("tiles") as progress:
-                result = restorer.run(
-                    path,
-                    output,
-                    modality=modality,
-                    overwrite=overwrite,
-                    maps=maps,
-                    progress=progress,
-                    **options,
-                )
-            typer.echo(result.description.to_text())
-            note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
-            typer.echo(f"{output}: {note}", err=True)
-            if sections is not None:
-                sections.append(ReportItem.of(path.name, result))
-        if report is not None and sections is not None:
+        options |= {"modality": modality, "overwrite": overwrite, "maps": maps}
+        sections: list[ReportItem] = []
+
+        def tell(name: str, result: Restoration) -> None:
+            if report is not None:
+                sections.append(ReportItem.of(name, result))
+
+        is_tree = path.is_dir() and not _is_one_series(path)
+        code = (_restore_tree if is_tree else _restore_one)(restorer, path, output, options, tell)
+        if report is not None:
             _write_report(sections, report)
     typer.echo(NOTICE, err=True)
     if code:
@@ -224,39 +216,39 @@ def _is_one_series(folder: Path) -> bool:
     return len(found) == 1 and found[0].format == "dicom" and found[0].path == folder
 
 
-def _restore_tree(
-    restorer: Any,
-    source: Path,
-    target: Path,
-    modality: Modality | None,
-    overwrite: bool,
-    maps: bool,
-    options: dict[str, Any],
-    sections: list[ReportItem] | None,
-) -> int:
-    """Restore a tree, add a section of the report for each image, where one is wanted, and return the exit code."""
+def _check_report(path: Path) -> None:
+    from medq_uni.io import check_target
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report {path.name}: a report replaces its file; give it a name that ends in .html.")
+    check_target(path, overwrite=True)
+
+
+def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], tell: Tell) -> int:
+    """Restore one image and return the exit code."""
+    with progress_bar("tiles") as progress:
+        result = restorer.run(source, target, progress=progress, **options)
+    typer.echo(result.description.to_text())
+    note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
+    typer.echo(f"{target}: {note}", err=True)
+    tell(source.name, result)
+    return 0
+
+
+def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], tell: Tell) -> int:
+    """Restore a tree and return the exit code."""
     from medq_uni.batch import restore_folder
-    from medq_uni.report import ReportItem
 
     totals: list[int] = []
     counts = dict.fromkeys(("restored", "unchanged", "skipped", "failed"), 0)
     with progress_bar("images") as progress:
-        results = restore_folder(
-            restorer,
-            source,
-            target,
-            modality=modality,
-            overwrite=overwrite,
-            maps=maps,
-            on_start=totals.append,
-            **options,
-        )
+        results = restore_folder(restorer, source, target, on_start=totals.append, **options)
         for number, result in enumerate(results, start=1):
             counts[result.status] += 1
             typer.echo(f"{result.relative}\t{result.status}\t{result.message}")
             progress(number, totals[0])
-            if sections is not None and result.restoration is not None:
-                sections.append(ReportItem.of(str(result.relative), result.restoration))
+            if result.restoration is not None:
+                tell(str(result.relative), result.restoration)
     typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)
     total = sum(counts.values())
     if total == 0:
