@@ -91,7 +91,8 @@ class Draw:
     answers: list[list[tuple[int, bool]]] | None = None
     """Description tokens of every sample, each with whether it fills a slot, for assess."""
     t: Float[Tensor, " B"] | None = None
-    """Uniform in [0, 1], for peers that learn to restore in steps."""
+    """Uniform in [0, 1], for peers that learn to restore in steps. Drawn for the codec too, which has no use for it: so
+    both meet the same crops in the same order, which is worth tenths of a dB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ class Drawer:
         sees = layout in ("assess", "joint")
         batch = _batch(self.sampler, self.shapes, generator, with_vision=sees)
         if layout == "codec":
-            return Draw(layout, batch)
+            return Draw(layout, batch, t=_times(batch, generator))
         if layout == "assess":
             answers = [self.words.slots(index, generator) for index in batch.index]
             encode = self.words.tokenizer.encode
@@ -215,7 +216,11 @@ class PeerDrawer:
     def draw(self, generator: torch.Generator) -> Draw:
         """Return the next step."""
         batch = _batch(self.sampler, self.shapes, generator, with_vision=False)
-        return Draw("peer", batch, t=torch.rand(len(batch.index), generator=generator))
+        return Draw("peer", batch, t=_times(batch, generator))
+
+
+def _times(batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
+    return torch.rand(len(batch.index), generator=generator)
 
 
 def _batch(sampler: BatchSampler, shapes: Sequence[Shape], generator: torch.Generator, *, with_vision: bool) -> Batch:

@@ -10,7 +10,7 @@ from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import build_pool
 from medq_uni.pretrained import load_pretrained
 from medq_uni.taxonomy import NOISES
-from medq_uni.train.draws import Draw, Drawer, Feed
+from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
 from medq_uni.train.recipe import StageConfig, TextMix
 from medq_uni.train.words import Words
 
@@ -44,6 +44,16 @@ def test_a_feed_goes_on_from_its_state_as_if_nothing_had_been_drawn_ahead(drawer
     assert summary(first.take()) == summary(second.take())
     first.close()
     second.close()
+
+
+def test_a_codec_and_a_peer_meet_the_same_crops_in_the_same_order(drawer: Drawer) -> None:
+    codec = replace(drawer, stage=replace(drawer.stage, layout="codec", trainable=("decoder",)))
+    peer = PeerDrawer(replace(drawer.stage, layout="peer", trainable=("peer",)), drawer.sampler)
+    one, other = generator_of(3), generator_of(3)
+    for _ in range(3):
+        first, second = codec.draw(one), peer.draw(other)
+        assert first.batch.index == second.batch.index
+        assert torch.equal(first.batch.degraded, second.batch.degraded)
 
 
 def test_an_instruction_has_a_target_to_match(drawer: Drawer) -> None:
