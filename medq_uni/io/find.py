@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ class ImageItem:
         files: The files of the image, sorted by name.
         format: What they are.
         relative: Where the image belongs below the root, for a tree of results: that of the file,
-            or of the folder. Series that share a folder get a name from a hash, never from a tag.
+            or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
     """
 
     path: Path
@@ -123,7 +124,7 @@ def find_images(folder: str | Path) -> FoundImages:
             skipped.append((path, reason))
             if path.name.lower().endswith(tuple(SUFFIX_FORMATS)) and not isinstance(error, NoImage):
                 broken.append((path, reason))
-    items += _series_items(root, series)
+    items += _series_items(root, series, [item.path for item in items])
     return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
 
 
@@ -182,12 +183,12 @@ def _series_of(path: Path) -> str:
         return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
 
 
-def _series_items(root: Path, series: dict[str, list[Path]]) -> list[ImageItem]:
-    """Return one item per series; a lone file stays a file, more become their folder."""
+def _series_items(root: Path, series: dict[str, list[Path]], others: Sequence[Path]) -> list[ImageItem]:
+    """Return one item per series; a lone file stays a file, more become their folder, if nothing else lies in it."""
     folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in series.items()}
-    owners: dict[Path, int] = {}
-    for folder in folders.values():
-        owners[folder] = owners.get(folder, 0) + 1
+    lone = (files[0] for files in series.values() if len(files) == 1)
+    shared = (folders[key] for key, files in series.items() if len(files) > 1)
+    holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
     items = []
     for key, files in series.items():
         folder = folders[key]
@@ -195,7 +196,7 @@ def _series_items(root: Path, series: dict[str, list[Path]]) -> list[ImageItem]:
             items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root)))
             continue
         relative = folder.relative_to(root)
-        if owners[folder] > 1 or folder == root:
+        if holds[folder] > 1 or folder == root:
             relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
         items.append(ImageItem(folder, tuple(files), "dicom", relative))
     return items

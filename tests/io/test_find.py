@@ -54,6 +54,19 @@ def test_places_of_results_are_unique_and_name_no_tag(tree):
     assert sum(place.startswith("study/series-") for place in places) == 2
 
 
+def test_a_series_has_a_folder_of_its_own_for_its_result(tmp_path, phantom, stored_ct):
+    for number, place in enumerate(("alone", "beside", "above", "above/below")):
+
+        def own(ds, k, number=number):
+            ds.SeriesInstanceUID = f"1.2.3.4.{number}"
+
+        phantom.series(tmp_path / place, stored_ct, edit=own)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "beside" / "a.png")
+    places = {str(item.relative) for item in find_images(tmp_path)}
+    assert {"alone", "above/below", "beside/a.png"} < places
+    assert sum(place.startswith(("beside/series-", "above/series-")) for place in places) == 2
+
+
 def test_every_found_item_can_be_read(tree):
     for item in find_images(tree):
         assert read_image(item).voxels.size
