@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.io import ImageItem, UnwritableImage, find_images, sidecar_path, split_suffix, target_format
+from medq_uni.io import ImageItem, UnwritableImage, find_images, sidecar_path, split_suffix, target_format, words_of
 from medq_uni.pipeline import Restoration, Restorer, source_record
 from medq_uni.restoration import map_path, targets_of
 from medq_uni.taxonomy import Modality
@@ -24,6 +26,8 @@ class ItemResult:
 
     relative: Path
     """Place of the image below the source."""
+    place: Path
+    """Place of its result below the target, where there is one; of another name where images would share a file."""
     status: Status
     message: str
     """Description of what was found, or the reason of a failure."""
@@ -44,8 +48,8 @@ def restore_folder(
     """Restore every image below ``source`` into the same place below ``target``; yield each result.
 
     An image whose result is there already, made of the same files with the same weights and settings, is skipped, so an
-    interrupted run goes on where it stopped; what was left of a result without its image is replaced. Where two
-    images would write the same file (a record, a map), the second gets another name.
+    interrupted run goes on where it stopped; what was left of a result without its image is replaced. Where an
+    image would write a file of another one (a record, a map), of this run or an earlier one, it gets another name.
 
     Args:
         restorer: Loaded model.
@@ -66,38 +70,71 @@ def restore_folder(
     found = find_images(source)
     if on_start is not None:
         on_start(len(found) + len(found.broken))
-    for item, place in zip(found, _places(found, target), strict=True):
+    for item, place in _places(found, target):
+        relative = place.relative_to(target)
         if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-            yield ItemResult(item.relative, "skipped", "done already")
+            yield ItemResult(item.relative, relative, "skipped", "done already")
             continue
         is_leftover = sidecar_path(place).exists() and not place.exists()
-        result = _restore_item(restorer, item, place, modality, overwrite or is_leftover, maps, options)
-        renamed = "" if place == target / item.relative else f" [written as {place.name}]"
-        yield replace(result, message=result.message + renamed)
+        try:
+            result = restorer.run(
+                item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
+            )
+        except (ValueError, OSError) as error:
+            words = words_of(error) if isinstance(error, OSError) else str(error)
+            yield ItemResult(item.relative, relative, "failed", words)
+            continue
+        status: Status = "unchanged" if result.is_unchanged else "restored"
+        yield ItemResult(item.relative, relative, status, result.description.to_text(), result)
     for path, reason in found.broken:
-        yield ItemResult(path.relative_to(source), "failed", reason)
+        yield ItemResult(path.relative_to(source), path.relative_to(source), "failed", reason)
 
 
-def _places(items: Sequence[ImageItem], target: Path) -> list[Path]:
-    """Return where the result of every image goes, so that no two results share a file."""
+def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, Path]]:
+    """Return where the result of every image goes, so that no two results share a file.
+
+    Results that are there keep their places; then the others take theirs, in order.
+    """
+    natural = [target / item.relative.with_name(_written_name(item)) for item in items]
     taken: set[str] = set()
-    places = []
-    for item in items:
-        place, number = target / item.relative.with_name(_written_name(item)), 1
+    places = list(natural)
+    for index in sorted(range(len(items)), key=lambda index: not natural[index].exists()):
+        place = natural[index]
         stem, suffix = split_suffix(place.name)
-        while not taken.isdisjoint(files := {str(path).casefold() for path in targets_of(place)}):
-            place = place.with_name(f"{stem}-{item.format}{'' if number == 1 else number}{suffix}")
-            number += 1
+        for number in itertools.count(1):
+            files = {str(path).casefold() for path in targets_of(place)}
+            if taken.isdisjoint(files) and not _is_of_another(place):
+                break
+            place = place.with_name(f"{stem}-{items[index].format}{'' if number == 1 else number}{suffix}")
         taken |= files
-        places.append(place)
-    return places
+        places[index] = place
+    return list(zip(items, places, strict=True))
+
+
+def _is_of_another(place: Path) -> bool:
+    """Return whether there is a record in the place of that of an image, and it is of something else."""
+    record = _record(place)
+    is_ours = "settings" in record and record.get("image", place.name) == place.name
+    return sidecar_path(place).exists() and not is_ours
+
+
+def _record(place: Path) -> dict[str, Any]:
+    """Return the record beside an image, nothing where there is none to read."""
+    try:
+        found = json.loads(sidecar_path(place).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _written_name(item: ImageItem) -> str:
     """Return the name of an image, changed where it would not be written in its own format under it."""
     name, is_folder = item.relative.name, item.format == "dicom" and len(item.files) > 1
     if is_folder:
-        return name.replace(".", "_")  # of a folder named by a UID, say; the rest would be taken for a suffix
+        if "." not in name:
+            return name
+        # a folder named by a UID, say, whose end would be taken for a suffix
+        return f"{name.replace('.', '_')}-{hashlib.sha256(str(item.relative).encode()).hexdigest()[:8]}"
     try:
         fits = target_format(Path(name)) == item.format
     except UnwritableImage:
@@ -105,33 +142,16 @@ def _written_name(item: ImageItem) -> str:
     return name if fits else name + SUFFIXES[item.format]
 
 
-def _restore_item(
-    restorer: Restorer,
-    item: ImageItem,
-    place: Path,
-    modality: Modality | None,
-    overwrite: bool,
-    maps: bool,
-    options: dict[str, Any],
-) -> ItemResult:
-    try:
-        result = restorer.run(item, place, modality=modality, overwrite=overwrite, maps=maps, **options)
-    except (ValueError, OSError) as error:
-        return ItemResult(item.relative, "failed", str(error))
-    status: Status = "unchanged" if result.is_unchanged else "restored"
-    return ItemResult(item.relative, status, result.description.to_text(), result)
-
-
 def _is_done(
     restorer: Restorer, item: ImageItem, place: Path, modality: Modality | None, maps: bool, options: dict[str, Any]
 ) -> bool:
-    if not place.exists() or (maps and not map_path(place, "residual").exists()):
+    record = _record(place)
+    if not place.exists() or not record.keys() >= {"settings", "maps", "source"}:
         return False
-    try:
-        record = json.loads(sidecar_path(place).read_text(encoding="utf-8"))
-        made = record["settings"]
-        wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
-        is_same = bool(made == made | json.loads(json.dumps(restorer.recorded(**wanted))))
-        return is_same and bool(record["source"] == source_record(item.files, modality))
-    except (OSError, ValueError, KeyError, TypeError):
+    wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
+    made, written = record["settings"], record["maps"]
+    if made != made | json.loads(json.dumps(restorer.recorded(**wanted))):
         return False
+    if maps and not (written and all(map_path(place, name).exists() for name in written)):
+        return False
+    return bool(record["source"] == source_record(item.files, modality))

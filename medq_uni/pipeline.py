@@ -194,13 +194,12 @@ class Restorer:
             CannotAssess: See :meth:`assess`.
         """
         origins = source.files if isinstance(source, ImageItem) else (Path(source),)
-        for path in targets_of(Path(target), maps=maps):
+        for path in targets_of(Path(target)):
             check_target(path, sources=origins, overwrite=overwrite)
         image = read_image(source, modality=modality)
         check_writable(image, Path(target), overwrite=overwrite)
-        result = replace(
-            self.restore(image, **options), source=source_record(getattr(image.source, "paths", ()), modality)
-        )
+        source_said = source_record(getattr(image.source, "paths", ()), modality)  # before the work: it may change
+        result = replace(self.restore(image, **options), source=source_said)
         result.save(target, maps=maps, overwrite=overwrite)
         return result
 

@@ -13,6 +13,8 @@ from medq_uni.io import (
     SIDECAR_SUFFIX,
     Derivation,
     check_target,
+    check_writable,
+    set_aside,
     sidecar_path,
     write_image,
     write_sidecar,
@@ -53,12 +55,12 @@ class Restoration:
     def save(self, path: str | Path, *, maps: bool = True, overwrite: bool = False) -> list[Path]:
         """Write the restored image and ``*.medq.json`` beside it, and return every path written, the image first.
 
-        The image is written last: where it is, everything that belongs to it is. A failure leaves nothing behind.
+        The image is written last: where it is, everything that belongs to it is. A failure leaves what was before.
 
         Args:
             path: Where to; the suffix is the format.
             maps: Also write residual and uncertainty as NIfTI beside it.
-            overwrite: Whether files that exist may be replaced. The source never is.
+            overwrite: Whether an earlier result may be replaced, its maps too. The source never is.
 
         Raises:
             UnwritableImage: If a file exists, or the format cannot hold the image.
@@ -74,22 +76,16 @@ class Restoration:
             description=self.description.to_text(),
             tasks=tuple(degradation.task.value for degradation in self.description.degradations),
         )
-        maps_of = {map_path(path, name): getattr(self, name) for name in MAPS} if maps else {}
-        beside = {place: image for place, image in maps_of.items() if image is not None}
-        is_new = not any(target.exists() for target in (path, sidecar, *beside))
-        for target in (path, sidecar, *beside):
+        shown = {name: image for name in MAPS if maps and (image := getattr(self, name)) is not None}
+        check_writable(self.restored, path, overwrite=overwrite)
+        for target in targets_of(path):
             check_target(target, overwrite=overwrite)
-        try:
-            write_sidecar(sidecar, self.to_dict(), overwrite=overwrite)
-            for place, image in beside.items():
-                write_image(image, place, overwrite=overwrite)
-            write_image(self.restored, path, derivation=derivation, overwrite=overwrite)
-        except BaseException:
-            if is_new:
-                for target in (sidecar, *beside):
-                    target.unlink(missing_ok=True)
-            raise
-        return [path, *beside, sidecar]
+        with set_aside(targets_of(path)):
+            write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
+            for name, image in shown.items():
+                write_image(image, map_path(path, name))
+            write_image(self.restored, path, derivation=derivation)
+        return [path, *(map_path(path, name) for name in shown), sidecar]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of the restoration: description, settings, what was done."""
@@ -105,9 +101,9 @@ class Restoration:
         }
 
 
-def targets_of(path: Path, *, maps: bool = True) -> list[Path]:
-    """Return every path that :meth:`Restoration.save` may write to."""
-    return [path, sidecar_path(path), *(map_path(path, name) for name in MAPS if maps)]
+def targets_of(path: Path) -> list[Path]:
+    """Return every path that belongs to a result: of the image, of its record and of its maps."""
+    return [path, sidecar_path(path), *(map_path(path, name) for name in MAPS)]
 
 
 def map_path(path: Path, name: str) -> Path:

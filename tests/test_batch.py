@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,13 @@ def said(severity: Severity | str) -> QualityDescription:
     found = (Degradation(Task.MR_NOISE, Severity.MILD),)
     description = QualityDescription(Modality.MR, Anatomy.BRAIN, found, "thermal noise", "grain", Verdict.USABLE)
     return description.with_severity(severity)
+
+
+def origin(name: str) -> str:
+    """Return the name of the image that a result was made of."""
+    for form in ("-nifti", "-tiff", "-png"):
+        name = name.replace(form, "")
+    return name
 
 
 def results(restorer: Restorer, source: Path, target: Path, **options: object) -> dict[str, ItemResult]:
@@ -69,14 +77,16 @@ def test_images_of_one_stem_keep_a_record_and_maps_each(restorer: Restorer, tmp_
         write_image(SLICE.with_voxels(SLICE.voxels * (1 + number)), source / name)
     found = results(restorer, source, target)
     assert {one.status for one in found.values()} == {"restored"}
-    assert "[written as" in found["t1.residual.nii.gz"].message
+    assert len({one.place for one in found.values()}) == 4
+    assert found["t1.residual.nii.gz"].place.name == "t1.residual-nifti.nii.gz"  # the other is a map of t1.nii.gz
     records = {path: json.loads(path.read_text()) for path in target.glob("*.medq.json")}
     assert len({record["source"]["sha256"] for record in records.values()}) == 4
     for path in records:
         stem = path.name.removesuffix(".medq.json")
         image = next(p for p in target.iterdir() if p.suffix in (".gz", ".tif", ".png") and sidecar_path(p) == path)
-        residual = read_image(target / f"{stem}.residual.nii.gz")
-        assert residual.voxels.shape == read_image(image).voxels.shape
+        residual = read_image(target / f"{stem}.residual.nii.gz").voxels
+        changed = read_image(image).voxels - read_image(source / origin(image.name)).voxels
+        assert np.allclose(residual, changed, atol=1e-3 * SLICE.voxels.max())
     assert {one.status for one in results(restorer, source, target).values()} == {"skipped"}
 
 
@@ -109,5 +119,65 @@ def test_series_and_files_whose_names_say_nothing_of_the_format_are_written(
     alone.save_as(source / "b.IMA")
     found = results(restorer, source, target, modality=None, maps=False)
     assert {one.status for one in found.values()} <= {"restored", "unchanged"}, found
-    assert len(list((target / "1_2_840_1").glob("*.dcm"))) == 2
-    assert (target / "b.IMA.dcm").is_file()
+    series = target / found["1.2.840.1"].place
+    assert series.name.startswith("1_2_840_1-")
+    assert len(list(series.glob("*.dcm"))) == 2
+    assert found["b.IMA"].place == Path("b.IMA.dcm")
+
+
+def test_a_record_of_an_earlier_run_is_never_given_to_another_image(restorer: Restorer, tmp_path: Path):
+    target = tmp_path / "out"
+    write_image(SLICE, tmp_path / "a" / "t1.nii.gz")
+    write_image(SLICE.with_voxels(2 * SLICE.voxels), tmp_path / "b" / "t1.tif")
+    results(restorer, tmp_path / "a", target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    found = results(restorer, tmp_path / "b", target)["t1.tif"]
+    assert (found.status, found.place) == ("restored", Path("t1-tiff.tif"))
+    assert before.items() <= {path.name: path.read_bytes() for path in target.iterdir()}.items()
+    write_image(SLICE, tmp_path / "b" / "t1.nii.gz")
+    again = results(restorer, tmp_path / "b", target)
+    assert {name: (one.status, str(one.place)) for name, one in again.items()} == {
+        "t1.nii.gz": ("skipped", "t1.nii.gz"),
+        "t1.tif": ("skipped", "t1-tiff.tif"),
+    }
+
+
+def test_a_source_that_changes_while_it_is_restored_is_not_done(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write_image(SLICE, source / "one.nii.gz")
+    restore = Restorer.restore
+
+    def while_it_is_copied(self, image, **options):
+        write_image(SLICE.with_voxels(2 * SLICE.voxels), source / "one.nii.gz", overwrite=True)
+        return restore(self, image, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Restorer, "restore", while_it_is_copied)
+        assert results(restorer, source, target)["one.nii.gz"].status == "restored"
+    assert results(restorer, source, target)["one.nii.gz"].status == "failed"
+
+
+def test_a_failed_replacement_leaves_the_result_that_was_there(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write_image(SLICE, source / "one.nii.gz")
+    results(restorer, source, target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    other = replace(FORCE, seed=1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target / ".medq-1.nii.gz"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medq_uni.restoration.write_image", full)
+        failed = results(restorer, source, target, settings=other, overwrite=True)["one.nii.gz"]
+    assert (failed.status, failed.message) == ("failed", "No space left on device")
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert (
+        results(restorer, source, target, settings=other, overwrite=True, maps=False)["one.nii.gz"].status != "failed"
+    )
+    assert sorted(path.name for path in target.iterdir()) == ["one.medq.json", "one.nii.gz"]
+    assert results(restorer, source, target, settings=other)["one.nii.gz"].status == "failed"

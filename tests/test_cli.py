@@ -99,6 +99,19 @@ def test_a_report_never_replaces_an_image(slice_file: Path, tmp_path: Path):
     assert not (tmp_path / "r.nii.gz").exists()
 
 
+def test_a_place_that_cannot_be_written_to_is_one_line(slice_file: Path, tmp_path: Path):
+    below = slice_file / "sub" / "out.nii.gz"
+    for words in (("degrade", "--task", "mr-noise"), ("restore", "--modality", "mr")):
+        code, text = medq(words[0], slice_file, *words[1:], "-o", below)
+        assert code == 1
+        assert "out.nii.gz: cannot lie below slice.nii.gz, which is a file" in text
+    report = slice_file / "report.html"
+    code, text = medq("restore", slice_file, "-o", tmp_path / "out.nii.gz", "--report", report, "--modality", "mr")
+    assert code == 1
+    assert "report.html: cannot lie below" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["slice.nii.gz"]
+
+
 def test_a_device_that_is_not_there_is_one_line(slice_file: Path):
     code, text = medq("assess", slice_file, "--modality", "mr", "--device", "bogus")
     assert code == 1

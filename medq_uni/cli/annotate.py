@@ -160,6 +160,8 @@ def agree(
 
         names = {account.id: account.name for account in opened.accounts.all()}
         numbers = opened.outcomes.rounds()
+        if output is not None:
+            _check_outside(output, dataset, store)
         found = [measure_agreement(number, opened.outcomes.reviewed(number), names) for number in numbers]
         if not any(one.images for one in found):
             raise ValueError("no image has two finished reviews yet. Wait for the reviews.")
@@ -171,13 +173,12 @@ def agree(
                 typer.echo(f"  {slot:<18}{kappa}  same {_number(value.observed)}")
         if output is not None:
             from medq_uni.annotate.plots import plot_rounds
-            from medq_uni.io.atomic import atomic_folder
+            from medq_uni.io.atomic import write_bytes, write_text
 
             reports = [measure_round(opened, number) for number in numbers]
             values = {"agreement": [one.to_dict() for one in found], "drafts": [one.to_dict() for one in reports]}
-            with atomic_folder(output) as temporary:
-                (temporary / "agreement.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-                (temporary / "agreement.png").write_bytes(plot_rounds(found, reports))
+            write_text(output / "agreement.json", json.dumps(values, indent=1) + "\n")
+            write_bytes(output / "agreement.png", plot_rounds(found, reports))
             typer.echo(f"{output}: agreement.json, agreement.png", err=True)
 
 
@@ -229,6 +230,7 @@ def export(
         chosen = round_number or _newest(opened)
         if form is ExportFormat.LABEL_STUDIO:
             _check_new(output)
+        _check_outside(output, dataset, store)
         check_target(output, sources=[dataset], overwrite=overwrite)
         if form is ExportFormat.LABEL_STUDIO:
             from medq_uni.annotate.images import open_source
@@ -243,6 +245,15 @@ def export(
         else:
             count = export_descriptions(opened, chosen, output)
     typer.echo(f"{output}: {count} images of round {chosen}")
+
+
+def _check_outside(output: Path, dataset: Path, store: str | None) -> None:
+    """Refuse an output in the dataset, which is only read, or in the place of its store."""
+    target, url = output.resolve(), store_url(dataset, store)
+    if dataset.resolve() in (target, *target.parents):
+        raise ValueError(f"{output.name}: lies in the dataset, which is only read. Choose another place.")
+    if "://" not in url and target == Path(url).resolve():
+        raise ValueError(f"{output.name}: is the store of the annotations. Choose another name.")
 
 
 def _check_new(folder: Path) -> None:
@@ -299,6 +310,7 @@ def show_rounds(
             from medq_uni.io import check_target
 
             _check_new(output)
+            _check_outside(output, dataset, store)
             check_target(output, sources=[dataset])
             chosen = round_number or _newest(opened)
             count = write_tuning_data(opened, open_source(dataset, modality=modality), chosen, output)

@@ -245,7 +245,9 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
         results = restore_folder(restorer, source, target, on_start=totals.append, **options)
         for number, result in enumerate(results, start=1):
             counts[result.status] += 1
-            typer.echo(f"{result.relative}\t{result.status}\t{result.message}")
+            renamed = result.status != "failed" and result.place != result.relative
+            note = f" [as {result.place}]" if renamed else ""
+            typer.echo(f"{result.relative}\t{result.status}\t{result.message}{note}")
             progress(number, totals[0])
             if result.restoration is not None:
                 tell(str(result.relative), result.restoration)

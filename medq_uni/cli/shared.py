@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medq_uni.io.limits import words_of
 from medq_uni.taxonomy import Modality
 
 if TYPE_CHECKING:
@@ -106,15 +107,9 @@ def clear_errors() -> Iterator[None]:
         except (ValueError, OSError) as error:
             if state["debug"]:
                 raise
-            text = _words_of(error) if isinstance(error, OSError) else str(error)
+            text = words_of(error) if isinstance(error, OSError) else str(error)
             typer.echo(f"error: {text}", err=True)
             raise typer.Exit(BAD_INPUT) from error
-
-
-def _words_of(error: OSError) -> str:
-    """Return what the system says, and of which file."""
-    name = Path(error.filename).name if isinstance(error.filename, str) else ""
-    return f"{name}: {error.strerror}" if name and error.strerror else error.strerror or str(error)
 
 
 def load_restorer(

@@ -141,7 +141,9 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
         way = ways[1 + randint(len(ways) - 1, generator)] if config.second_way and len(wanted) == 1 else ways[0]
         try:
             made = physics.degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
-        except ValueError as error:
+        except physics.UnusableValues as error:
+            if source == "phantom":
+                raise
             raise sources.ManifestError(
                 f"{reference.volume}, slice {reference.z}: {error} Else leave this volume out of the source."
             ) from error

@@ -6,10 +6,10 @@ The format libraries are imported when a file of their format is met, not before
 
 from __future__ import annotations
 
-from medq_uni.io.atomic import check_target, files_digest
+from medq_uni.io.atomic import check_target, files_digest, set_aside
 from medq_uni.io.door import check_writable, read_image, read_series, target_format, write_image
 from medq_uni.io.find import FoundImages, ImageItem, find_images, identify
-from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage
+from medq_uni.io.limits import ImageWarning, UnreadableImage, UnwritableImage, words_of
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, split_suffix, write_sidecar
 
 __all__ = [
@@ -27,9 +27,11 @@ __all__ = [
     "identify",
     "read_image",
     "read_series",
+    "set_aside",
     "sidecar_path",
     "split_suffix",
     "target_format",
+    "words_of",
     "write_image",
     "write_sidecar",
 ]

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         is_same = path.exists() and source.exists() and os.path.samefile(path, source)
         if is_same or target == origin or (target == origin.parent):
             raise UnwritableImage(f"{path.name}: this is the source, which is never written to. Choose another name.")
+    _check_parent(target)
     if not os.path.lexists(path):
-        _check_parent(target)
         return
     if not overwrite:
         raise UnwritableImage(
@@ -46,19 +46,22 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
 
 def _check_parent(target: Path) -> None:
     """Refuse a target whose folder neither is there and open to writing, nor can be made."""
-    above = next(folder for folder in target.parents if os.path.lexists(folder))
+    above = next((folder for folder in target.parents if os.path.lexists(folder)), None)
+    if above is None:
+        raise UnwritableImage(f"{target.name}: there is no {target.anchor}. Choose another folder.")
+    name = above.name or str(above)
     if not os.path.isdir(above):
-        raise UnwritableImage(f"{target.name}: cannot lie below {above.name}, which is a file. Choose another folder.")
+        raise UnwritableImage(f"{target.name}: cannot lie below {name}, which is a file. Choose another folder.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UnwritableImage(
-            f"{target.name}: nothing may be written to the folder {above.name}. "
+            f"{target.name}: nothing may be written to the folder {name}. "
             "Choose another folder, or change its permissions."
         )
 
 
 def flush(path: Path) -> None:
     """Return when a file or folder is on the disk, as far as the file system can say."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows syncs what may be written
     try:
         os.fsync(descriptor)
     except OSError:  # some file systems cannot sync a folder
@@ -91,6 +94,33 @@ def atomic_file(path: Path) -> Iterator[Path]:
             flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def set_aside(paths: Sequence[Path]) -> Iterator[None]:
+    """Move files and folders out of the way while others are written in their places; put them back if that fails."""
+    aside = {path: _temporary(path) for path in paths if os.path.lexists(path)}
+    try:
+        for path, hidden in aside.items():
+            os.replace(path, hidden)
+        yield
+    except BaseException:
+        for path in paths:
+            if path not in aside or os.path.lexists(aside[path]):
+                _remove(path)
+        for path, hidden in aside.items():
+            if os.path.lexists(hidden):
+                os.replace(hidden, path)
+        raise
+    for hidden in aside.values():
+        _remove(hidden)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:

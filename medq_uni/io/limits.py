@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,13 @@ class UnwritableImage(ValueError):  # noqa: N818
 
 class ImageWarning(UserWarning):
     """Something about an image that was assumed or could not be found out."""
+
+
+def words_of(error: OSError) -> str:
+    """Return what the system says, and of which file; of a path the name alone, of a file that we hide none."""
+    name = Path(error.filename).name if isinstance(error.filename, str) else ""
+    words = error.strerror or type(error).__name__
+    return f"{name}: {words}" if name and not name.startswith(".medq-") else words
 
 
 @contextmanager

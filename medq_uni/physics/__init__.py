@@ -91,6 +91,10 @@ class Degraded:
     effects: tuple[float, ...]
 
 
+class UnusableValues(ValueError):  # noqa: N818
+    """Voxels that cannot be what the modality of the image says."""
+
+
 def methods_of(task: Task) -> tuple[str, ...]:
     """Return the ways in which a task can be simulated, the default first."""
     return (DEFAULT_METHOD, *ALTERNATIVES[task])
@@ -261,17 +265,17 @@ def _check_values(image: MedicalImage) -> None:
     """Refuse voxels that cannot be what their modality says."""
     valid = image.voxels if image.padding is None else image.voxels[~image.padding]
     if valid.size == 0 or not np.isfinite(valid).all():
-        raise ValueError("The image has no finite voxels to degrade. Check how it was read.")
+        raise UnusableValues("The image has no finite voxels to degrade. Check how it was read.")
     low, high = float(valid.min()), float(valid.max())
     if image.modality is Modality.CT:
         share = float(((valid >= ct.HU_RANGE[0] - 100) & (valid <= ct.HU_RANGE[1] + 1000)).mean())
         if share < 0.5 or high - low < 50:
-            raise ValueError(
+            raise UnusableValues(
                 f"The values of this CT range from {low:g} to {high:g}; low-dose CT needs Hounsfield units. "
                 "Apply the rescale slope and intercept, or choose another modality."
             )
     elif low < -0.01 * max(high, 0.0):
-        raise ValueError(
+        raise UnusableValues(
             f"The smallest value is {low:g}; {image.modality} simulation needs magnitudes or activities that are "
             "not negative. Undo the normalization first."
         )

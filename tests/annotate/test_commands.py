@@ -96,6 +96,16 @@ def test_the_whole_way_from_drafts_to_the_next_round(dataset: Path, people: str,
     assert "30 were there" in medq("import", dataset, tmp_path / "studio" / "reviews.json", *at)
     exists = medq("export", dataset, "-o", tmp_path / "found.jsonl", *at, code=BAD_INPUT)
     assert "exists already" in exists
+    medq("export", dataset, "-o", tmp_path / "found.jsonl", "--overwrite", *at)
+    before = Path(people).read_bytes()
+    assert "is the store" in medq("export", dataset, "-o", people, "--overwrite", *at, code=BAD_INPUT)
+    assert Path(people).read_bytes() == before
+    held = sorted(path.name for path in dataset.iterdir())
+    for verb in ("export", "agree", "round"):
+        assert "only read" in medq(verb, dataset, "-o", dataset / "inside", *at, code=BAD_INPUT)
+    medq("agree", dataset, "-o", dataset, *at, code=BAD_INPUT)
+    assert sorted(path.name for path in dataset.iterdir()) == held
+    assert "never replaced" in medq("round", dataset, "-o", tmp_path / "studio", *at, code=BAD_INPUT)
 
     rounds = medq("round", dataset, "-o", tmp_path / "tuning", *at)
     assert "round 1: 10 images with a result" in rounds
