@@ -44,8 +44,9 @@ pairs come from the same code as the training pairs.
 BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, crops, number of image pairs,
 input views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has seen many
 times as many pairs. These are short trainings of small networks from one seed; they say nothing about the published
-ones, and the seconds of training depend on what else the machine did. They are the rows of the same names in the
-tables above.
+ones, and the seconds of training depend on what else the machine did. Only the stage in which MedQ-UNI's decoder learns
+alone meets the crops of the peers in their order; in trainings of a few hundred steps an order is worth tenths of a dB.
+In the tables above the first row is called MedQ-UNI micro, and the last InDI.
 """
 Json = dict[str, Any]
 
@@ -90,7 +91,8 @@ def page() -> str:
     parts = [
         "# Results\n",
         "Written by `python -m benchmarks.results` from the files in `benchmark/results`, which "
-        f"`make benchmark DATA=DIR` leaves ({results['date']}, {results['software']}). Research use only.\n",
+        f"`make benchmark DATA=DIR` (with the folders of peers in SYSTEMS) and `medq ablate` leave ({results['date']}, "
+        f"{results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
         LIMITS,
         "## Systems\n",
