@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medq_uni.io import ImageItem, UnwritableImage, find_images, sidecar_path, split_suffix, target_format, words_of
+from medq_uni.io.find import SUFFIX_FORMATS
 from medq_uni.pipeline import Restoration, Restorer, source_record
 from medq_uni.restoration import map_path, targets_of
 from medq_uni.taxonomy import Modality
 
 Status = Literal["restored", "unchanged", "skipped", "failed"]
-SUFFIXES = {"dicom": ".dcm", "nifti": ".nii.gz", "png": ".png", "tiff": ".tif"}
-"""What a result is called whose source has a name that says nothing of its format."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +71,11 @@ def restore_folder(
         on_start(len(found) + len(found.broken))
     for item, place in _places(found, target):
         relative = place.relative_to(target)
-        if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-            yield ItemResult(item.relative, relative, "skipped", "done already")
-            continue
         is_leftover = sidecar_path(place).exists() and not place.exists()
         try:
+            if not overwrite and _is_done(restorer, item, place, modality, maps, options):
+                yield ItemResult(item.relative, relative, "skipped", "done already")
+                continue
             result = restorer.run(
                 item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
             )
@@ -139,7 +138,7 @@ def _written_name(item: ImageItem) -> str:
         fits = target_format(Path(name)) == item.format
     except UnwritableImage:
         fits = False
-    return name if fits else name + SUFFIXES[item.format]
+    return name if fits else name + next(suffix for suffix, form in SUFFIX_FORMATS.items() if form == item.format)
 
 
 def _is_done(
@@ -150,8 +149,10 @@ def _is_done(
         return False
     wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
     made, written = record["settings"], record["maps"]
-    if made != made | json.loads(json.dumps(restorer.recorded(**wanted))):
+    if not isinstance(made, dict) or made != made | json.loads(json.dumps(restorer.recorded(**wanted))):
         return False
-    if maps and not (written and all(map_path(place, name).exists() for name in written)):
+    if maps and not (
+        written and isinstance(written, list) and all(map_path(place, str(name)).exists() for name in written)
+    ):
         return False
     return bool(record["source"] == source_record(item.files, modality))

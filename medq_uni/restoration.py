@@ -13,7 +13,6 @@ from medq_uni.io import (
     SIDECAR_SUFFIX,
     Derivation,
     check_target,
-    check_writable,
     set_aside,
     sidecar_path,
     write_image,
@@ -77,7 +76,6 @@ class Restoration:
             tasks=tuple(degradation.task.value for degradation in self.description.degradations),
         )
         shown = {name: image for name in MAPS if maps and (image := getattr(self, name)) is not None}
-        check_writable(self.restored, path, overwrite=overwrite)
         for target in targets_of(path):
             check_target(target, overwrite=overwrite)
         with set_aside(targets_of(path)):

@@ -159,6 +159,25 @@ def test_a_source_that_changes_while_it_is_restored_is_not_done(
     assert results(restorer, source, target)["one.nii.gz"].status == "failed"
 
 
+def test_a_source_that_cannot_be_read_again_does_not_stop_the_others(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, target = tmp_path / "in", tmp_path / "out"
+    for name in ("one.nii.gz", "two.nii.gz"):
+        write_image(SLICE, source / name)
+    results(restorer, source, target)
+    (target / "two.medq.json").write_text(json.dumps({"settings": [], "maps": 1, "source": None}))
+
+    def gone(files: object) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(source / "one.nii.gz"))
+
+    monkeypatch.setattr("medq_uni.pipeline.files_digest", gone)
+    found = results(restorer, source, target)
+    assert (found["one.nii.gz"].status, found["one.nii.gz"].message) == ("failed", "one.nii.gz: Input/output error")
+    assert found["two.nii.gz"].status == "failed"
+    assert "exists already" in found["two.nii.gz"].message
+
+
 def test_a_failed_replacement_leaves_the_result_that_was_there(
     restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medq_uni.io.limits import words_of
 from medq_uni.taxonomy import Modality
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ def clear_errors() -> Iterator[None]:
         except (ValueError, OSError) as error:
             if state["debug"]:
                 raise
+            from medq_uni.io import words_of  # not needed to start
+
             text = words_of(error) if isinstance(error, OSError) else str(error)
             typer.echo(f"error: {text}", err=True)
             raise typer.Exit(BAD_INPUT) from error
