@@ -317,6 +317,9 @@ def source_record(files: Sequence[Path], modality: Modality | None) -> dict[str,
     Args:
         files: The files of the image.
         modality: That the user stated in place of the header, None where the header decided.
+
+    Raises:
+        OSError: If a file cannot be read.
     """
     return {"sha256": files_digest(files), "stated_modality": None if modality is None else modality.value}
 

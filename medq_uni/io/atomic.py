@@ -98,7 +98,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def set_aside(paths: Sequence[Path]) -> Iterator[None]:
-    """Move files and folders out of the way while others are written in their places; put them back if that fails."""
+    """Move files and folders out of the way while others are written in their places; put them back if that fails.
+
+    A process that is killed meanwhile leaves them beside their places, under hidden names (``.medq-...``).
+
+    Args:
+        paths: What will be written; what is not there yet is removed again if that fails.
+
+    Raises:
+        OSError: If something cannot be moved; then all is as it was.
+    """
     aside = {path: _temporary(path) for path in paths if os.path.lexists(path)}
     try:
         for path, hidden in aside.items():
@@ -130,7 +139,11 @@ def file_digest(path: Path) -> str:
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """Return the sha256 of several files together, in whatever order they are named."""
+    """Return the sha256 of several files together, in whatever order they are named.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
     return hashlib.sha256("".join(sorted(map(file_digest, paths))).encode()).hexdigest()
 
 
