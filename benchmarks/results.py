@@ -213,18 +213,20 @@ def _benchmark(results: Json, against: str) -> str:
 def _rows(rows: list[Json], against: str) -> str:
     lines = [
         f"| part | set | system | PSNR (dB) | SSIM | gain (dB) | 95 % | worse | against {against} (dB) | p "
-        "| wide PSNR | own-range PSNR | images / subjects |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| wide PSNR | own-range PSNR | foreground PSNR, SSIM | images / subjects |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         mean, sd = row["mean"], row["sd"]
+        failed = f", {row['failed']} failed" if row["failed"] else ""
         worse = "-" if row["worse"] is None else f"{100 * row['worse']:.0f} %"
         gain = f"{number(row['gain'], 2, True)} | {interval(row['gain_interval'])} | {worse}"
         lines.append(
             f"| {row['part']} | {row['group']} | {row['system']} | {number(mean['psnr'])} +- {number(sd['psnr'])} "
             f"| {number(mean['ssim'], 4)} | {gain} "
             f"| {number(row['difference'], 2, True)} | {p_value(row['p_value'])} | {number(mean['psnr_wide'])} "
-            f"| {number(mean['psnr_slice'])} | {row['slices']} / {row['subjects']} |"
+            f"| {number(mean['psnr_slice'])} | {number(mean['psnr_foreground'])}, {number(mean['ssim_foreground'], 4)} "
+            f"| {row['slices']} / {row['subjects']}{failed} |"
         )
     return "\n".join(lines) + "\n"
 

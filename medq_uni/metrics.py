@@ -49,11 +49,22 @@ def ssim(
         reference: True images, same units.
         data_range: See :func:`psnr`.
     """
+    return ssim_map(image, reference, data_range=data_range).mean(dim=(1, 2, 3))
+
+
+def ssim_map(
+    image: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], *, data_range: float
+) -> Float[Tensor, "B C h w"]:
+    """Return the structural similarity of each window, at the place of its middle.
+
+    The map is smaller than the image by half a window (``SSIM_WINDOW // 2`` pixels, less in images smaller than the
+    window) on every side. Arguments as those of :func:`ssim`, which is its mean.
+    """
     with torch.autocast(image.device.type, enabled=False):  # half precision cannot hold a local variance
-        return _ssim(image, reference, data_range)
+        return _ssim_map(image, reference, data_range)
 
 
-def _ssim(image: Tensor, reference: Tensor, data_range: float) -> Tensor:
+def _ssim_map(image: Tensor, reference: Tensor, data_range: float) -> Tensor:
     size = min(SSIM_WINDOW, *(side - 1 + side % 2 for side in image.shape[-2:]))
     coordinate = torch.arange(size, dtype=image.dtype, device=image.device) - size // 2
     window = torch.exp(-0.5 * (coordinate / SSIM_SIGMA) ** 2)
@@ -71,4 +82,4 @@ def _ssim(image: Tensor, reference: Tensor, data_range: float) -> Tensor:
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     denominator = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
-    return (numerator / denominator).mean(dim=(1, 2, 3))
+    return numerator / denominator

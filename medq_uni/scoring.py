@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from medq_uni.image import MedicalImage
-from medq_uni.metrics import psnr, ssim
+from medq_uni.metrics import psnr, ssim, ssim_map
 from medq_uni.physics import foreground
 from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
 from medq_uni.taxonomy import Modality
+
+DEFINITIONS = 2
+"""Raised when a score means something else or one is added; kept scores are then computed again."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class ImageScores:
 
     psnr: float
     """CT clipped to [-160, 240] HU with data range 400; MR and PET unclipped, from 0 to the 99.9th percentile of the
-    reference."""
+    volume that the reference is or was taken from."""
     ssim: float
     """On the same range."""
     psnr_wide: float
@@ -40,6 +43,8 @@ class ImageScores:
     psnr_foreground: float
     """As ``psnr``, over the pixels whose reference is above -500 HU, or 5 % of the data range in MR and PET; NaN
     where there are none."""
+    ssim_foreground: float
+    """As ``ssim``, the mean over the windows whose middle is such a pixel."""
 
 
 def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
@@ -48,20 +53,28 @@ def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
     Raises:
         ValueError: If shapes differ.
     """
-    x, y, data_range = _on_main_range(image, reference)
-    return _pair(x, y, data_range)
+    x, y = _on_main_range(image, reference)
+    return _pair(x, y, data_range_of(reference))
 
 
-def score_image(image: MedicalImage, reference: MedicalImage) -> ImageScores:
+def score_image(image: MedicalImage, reference: MedicalImage, data_range: float | None = None) -> ImageScores:
     """Return all scores of an image against its reference.
+
+    Args:
+        image: What is scored.
+        reference: The truth.
+        data_range: Of the main scores: what :func:`data_range_of` says of the whole volume where the reference is one
+            slice of it; None takes that of the reference.
 
     Raises:
         ValueError: If shapes differ, or a voxel of the image is not finite.
     """
     if not np.isfinite(image.voxels).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(image.voxels))} voxels are NaN or infinite; no score.")
-    x, y, data_range = _on_main_range(image, reference)
-    main = _pair(x, y, data_range)
+    x, y = _on_main_range(image, reference)
+    data_range = data_range_of(reference) if data_range is None else data_range
+    similarity = ssim_map(x, y, data_range=data_range)
+    main = _mean(psnr(x, y, data_range=data_range).numpy()), _mean(similarity.mean(dim=(1, 2, 3)).numpy())
     wide = main
     if reference.modality is Modality.CT:
         low, high = CT_RANGE_HU
@@ -71,11 +84,12 @@ def score_image(image: MedicalImage, reference: MedicalImage) -> ImageScores:
     for a, b in zip(x, y, strict=True):
         own_range = float(b.max() - b.min())
         per_slice.append(_pair(a[None], b[None], own_range) if own_range > 0 else (np.nan, np.nan))
+    psnr_slice, ssim_slice = (_mean(np.array(values)) for values in zip(*per_slice, strict=True))
     inside = torch.from_numpy(foreground(reference))[:, None]
     error = (x - y)[inside].square().mean()
     psnr_inside = float(10 * torch.log10(data_range**2 / error))
-    psnr_slice, ssim_slice = (_mean(np.array(values)) for values in zip(*per_slice, strict=True))
-    return ImageScores(*main, *wide, psnr_slice, ssim_slice, psnr_inside)
+    ssim_inside = float(similarity[_middles(inside, similarity)].mean())
+    return ImageScores(*main, *wide, psnr_slice, ssim_slice, psnr_inside, ssim_inside)
 
 
 def data_range_of(reference: MedicalImage) -> float:
@@ -92,11 +106,11 @@ def data_range_of(reference: MedicalImage) -> float:
     return data_range
 
 
-def _on_main_range(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tensor, float]:
+def _on_main_range(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tensor]:
     x, y = _tensors(image, reference)
     if reference.modality is Modality.CT:
         x, y = x.clamp(*CT_WINDOW_HU), y.clamp(*CT_WINDOW_HU)
-    return x, y, data_range_of(reference)
+    return x, y
 
 
 def _tensors(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tensor]:
@@ -108,6 +122,12 @@ def _tensors(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tens
 
 def _pair(x: Tensor, y: Tensor, data_range: float) -> tuple[float, float]:
     return _mean(psnr(x, y, data_range=data_range).numpy()), _mean(ssim(x, y, data_range=data_range).numpy())
+
+
+def _middles(pixels: Tensor, windows: Tensor) -> Tensor:
+    """Return the pixels that are the middle of a window, with the shape of the map of the windows."""
+    top, left = ((pixels.shape[axis] - windows.shape[axis]) // 2 for axis in (2, 3))
+    return pixels[:, :, top : top + windows.shape[2], left : left + windows.shape[3]]
 
 
 def _mean(values: np.ndarray) -> float:

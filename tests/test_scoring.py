@@ -3,6 +3,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from medq_uni.image import MedicalImage
+from medq_uni.physics import foreground
 from medq_uni.scoring import data_range_of, score_image, scores
 from medq_uni.taxonomy import Modality
 
@@ -45,6 +46,30 @@ def test_the_foreground_leaves_air_out():
     found = score_image(clean_body, reference)
     assert np.isinf(found.psnr_foreground)
     assert np.isfinite(found.psnr)
+
+
+@pytest.mark.parametrize("modality", [Modality.MR, Modality.PET])
+def test_the_foreground_scores_agree_with_scikit_image(modality: Modality):
+    image, reference = pair(modality)
+    reference = reference.with_voxels(np.where(reference.voxels < 6, 0, reference.voxels))
+    inside, main = foreground(reference)[0], data_range_of(reference)
+    x, y = (one.voxels[0].astype(np.float64) for one in (image, reference))
+    middles = slice(5, -5), slice(5, -5)
+    assert 0 < inside[middles].mean() < 1
+    found = score_image(image, reference)
+    assert found.psnr_foreground == pytest.approx(peak_signal_noise_ratio(y[inside], x[inside], data_range=main))
+    similarity = structural_similarity(y, x, data_range=main, full=True, **OPTIONS)[1]
+    assert found.ssim_foreground == pytest.approx(similarity[middles][inside[middles]].mean(), abs=1e-6)
+
+
+def test_a_slice_is_scored_on_the_range_of_its_volume():
+    image, reference = pair(Modality.PET)
+    own, main = score_image(image, reference), data_range_of(reference)
+    volume = score_image(image, reference, 2 * main)
+    assert volume.psnr == pytest.approx(own.psnr + 20 * np.log10(2))
+    assert volume.psnr_foreground == pytest.approx(own.psnr_foreground + 20 * np.log10(2))
+    assert volume.ssim > own.ssim
+    assert (volume.psnr_slice, volume.ssim_slice) == (own.psnr_slice, own.ssim_slice)
 
 
 def test_what_cannot_be_scored_is_said():

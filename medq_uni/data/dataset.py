@@ -56,6 +56,8 @@ class DatasetRecipe:
         seeds = [pairs.seed for pairs in self.splits.values()]
         if len(set(seeds)) != len(seeds):
             raise ConfigError(f"{self.name}: two splits have the same seed, so they would share phantoms.")
+        if any(pairs.unseen for name, pairs in self.splits.items() if name != "test"):
+            raise ConfigError(f"{self.name}: unseen pairs are a test of generality; only the split test may have them.")
         unknown = [name for name in self.splits if not name.isidentifier()]
         if unknown:
             raise ConfigError(f"{self.name}: {unknown[0]!r} is no name for a split; use letters and digits.")

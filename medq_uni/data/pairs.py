@@ -10,7 +10,7 @@ import torch
 
 from medq_uni import physics
 from medq_uni.config import ConfigError
-from medq_uni.data import layouts, sources
+from medq_uni.data import layouts, sources, unseen
 from medq_uni.data.lesions import with_lesions
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.data.vary import vary
@@ -39,11 +39,13 @@ class Pair:
     anatomy: Anatomy
     subject: str
     source: str
-    """``phantom`` or ``real``."""
+    """``phantom``, ``real`` or ``unseen``."""
     volume: str
-    """Name of the volume in its source; ``phantom``."""
+    """Name of the volume in its source; ``phantom``; the kind of an unseen reference."""
     z: int
     """Number of the slice in its volume."""
+    volume_peak: float | None = None
+    """99.9th percentile of the MR or PET volume that the reference is a slice of; None where there is no such."""
 
     @property
     def severity(self) -> Severity:
@@ -79,6 +81,8 @@ class PairsConfig:
     """Whether real slices are varied in matrix size, contrast and reference noise before they are degraded."""
     lesion_fraction: float = 0.0
     """Share of pairs whose truth gets a few lesions of known contrast before it is degraded."""
+    unseen: bool = False
+    """Whether the references are unlike all training images (:mod:`medq_uni.data.unseen`): a test of generality."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -90,6 +94,8 @@ class PairsConfig:
         wrong = next((name for name in shares if not 0 <= getattr(self, name) <= 1), None)
         if wrong is not None:
             raise ConfigError(f"pairs: {wrong} must lie between 0 and 1, got {getattr(self, wrong)}.")
+        if self.unseen and self.data:
+            raise ConfigError("pairs: unseen references are made by code; leave out data, or set unseen to false.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +110,8 @@ class Reference:
     z: int
     lower: tuple[float, MedicalImage] | None = None
     """Dose reduction and voxels of the same slice measured at a lower dose."""
+    source: str = "phantom"
+    volume_peak: float | None = None
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -127,8 +135,8 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     severity = _severity(config, index, generator)
     use_real = bool(config.data) and _chance(config.real_fraction, generator)
     reference = _real_reference(config, task.modality, severity is Severity.NONE, generator) if use_real else None
-    source = "phantom" if reference is None else "real"
-    reference = reference or _phantom_reference(config, task.modality, index, generator)
+    made_by_code = _unseen_reference if config.unseen else _phantom_reference
+    reference = reference or made_by_code(config, task.modality, index, generator)
     if reference.lower is not None:
         degraded, records, effects = _measured(reference, reference.lower, task)
     else:
@@ -142,7 +150,7 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
         try:
             made = physics.degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
         except physics.UnusableValues as error:
-            if source == "phantom":
+            if reference.source != "real":
                 raise
             raise sources.ManifestError(
                 f"{reference.volume}, slice {reference.z}: {error} Else leave this volume out of the source."
@@ -157,9 +165,10 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
         own_noise=reference.own_noise,
         anatomy=reference.anatomy,
         subject=reference.subject,
-        source=source,
+        source=reference.source,
         volume=reference.volume,
         z=reference.z,
+        volume_peak=reference.volume_peak,
     )
 
 
@@ -194,6 +203,13 @@ def _phantom_reference(config: PairsConfig, modality: Modality, index: int, gene
     return Reference(drawn.image, 0.0, drawn.anatomy, f"phantom-{config.seed}-{index}", PHANTOM_VOLUME, 0)
 
 
+def _unseen_reference(config: PairsConfig, modality: Modality, index: int, generator: torch.Generator) -> Reference:
+    """Return a picture, the Shepp-Logan head, or a phantom in the contrast of another modality; they take turns."""
+    side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
+    drawn = unseen.draw(modality, index // (len(Task) * max(len(config.grades), 1)), generator, size=side)
+    return Reference(drawn.image, 0.0, Anatomy.BODY, drawn.name, drawn.kind, 0, source="unseen")
+
+
 def _real_reference(
     config: PairsConfig, modality: Modality, must_be_good: bool, generator: torch.Generator
 ) -> Reference | None:
@@ -207,7 +223,8 @@ def _real_reference(
             continue
         z = candidates[randint(len(candidates), generator)]
         image = sources.load_reference(volume).slice_at(z)
-        if config.vary_real and not volume.lower:
+        is_varied = config.vary_real and not volume.lower
+        if is_varied:
             image = vary(image, generator)
         own = physics.own_noise(image)
         if must_be_good and own > NOISE_LIMITS[modality]:
@@ -216,7 +233,8 @@ def _real_reference(
         if volume.lower and not must_be_good:
             one = volume.lower[randint(len(volume.lower), generator)]
             lower = one.reduction, sources.load_lower(volume, one).slice_at(z)
-        return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower)
+        peak = None if is_varied else sources.volume_peak(volume)
+        return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower, "real", peak)
     return None
 
 

@@ -101,6 +101,8 @@ def store(pair: Pair, *, split: str, index: int, seed: int, wrong_labels: float 
         "sha256": {"degraded": digest_of(degraded), "reference": digest_of(reference)},
         "thumbnail": _thumbnail(reference),
     }
+    if pair.volume_peak is not None:
+        meta["volume_peak"] = _rounded(pair.volume_peak)
     return StoredPair(meta, degraded, reference)
 
 

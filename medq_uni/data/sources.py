@@ -18,6 +18,7 @@ import numpy as np
 from medq_uni.image import MedicalImage, Units
 from medq_uni.io import ImageItem, read_image
 from medq_uni.physics import foreground
+from medq_uni.preprocess import PERCENTILE
 from medq_uni.taxonomy import Anatomy, Modality
 
 MANIFEST_NAME = "MANIFEST.csv"
@@ -137,6 +138,14 @@ def load(path: Path | ImageItem, modality: Modality, units: Units | None) -> Med
 def load_reference(volume: Volume) -> MedicalImage:
     """Return the voxels of a reference volume."""
     return load(volume.path, volume.modality, volume.units)
+
+
+@functools.lru_cache(maxsize=256)
+def volume_peak(volume: Volume) -> float | None:
+    """Return the 99.9th percentile of an MR or PET volume, the upper end of its data range; None for CT."""
+    if volume.modality is Modality.CT:
+        return None
+    return float(np.percentile(load_reference(volume).voxels, PERCENTILE))
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ from medq_uni.evaluate.systems import SystemSpec, build
 from medq_uni.image import MedicalImage
 from medq_uni.io.atomic import write_bytes, write_text
 from medq_uni.report import picture
-from medq_uni.scoring import score_image
+from medq_uni.scoring import DEFINITIONS, score_image
 from medq_uni.taxonomy import Severity
 
 CHUNK = 6
@@ -90,7 +90,7 @@ def run_system(
         NotRun: If the system cannot run here.
     """
     path = folder / "scores" / slug(benchmark.name) / f"{slug(spec.name)}.jsonl"
-    head = {"set": benchmark.sha256, "system": build(spec).identity, "variant": spec.variant}
+    head = {"set": benchmark.sha256, "scores": DEFINITIONS, "system": build(spec).identity, "variant": spec.variant}
     done = {record.case: record for record in _kept(path, head) if not record.error}
     wanted = {index: picture_path(folder, benchmark.name, index, spec.name) for index in pictured(benchmark)}
     left = [i for i in range(len(benchmark.test)) if i not in done or (i in wanted and not wanted[i].is_file())]
@@ -121,7 +121,7 @@ def run_job(job: Job) -> list[Record]:
         try:
             output = system.restore(case).image
             record = replace(record, seconds=time.perf_counter() - began)
-            found, same = asdict(score_image(output, case.reference)), _is_same(output, case.degraded)
+            found, same = asdict(score_image(output, case.reference, case.data_range)), _is_same(output, case.degraded)
             if index in job.pictures:
                 write_bytes(job.pictures[index], picture(output, case.reference))
             record = replace(record, scores=found, is_unchanged=same)

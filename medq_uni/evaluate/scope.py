@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medq_uni.data.pairs import generator_of
-from medq_uni.data.phantoms import UNITS, phantom
+from medq_uni.data.phantoms import phantom
+from medq_uni.data.unseen import levels_of, picture, taken_for
 from medq_uni.evaluate.answers import Answer, Outcome
 from medq_uni.evaluate.describers import Subject
 from medq_uni.image import MedicalImage
@@ -18,8 +19,6 @@ SIDE = 192
 SEEDS = (0, 1, 2)
 PHOTOS = ("camera", "coins", "page")
 """Gray pictures that come inside scikit-image: a man with a camera, coins, a page of text."""
-SCALES = {Modality.CT: (-1000.0, 1000.0), Modality.MR: (0.0, 1000.0), Modality.PET: (0.0, 10.0)}
-"""Values that black and white get when a picture is taken for an image of a modality."""
 WRONG = {
     Modality.CT: Modality.MR,
     Modality.MR: Modality.PET,
@@ -57,19 +56,17 @@ def scope_cases() -> list[ScopeCase]:
     """Return the set, the same every time: blank, noise, ultrasound-like, photographs, and a wrong modality."""
     found = []
     for modality in Modality:
-        found.append(ScopeCase("blank", _taken_for(modality, np.zeros((SIDE, SIDE)))))
+        found.append(ScopeCase("blank", taken_for(modality, np.zeros((SIDE, SIDE)))))
         for seed in SEEDS:
             draws = np.random.default_rng((seed, 1))
-            found.append(ScopeCase("pure noise", _taken_for(modality, draws.uniform(size=(SIDE, SIDE)))))
-            found.append(ScopeCase("ultrasound-like", _taken_for(modality, _sector(np.random.default_rng((seed, 2))))))
-        found += [ScopeCase("photograph or page", _taken_for(modality, _photo(name))) for name in PHOTOS]
+            found.append(ScopeCase("pure noise", taken_for(modality, draws.uniform(size=(SIDE, SIDE)))))
+            found.append(ScopeCase("ultrasound-like", taken_for(modality, _sector(np.random.default_rng((seed, 2))))))
+        found += [ScopeCase("photograph or page", taken_for(modality, picture(name, SIDE))) for name in PHOTOS]
         for seed in SEEDS:
             image = phantom(modality, generator_of(seed, list(Modality).index(modality), 7), size=SIDE)
             said = WRONG[modality]
-            least, most = float(image.voxels.min()), float(image.voxels.max())
-            level = (image.voxels[0] - least) / (most - least)
             kind = f"{modality.value.upper()} said to be {said.value.upper()}"
-            found.append(ScopeCase(kind, replace(_taken_for(said, level), spacing_mm=image.spacing_mm)))
+            found.append(ScopeCase(kind, replace(taken_for(said, levels_of(image)), spacing_mm=image.spacing_mm)))
     return found
 
 
@@ -108,19 +105,6 @@ def _fate(case: ScopeCase, answer: Answer) -> str:
     assert answer.description is not None
     is_doubted = bool(answer.warning) or answer.description.modality is not case.image.modality
     return "doubted" if is_doubted else "judged"
-
-
-def _taken_for(modality: Modality, level: np.ndarray) -> MedicalImage:
-    """Return a picture with levels 0 to 1 as if it were a slice of a modality."""
-    low, high = SCALES[modality]
-    return MedicalImage(low + (high - low) * level, modality=modality, units=UNITS[modality])
-
-
-def _photo(name: str) -> np.ndarray:
-    from skimage import data
-    from skimage.transform import resize
-
-    return np.asarray(resize(getattr(data, name)() / 255.0, (SIDE, SIDE), anti_aliasing=True))
 
 
 def _sector(draws: np.random.Generator) -> np.ndarray:

@@ -26,13 +26,15 @@ class Case:
     severity: Severity
     subject: str
     group: str
-    """``phantoms``, ``real``, ``real patches``, each also with ``, mixed``."""
+    """``phantoms``, ``real``, ``real patches``, or the kind of an unseen reference; each also with ``, mixed``."""
     degraded: MedicalImage
     reference: MedicalImage
     anatomy: Anatomy | None = None
     """None where nothing says so."""
     records: tuple[DegradationRecord, ...] = ()
     """What was done, with the grades that were measured; empty where only task and grade are known."""
+    data_range: float | None = None
+    """Of the volume that the reference is a slice of (:func:`medq_uni.scoring.score_image`); None where it is whole."""
 
 
 def drawn_cases(config: PairsConfig) -> Iterator[Case]:
@@ -44,22 +46,26 @@ def drawn_cases(config: PairsConfig) -> Iterator[Case]:
     for index in range(config.count):
         pair = draw_pair(config, index)
         if not (wants_real and pair.source == "phantom"):
-            group = _group(pair.source, min(pair.reference.shape[1:]), len(pair.records))
+            group = _group(pair.source, pair.volume, min(pair.reference.shape[1:]), len(pair.records))
             images = pair.degraded, pair.reference
-            yield Case(pair.task, pair.severity, pair.subject, group, *images, pair.anatomy, pair.records)
+            yield Case(
+                pair.task, pair.severity, pair.subject, group, *images, pair.anatomy, pair.records, pair.volume_peak
+            )
 
 
 def dataset_cases(folder: Path, split: str) -> Iterator[Case]:
     """Yield the pairs of one split of a built dataset."""
     for pair in Dataset(folder).pairs(split):
-        records, anatomy = records_of(pair.meta), Anatomy(pair.meta["anatomy"])
-        group = _group(pair.meta["source"], min(pair.reference.shape), len(records))
+        meta, records = pair.meta, records_of(pair.meta)
+        group = _group(meta["source"], meta["volume"], min(pair.reference.shape), len(records))
         images = pair.image(pair.degraded), pair.image(pair.reference)
-        yield Case(pair.task, pair.severity, pair.meta["subject"], group, *images, anatomy, records)
+        anatomy, peak = Anatomy(meta["anatomy"]), meta.get("volume_peak")
+        yield Case(pair.task, pair.severity, meta["subject"], group, *images, anatomy, records, peak)
 
 
-def _group(source: str, side: int, degradations: int) -> str:
-    name = "phantoms" if source == "phantom" else "real patches" if side < PATCH_SIDE else "real"
+def _group(source: str, volume: str, side: int, degradations: int) -> str:
+    names = {"phantom": "phantoms", "unseen": volume, "real": "real patches" if side < PATCH_SIDE else "real"}
+    name = names[source]
     return name if degradations == 1 else f"{name}, mixed"
 
 
@@ -67,7 +73,8 @@ def set_hash(cases: Sequence[Case]) -> str:
     """Return the sha256 over tasks, grades, references and degraded voxels of a set."""
     digest = hashlib.sha256()
     for case in cases:
-        digest.update(f"{case.task}/{case.severity}/{case.subject}".encode())
+        scale = "" if case.data_range is None else f"/{case.data_range:.6g}"
+        digest.update(f"{case.task}/{case.severity}/{case.subject}{scale}".encode())
         digest.update(case.reference.voxels.tobytes())
         digest.update(case.degraded.voxels.tobytes())
     return digest.hexdigest()

@@ -212,6 +212,8 @@ class TrainConfig:
             self._check_model()
         if (self.pairs is None) == (self.dataset is None):
             raise ConfigError("Give either pairs, which are drawn, or dataset, the folder of a built one.")
+        if (self.pairs is not None and self.pairs.unseen) or self.val_pairs.unseen:
+            raise ConfigError("unseen pairs are a test of generality: none is trained on, or chosen by. Leave it out.")
 
     def _check_model(self) -> None:
         for name in ("model", "tokenizer"):

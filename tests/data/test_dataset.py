@@ -18,7 +18,7 @@ from medq_uni import physics
 from medq_uni.config import ConfigError
 from medq_uni.data import shards
 from medq_uni.data.dataset import Dataset, DatasetRecipe, build_dataset, leaks_between_splits, read_dataset_recipe
-from medq_uni.data.pairs import PairsConfig
+from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.shards import DatasetError, records_of
 from medq_uni.data.verify import contact_sheet, verify_dataset
 from medq_uni.taxonomy import Severity, Task
@@ -185,6 +185,15 @@ def test_real_volumes_without_a_source_are_not_replaced_by_phantoms(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_the_range_of_a_volume_comes_along(data: Path, tmp_path: Path):
+    config = PairsConfig(count=5, seed=3, data=(str(data),), real_fraction=1.0, grades=(Severity.MILD,))
+    dataset = build_dataset(DatasetRecipe(name="real", splits={"train": config}), tmp_path / "real")
+    for index, pair in enumerate(dataset.pairs("train")):
+        drawn = draw_pair(config, index)
+        assert pair.meta.get("volume_peak") == (drawn.volume_peak and pytest.approx(drawn.volume_peak, rel=1e-5))
+        assert ("volume_peak" in pair.meta) == (drawn.task is not Task.CT_LOW_DOSE)
+
+
 def test_a_pinned_content_hash_is_kept(built: Path, tmp_path: Path):
     pinned = replace(RECIPE, content_sha256=Dataset(built).manifest["content_sha256"])
     build_dataset(pinned, tmp_path / "pinned")
@@ -232,8 +241,9 @@ def test_bad_recipes_name_what_is_wrong(tmp_path: Path):
         DatasetRecipe(name="x", splits=dict.fromkeys(("a", "b"), PairsConfig(count=1, seed=1)))
 
 
-def test_the_public_benchmark_is_the_pinned_one(tmp_path: Path):
-    recipe = read_dataset_recipe(ROOT / "benchmark/phantoms.json")
-    dataset = build_dataset(recipe, tmp_path / "phantoms")  # fails if the content differs
+@pytest.mark.parametrize(("name", "pairs"), [("phantoms", 100), ("unseen", 60)])
+def test_the_public_benchmark_is_the_pinned_one(tmp_path: Path, name: str, pairs: int):
+    recipe = read_dataset_recipe(ROOT / f"benchmark/{name}.json")
+    dataset = build_dataset(recipe, tmp_path / name)  # fails if the content differs
     assert dataset.manifest["content_sha256"] == recipe.content_sha256
-    assert len(dataset) == 100
+    assert len(dataset) == pairs

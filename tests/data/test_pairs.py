@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -78,6 +79,18 @@ def test_a_noisy_reference_never_stands_for_a_good_image(data: Path):
     pairs = [draw_pair(config, index) for index in range(10)]  # the fixture's volumes are noise
     assert all(pair.severity is Severity.NONE for pair in pairs)
     assert all(pair.source == "phantom" for pair in pairs if pair.task.modality is Modality.MR)
+
+
+def test_a_slice_knows_the_range_of_its_volume(data: Path):
+    config = replace(CONFIG, data=(str(data),), real_fraction=1.0, grades=(Severity.MILD,))
+    for pair in (draw_pair(config, index) for index in range(5)):
+        if pair.task.modality is Modality.CT:
+            assert pair.volume_peak is None
+        else:
+            volume = np.asanyarray(nibabel.load(data / pair.volume).dataobj)
+            assert pair.volume_peak == pytest.approx(np.percentile(volume, 99.9))
+    assert draw_pair(replace(config, vary_real=True), 1).volume_peak is None
+    assert draw_pair(replace(config, data=()), 1).volume_peak is None
 
 
 def test_the_volume_is_known_before_it_is_read(data: Path):

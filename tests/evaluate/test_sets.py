@@ -31,3 +31,8 @@ def test_a_built_dataset_gives_the_same_cases(cases: list[Case], tmp_path: Path)
         )
         assert np.array_equal(one.degraded.voxels, other.degraded.voxels)
         assert one.degraded.modality is other.degraded.modality
+
+
+def test_the_range_of_a_volume_counts_in_the_hash_of_a_set(cases: list[Case]):
+    ranged = [replace(cases[0], data_range=7.0), *cases[1:]]
+    assert len({set_hash(cases), set_hash(ranged), set_hash([replace(ranged[0], data_range=8.0), *cases[1:]])}) == 3
