@@ -60,11 +60,13 @@ def export(
     with clear_errors():
         from medq_uni.config import Execution
         from medq_uni.io import UnwritableImage
-        from medq_uni.pretrained import load_pretrained
+        from medq_uni.pretrained import folder_of, load_pretrained
         from medq_uni.pretrained.export import export_released
 
         if output.exists() and not overwrite:
             raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")
+        if output.exists() and output.samefile(folder_of(name)):
+            raise UnwritableImage(f"{output.name}: this is the source, which is never written to. Choose another.")
         execution = Execution(precision="bfloat16" if bfloat16 else "float32")
         loaded = load_pretrained(name, execution=execution)
         export_released(loaded.model, loaded.tokenizer, output)

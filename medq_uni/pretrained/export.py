@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from medq_uni.config import FluxCodecConfig, ModelConfig
+from medq_uni.io import UnwritableImage
 from medq_uni.io.atomic import atomic_folder, file_digest
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.hub import SUMS, digest_of
@@ -57,13 +58,15 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: di
     Args:
         model: Of the released architecture, its weights not quantized.
         tokenizer: With the released special tokens.
-        folder: Is created; one that is there is replaced.
+        folder: Is created; a checkpoint that is there is replaced, as is an empty folder.
         card: What only our loader reads: how to sample, training, calibration.
 
     Raises:
+        UnwritableImage: If the folder holds anything else; nothing is touched then.
         WeightsMismatch: If the model has parts that the released layout does not know, such as those of nano.
         ValueError: If weights are quantized.
     """
+    _check_replaceable(Path(folder))
     network, codec = to_released(model)
     if any(type(x) is not Tensor for x in (*network.values(), *codec.values())):
         raise ValueError("quantized weights cannot be exported. Load the model in bfloat16 or float32 first.")
@@ -79,6 +82,14 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: di
         sums = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
         (temporary / SUMS).write_text(sums, encoding="utf-8")
     return digest_of(digests)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and ((folder / SUMS).is_file() or not any(folder.iterdir()))):
+        raise UnwritableImage(
+            f"{folder.name}: holds something else than an exported checkpoint, so it is not replaced. "
+            "Choose another folder."
+        )
 
 
 def _settings(config: ModelConfig) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from medq_uni.cli import app
 from medq_uni.config import (
     PER_EXPERT,
     SHARED_ATTENTION,
@@ -20,6 +22,7 @@ from medq_uni.config import (
     TransformerConfig,
     VisionConfig,
 )
+from medq_uni.io import UnwritableImage
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained import load_pretrained
 from medq_uni.pretrained.export import export_released, to_released
@@ -273,6 +276,24 @@ def test_an_exported_checkpoint_comes_back_bit_for_bit(
         assert torch.equal(weight, again.state_dict()[name]), name
     assert back.tokenizer is not None
     assert back.tokenizer.encode("Severe noise, 12 HU.") == released_tokenizer.encode("Severe noise, 12 HU.")
+
+
+def test_an_export_replaces_checkpoints_alone(released: Path, released_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    loaded = load_pretrained(str(released))
+    target, mine = tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for wrong in (mine, mine / "thesis.txt"):
+        with pytest.raises(UnwritableImage, match=r"holds something else .* Choose another folder"):
+            export_released(loaded.model, released_tokenizer, wrong)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    first = export_released(loaded.model, released_tokenizer, target)
+    assert export_released(loaded.model, released_tokenizer, target) == first
+    before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    result = CliRunner().invoke(app, ["weights", "export", str(target), "-o", str(target), "--overwrite"])
+    assert result.exit_code != 0
+    assert "this is the source" in result.stderr
+    assert before == {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
 
 
 def test_only_the_released_architecture_can_be_exported(tmp_path: Path) -> None:
