@@ -103,11 +103,13 @@ class FidelityCodec(nn.Module):
 
         self.down_blocks = nn.ModuleList(blocks(*level) for level in zip(widths, (*outer, 1), strict=True))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
-        mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
-        nn.init.zeros_(mix.weight)
-        self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
+        self.spectrum = None
+        if config.spectrum:
+            mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
+            nn.init.zeros_(mix.weight)
+            self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
         # silent, because a few coefficients are large and would drown the features at first
-        self.change = silent(nn.Conv2d(2 * latent, widths[-1], 1))
+        self.change = silent(nn.Conv2d(2 * latent, widths[-1], 1)) if config.latent_change else None
         self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))
@@ -144,8 +146,8 @@ class FidelityCodec(nn.Module):
         for level, block in enumerate(self.down_blocks):
             x = block(self.downs[level - 1](x) if level else x)
             levels.append(x)
-        # how much there is of every frequency tells the kind and amount of degradation
-        levels[-1] = x + self.spectrum(log_magnitudes(self.transform(image)))
+        if self.spectrum is not None:  # how much there is of every frequency tells kind and amount of degradation
+            levels[-1] = x + self.spectrum(log_magnitudes(self.transform(image)))
         return Fidelity(image=image, latent=self.encode(image), levels=tuple(levels))
 
     def decode(
@@ -166,12 +168,15 @@ class FidelityCodec(nn.Module):
         base = self.inverse_transform(latent)
         if fidelity is None:
             return DecodedImage(image=base, log_variance=None)
-        x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
+        bottom = fidelity.levels[-1]
+        x = torch.zeros_like(bottom)
+        if self.change is not None:
+            x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
         gains: list[Tensor] = []
         if self.guide is not None and states is not None:
             local, gains = self.guide(states, (x.shape[-2], x.shape[-1]))
             x = x + local
-        x = self.refining[-1](self.bottleneck(x + fidelity.levels[-1]))
+        x = self.refining[-1](self.bottleneck(x + bottom))
         for level in range(len(self.ups) - 1, -1, -1):
             x = F.pixel_shuffle(self.ups[level](x), 2) + fidelity.levels[level]
             if level == 0:

@@ -90,6 +90,20 @@ def test_the_variance_does_not_shape_the_features(image: torch.Tensor):
     assert codec.spread[0].weight.grad is not None
 
 
+def test_without_spectrum_and_latent_change_the_decoder_sees_the_change_in_the_image_alone(image: torch.Tensor):
+    codec = FidelityCodec(replace(CONFIG, spectrum=False, latent_change=False))
+    assert not [name for name, _ in codec.named_parameters() if name.startswith(("spectrum.", "change."))]
+    torch.nn.init.normal_(codec.out.weight)
+    fidelity = codec.features(image)
+    latent = codec.encode(image)
+    plain = codec.decode(latent, fidelity).image - image
+    moved = codec.decode(codec.encode(image + 0.3), fidelity).image - (image + 0.3)
+    assert not torch.allclose(plain, moved, atol=1e-4)
+    torch.nn.init.zeros_(codec.base.weight)
+    plain, moved = (codec.decode(codec.encode(x), fidelity).image - x for x in (image, image + 0.3))
+    assert torch.allclose(plain, moved, atol=1e-4)
+
+
 def test_the_path_can_be_switched_off_by_configuration(image: torch.Tensor):
     codec = FidelityCodec(FidelityCodecConfig(widths=(4, 8, 8, 8), fidelity_path=False))
     assert codec.features(image) is None
