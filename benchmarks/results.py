@@ -44,11 +44,9 @@ pairs come from the same code as the training pairs.
 BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, as many crops of the same
 size, input views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has
 seen many times as many pairs. These are short trainings of small networks from one seed; they say nothing about the
-published ones, and the seconds of training depend on what else the machine did. Only the stage in which MedQ-UNI's
-decoder learns alone meets the crops of the peers in their order; in trainings of a few hundred steps an order is
-worth tenths of a dB. In the tables above the first row is called MedQ-UNI micro, and the last InDI; these two are
-of earlier trainings there (28.95 / 26.58 / 38.15 and 28.19 / 25.98 / 37.85 dB on the test pairs of this table), the
-others came out the same.
+published ones, and the seconds of training depend on what else the machine did. The peers meet the same crops in
+the same order. MedQ-UNI, a fifth of whose steps are assessments, meets other crops of the same pairs; in short
+trainings an order is worth tenths of a dB.
 """
 UNSEEN = "unseen"
 NOTES = {

@@ -48,7 +48,9 @@ class ImageScores:
 
 
 def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
-    """Return PSNR in dB and SSIM of an image against its reference, as :class:`ImageScores` defines them.
+    """Return PSNR in dB and SSIM of an image against its reference, which has its own data range.
+
+    Otherwise as :class:`ImageScores` defines them.
 
     Raises:
         ValueError: If shapes differ.

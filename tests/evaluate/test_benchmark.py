@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medq_uni.config import ConfigError
+from medq_uni.data.dataset import read_dataset_recipe
 from medq_uni.evaluate.benchmark import COLUMNS, read_benchmarks
 from medq_uni.evaluate.sets import Case
 from medq_uni.io import write_image
@@ -51,10 +52,22 @@ def test_a_folder_of_recipes_leaves_out_those_that_want_volumes(tmp_path: Path):
 
 
 def test_sources_reach_recipes_that_want_a_share_of_real_volumes(tmp_path: Path):
-    path = recipe(tmp_path / "half.json", test={**SPLIT, "real_fraction": 0.5})
+    path = recipe(tmp_path / "half.json", test={**SPLIT, "real_fraction": 0.5, "split": "test"})
     assert {case.group for case in read_benchmarks(path)[0].test} == {"phantoms"}
     with pytest.raises(ValueError, match="gone"):
         read_benchmarks(path, [f"ct:{tmp_path / 'gone'}"])
+
+
+def test_no_side_is_drawn_from_volumes_that_one_may_train_on(tmp_path: Path):
+    path = recipe(tmp_path / "leak.json", test={**SPLIT, "real_fraction": 0.5})
+    with pytest.raises(ConfigError, match=r"the side 'test' would be drawn from the volumes of split 'train'"):
+        read_benchmarks(path, ["somewhere"])
+
+
+@pytest.mark.parametrize("name", ["phantoms", "shift", "unseen"])
+def test_our_benchmarks_made_by_code_take_no_volumes(name: str):
+    recipe = read_dataset_recipe(Path(__file__).parents[2] / f"benchmark/{name}.json")
+    assert {pairs.real_fraction for pairs in recipe.splits.values()} == {0}
 
 
 def test_a_list_of_files_is_read_and_what_cannot_be_read_is_listed(tmp_path: Path, cases: list[Case]):
