@@ -174,13 +174,11 @@ class FidelityCodecConfig:
     """Blocks of every level on the way down and again on the way up; the last level is on the latent grid and has its
     blocks on the way up, after one on the way down."""
     refining: tuple[int, ...] = (0, 0, 0, 0)
-    """Blocks of NAFNet that follow those of every level on the way up. A new one passes its input on: a decoder that
-    gets some begins where it was."""
+    """Blocks of NAFNet after those of every level on the way up. A new one passes its input on."""
     spectrum: bool = True
     """Whether the decoder sees, on the latent grid, how much there is of every frequency."""
     latent_change: bool = True
-    """Whether the decoder sees the restored latent and its change, on the latent grid; without it only what the change
-    does to the image."""
+    """Whether the decoder sees the restored latent and its change there, beside what the change does to the image."""
     guide_width: int = 0
     """Width of the states of the restoration expert that guide the decoder, the hidden_size of the transformer; 0 shows
     it none. A new guide says nothing."""
