@@ -41,10 +41,10 @@ class ImageScores:
     ssim_slice: float
     """On the same range."""
     psnr_foreground: float
-    """As ``psnr``, over the pixels whose reference is above -500 HU, or 5 % of the data range in MR and PET; NaN
-    where there are none."""
+    """As ``psnr``, over the pixels whose reference is above -500 HU, or in MR and PET above 5 % of its own 99.9th
+    percentile; NaN where there are none."""
     ssim_foreground: float
-    """As ``ssim``, the mean over the windows whose middle is such a pixel."""
+    """As ``ssim``, the mean over the windows whose middle is such a pixel; NaN where there are none."""
 
 
 def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
@@ -65,8 +65,8 @@ def score_image(image: MedicalImage, reference: MedicalImage, data_range: float 
     Args:
         image: What is scored.
         reference: The truth.
-        data_range: Of the main scores: what :func:`data_range_of` says of the whole volume where the reference is one
-            slice of it; None takes that of the reference.
+        data_range: Of the main scores, in the units of the images: what :func:`data_range_of` says of the whole volume
+            where the reference is one slice of it; None takes that of the reference.
 
     Raises:
         ValueError: If shapes differ, or a voxel of the image is not finite.

@@ -23,6 +23,7 @@ from medq_uni.data.shards import (
     store,
     write_shard,
 )
+from medq_uni.data.sources import SPLIT_ENDS
 from medq_uni.distribute import WorkerError, map_items
 from medq_uni.io.atomic import file_digest, write_text
 
@@ -63,8 +64,19 @@ class DatasetRecipe:
             raise ConfigError(f"{self.name}: {unknown[0]!r} is no name for a split; use letters and digits.")
 
     def with_sources(self, data: tuple[str, ...]) -> DatasetRecipe:
-        """Return the recipe with other sources of real volumes in every split."""
-        return replace(self, splits={name: replace(pairs, data=data) for name, pairs in self.splits.items()})
+        """Return the recipe with other sources of real volumes on every side that wants some.
+
+        Raises:
+            ConfigError: If the side train, val or test would be drawn from another split of the sources.
+        """
+        wanting = {name: pairs for name, pairs in self.splits.items() if pairs.wants_real}
+        wrong = next((name for name, pairs in wanting.items() if name in SPLIT_ENDS and pairs.split != name), None)
+        if wrong is not None:
+            raise ConfigError(
+                f"{self.name}: the side {wrong!r} would be drawn from the volumes of split {wanting[wrong].split!r}. "
+                f'Write "split": "{wrong}" there, or "real_fraction": 0 if it wants phantoms alone.'
+            )
+        return replace(self, splits=self.splits | {name: replace(one, data=data) for name, one in wanting.items()})
 
 
 def read_dataset_recipe(path: Path) -> DatasetRecipe:

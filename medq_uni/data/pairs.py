@@ -97,6 +97,11 @@ class PairsConfig:
         if self.unseen and self.data:
             raise ConfigError("pairs: unseen references are made by code; leave out data, or set unseen to false.")
 
+    @property
+    def wants_real(self) -> bool:
+        """Whether a share of the pairs is made from real volumes, where there are any."""
+        return self.real_fraction > 0 and not self.unseen
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
@@ -111,6 +116,7 @@ class Reference:
     lower: tuple[float, MedicalImage] | None = None
     """Dose reduction and voxels of the same slice measured at a lower dose."""
     source: str = "phantom"
+    """See :class:`Pair`, as for the next."""
     volume_peak: float | None = None
 
 

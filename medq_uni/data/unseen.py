@@ -43,7 +43,10 @@ def draw(modality: Modality, turn: int, generator: torch.Generator, *, size: int
         modality: What it is taken for.
         turn: Chooses the kind; they take turns.
         generator: Source of every random number.
-        size: Side in pixels.
+        size: Side in pixels, at least 32.
+
+    Raises:
+        ValueError: If a phantom is drawn and ``size`` is too small for one.
     """
     kind = KINDS[turn % len(KINDS)]
     low, high = FIELD_MM[modality]
@@ -61,7 +64,12 @@ def draw(modality: Modality, turn: int, generator: torch.Generator, *, size: int
 
 
 def picture(name: str, size: int) -> np.ndarray:
-    """Return a gray picture of scikit-image as levels from 0 to 1, (size, size)."""
+    """Return a gray picture that comes inside scikit-image as levels from 0 to 1, resampled to (size, size).
+
+    Args:
+        name: What :mod:`skimage.data` calls it.
+        size: Side in pixels.
+    """
     from skimage import data
     from skimage.transform import resize
     from skimage.util import img_as_float
@@ -70,13 +78,19 @@ def picture(name: str, size: int) -> np.ndarray:
 
 
 def levels_of(image: MedicalImage) -> np.ndarray:
-    """Return a slice between its least and its greatest value, as levels from 0 to 1."""
+    """Return the first slice of an image that is not constant as levels, (H, W): 0 its least value, 1 its greatest."""
     least, most = float(image.voxels.min()), float(image.voxels.max())
     return np.asarray((image.voxels[0] - least) / (most - least))
 
 
-def taken_for(modality: Modality, level: np.ndarray, spacing_px_mm: float = 1.0) -> MedicalImage:
-    """Return a picture with levels 0 to 1 as if it were a slice of a modality."""
+def taken_for(modality: Modality, level: np.ndarray, pixel_mm: float = 1.0) -> MedicalImage:
+    """Return a picture as if it were a slice of a modality, in the units of its phantoms.
+
+    Args:
+        modality: What it is taken for.
+        level: (H, W), black is 0 and white 1.
+        pixel_mm: Side of a pixel in millimetres.
+    """
     low, high = SCALES[modality]
-    spacing = (3.0, spacing_px_mm, spacing_px_mm)
+    spacing = (3.0, pixel_mm, pixel_mm)
     return MedicalImage(low + (high - low) * level, spacing, axial_affine(spacing), modality, UNITS[modality])

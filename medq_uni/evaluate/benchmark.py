@@ -6,13 +6,12 @@ import csv
 import functools
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from medq_uni.config import ConfigError
 from medq_uni.data.dataset import MANIFEST, DatasetRecipe, read_dataset_recipe
-from medq_uni.data.pairs import PairsConfig
 from medq_uni.evaluate.sets import Case, dataset_cases, drawn_cases, set_hash
 from medq_uni.image import MedicalImage
 from medq_uni.io import read_image
@@ -82,24 +81,9 @@ def _is_real(recipe: DatasetRecipe) -> bool:
 def _drawn(path: Path, recipe: DatasetRecipe, sources: Sequence[str]) -> Benchmark:
     if _is_real(recipe) and not sources:
         raise ConfigError(f"{path} is made of real volumes. Say where they are with --source.")
-    splits = {
-        name: tuple(drawn_cases(_with_sources(path, name, pairs, sources)))
-        for name, pairs in recipe.splits.items()
-        if name in ("test", "val")
-    }
+    recipe = recipe.with_sources(tuple(sources)) if sources else recipe
+    splits = {name: tuple(drawn_cases(pairs)) for name, pairs in recipe.splits.items() if name in ("test", "val")}
     return _checked(Benchmark(path.stem, splits.get("test", ()), splits.get("val", ())), path)
-
-
-def _with_sources(path: Path, name: str, pairs: PairsConfig, sources: Sequence[str]) -> PairsConfig:
-    """Return pairs that are drawn from real volumes where they want some, never from those that one may train on."""
-    if not sources or not pairs.real_fraction:
-        return pairs
-    if pairs.split != name:
-        raise ConfigError(
-            f"{path}: the side {name!r} would be drawn from the volumes of split {pairs.split!r}. Write "
-            f'"split": "{name}" there, or "real_fraction": 0 if it wants phantoms alone.'
-        )
-    return replace(pairs, data=tuple(sources))
 
 
 def _listed(folder: Path) -> Benchmark:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def scope_cases() -> list[ScopeCase]:
             image = phantom(modality, generator_of(seed, list(Modality).index(modality), 7), size=SIDE)
             said = WRONG[modality]
             kind = f"{modality.value.upper()} said to be {said.value.upper()}"
-            found.append(ScopeCase(kind, replace(taken_for(said, levels_of(image)), spacing_mm=image.spacing_mm)))
+            found.append(ScopeCase(kind, taken_for(said, levels_of(image), image.spacing_mm[1])))
     return found
 
 

@@ -169,8 +169,9 @@ class FidelityCodec(nn.Module):
         if fidelity is None:
             return DecodedImage(image=base, log_variance=None)
         bottom = fidelity.levels[-1]
-        x = torch.zeros_like(bottom)
-        if self.change is not None:
+        if self.change is None:
+            x = torch.zeros_like(bottom)
+        else:
             x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
         gains: list[Tensor] = []
         if self.guide is not None and states is not None:

@@ -185,6 +185,17 @@ def test_real_volumes_without_a_source_are_not_replaced_by_phantoms(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_sources_go_to_the_sides_that_want_them_and_to_their_own_split():
+    wants, phantoms = PairsConfig(count=5, seed=1, split="test"), PairsConfig(count=5, seed=2, real_fraction=0.0)
+    unseen = PairsConfig(count=5, seed=3, unseen=True)
+    sides = DatasetRecipe(name="x", splits={"test": wants, "more": phantoms}).with_sources(("somewhere",)).splits
+    assert sides == {"test": replace(wants, data=("somewhere",)), "more": phantoms}
+    recipe = DatasetRecipe(name="x", splits={"test": unseen})
+    assert recipe.with_sources(("somewhere",)) == recipe
+    with pytest.raises(ConfigError, match=r"x: the side 'val' would be drawn .* of split 'train'. Write \"split\""):
+        DatasetRecipe(name="x", splits={"val": replace(wants, split="train")}).with_sources(("somewhere",))
+
+
 def test_the_range_of_a_volume_comes_along(data: Path, tmp_path: Path):
     config = PairsConfig(count=5, seed=3, data=(str(data),), real_fraction=1.0, grades=(Severity.MILD,))
     dataset = build_dataset(DatasetRecipe(name="real", splits={"train": config}), tmp_path / "real")

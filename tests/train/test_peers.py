@@ -174,6 +174,12 @@ def test_a_recipe_that_mixes_peers_and_models_is_refused(changes: dict, message:
         recipe(**changes)
 
 
+@pytest.mark.parametrize("key", ["pairs", "val_pairs"])
+def test_nothing_is_trained_on_or_chosen_by_unseen_pairs(key: str) -> None:
+    with pytest.raises(ConfigError, match="none is trained on, or chosen by"):
+        recipe(**{key: replace(getattr(recipe(), key), unseen=True, data=())})
+
+
 def test_a_model_has_no_stage_of_a_peer() -> None:
     config = tiny_recipe(medq_stage("codec"))
     assert isinstance(config.model, ModelConfig)
