@@ -44,9 +44,8 @@ pairs come from the same code as the training pairs.
 BUDGET = """Trained by `medq ablate recipes/peers.json --source DIR`: the same pairs, as many crops of the same
 size, input views, pixel losses and scorer for every network. MedQ-UNI is the micro model here, not nano, which has
 seen many times as many pairs. These are short trainings of small networks from one seed; they say nothing about the
-published ones, and the seconds of training depend on what else the machine did. The peers meet the same crops in
-the same order. MedQ-UNI, a fifth of whose steps are assessments, meets other crops of the same pairs; in short
-trainings an order is worth tenths of a dB.
+published ones, and the seconds of training depend on what else the machine did. All meet the same crops in the same
+order; MedQ-UNI learns to assess their slices in the same steps, and is told wrong things about some of them.
 """
 UNSEEN = "unseen"
 NOTES = {

@@ -14,7 +14,7 @@ from medq_uni.physics import foreground
 from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
 from medq_uni.taxonomy import Modality
 
-DEFINITIONS = 2
+DEFINITIONS = 3
 """Raised when a score means something else or one is added; kept scores are then computed again."""
 
 
@@ -42,21 +42,24 @@ class ImageScores:
     """On the same range."""
     psnr_foreground: float
     """As ``psnr``, over the pixels whose reference is above -500 HU, or in MR and PET above 5 % of its own 99.9th
-    percentile; NaN where there are none."""
+    percentile; slices without any are left out, NaN where none has one."""
     ssim_foreground: float
-    """As ``ssim``, the mean over the windows whose middle is such a pixel; NaN where there are none."""
+    """As ``ssim``, the mean over the windows whose middle is such a pixel; slices without any are left out."""
 
 
-def scores(image: MedicalImage, reference: MedicalImage) -> tuple[float, float]:
-    """Return PSNR in dB and SSIM of an image against its reference, which has its own data range.
+def scores(image: MedicalImage, reference: MedicalImage, data_range: float | None = None) -> tuple[float, float]:
+    """Return PSNR in dB and SSIM of an image against its reference, as :class:`ImageScores` defines them.
 
-    Otherwise as :class:`ImageScores` defines them.
+    Args:
+        image: What is scored.
+        reference: The truth.
+        data_range: As in :func:`score_image`.
 
     Raises:
         ValueError: If shapes differ.
     """
     x, y = _on_main_range(image, reference)
-    return _pair(x, y, data_range_of(reference))
+    return _pair(x, y, data_range_of(reference) if data_range is None else data_range)
 
 
 def score_image(image: MedicalImage, reference: MedicalImage, data_range: float | None = None) -> ImageScores:
@@ -69,12 +72,14 @@ def score_image(image: MedicalImage, reference: MedicalImage, data_range: float 
             where the reference is one slice of it; None takes that of the reference.
 
     Raises:
-        ValueError: If shapes differ, or a voxel of the image is not finite.
+        ValueError: If shapes differ, a voxel of the image is not finite, or a data range is not positive.
     """
     if not np.isfinite(image.voxels).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(image.voxels))} voxels are NaN or infinite; no score.")
     x, y = _on_main_range(image, reference)
     data_range = data_range_of(reference) if data_range is None else data_range
+    if not data_range > 0:
+        raise ValueError(f"the data range must be positive, got {data_range:g}; no score.")
     similarity = ssim_map(x, y, data_range=data_range)
     main = _mean(psnr(x, y, data_range=data_range).numpy()), _mean(similarity.mean(dim=(1, 2, 3)).numpy())
     wide = main
@@ -88,9 +93,10 @@ def score_image(image: MedicalImage, reference: MedicalImage, data_range: float 
         per_slice.append(_pair(a[None], b[None], own_range) if own_range > 0 else (np.nan, np.nan))
     psnr_slice, ssim_slice = (_mean(np.array(values)) for values in zip(*per_slice, strict=True))
     inside = torch.from_numpy(foreground(reference))[:, None]
-    error = (x - y)[inside].square().mean()
-    psnr_inside = float(10 * torch.log10(data_range**2 / error))
-    ssim_inside = float(similarity[_middles(inside, similarity)].mean())
+    error, middle = (x - y).square(), _middles(inside, similarity)
+    errors = torch.stack([one[mask].mean() for one, mask in zip(error, inside, strict=True)])
+    psnr_inside = _mean((10 * torch.log10(data_range**2 / errors)).numpy())
+    ssim_inside = _mean(np.array([float(one[mask].mean()) for one, mask in zip(similarity, middle, strict=True)]))
     return ImageScores(*main, *wide, psnr_slice, ssim_slice, psnr_inside, ssim_inside)
 
 
@@ -133,6 +139,7 @@ def _middles(pixels: Tensor, windows: Tensor) -> Tensor:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Return the mean over the slices that have a finite score; that over all where none has."""
-    finite = values[np.isfinite(values)]
-    return float((finite if len(finite) else values).mean())
+    """Return the mean over the slices that have a finite score, else infinity where one is equal, else NaN."""
+    known = values[~np.isnan(values)]
+    finite = known[np.isfinite(known)]
+    return float((finite if len(finite) else known).mean()) if len(known) else float("nan")

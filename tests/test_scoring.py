@@ -62,6 +62,25 @@ def test_the_foreground_scores_agree_with_scikit_image(modality: Modality):
     assert found.ssim_foreground == pytest.approx(similarity[middles][inside[middles]].mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize("modality", list(Modality))
+def test_the_foreground_scores_of_a_volume_are_means_over_its_slices(modality: Modality):
+    both = [[one.voxels[0] for one in pair(modality, seed)] for seed in (0, 1)]
+    both[1][0] = both[1][1] + 0.2 * (both[1][0] - both[1][1])
+    image, reference = (MedicalImage(np.stack(slices), modality=modality) for slices in zip(*both, strict=True))
+    whole = score_image(image, reference)
+    inside, last = foreground(reference), data_range_of(reference)
+    x, y = (one.voxels.astype(np.float64) for one in (image, reference))
+    if modality is Modality.CT:
+        x, y = (np.clip(one, -160, 240) for one in (x, y))
+    each = [peak_signal_noise_ratio(y[z][inside[z]], x[z][inside[z]], data_range=last) for z in (0, 1)]
+    assert abs(each[0] - each[1]) > 5
+    assert whole.psnr_foreground == pytest.approx(np.mean(each))
+    blank = reference.voxels.copy()
+    blank[0] = blank.min() if modality is Modality.CT else 0
+    found = score_image(image, reference.with_voxels(np.minimum(blank, reference.voxels)), last)
+    assert found.psnr_foreground == pytest.approx(each[1], abs=1e-6)
+
+
 def test_a_slice_is_scored_on_the_range_of_its_volume():
     image, reference = pair(Modality.PET)
     own, main = score_image(image, reference), data_range_of(reference)
@@ -80,6 +99,8 @@ def test_what_cannot_be_scored_is_said():
     broken[0, 3, 4] = np.nan
     with pytest.raises(ValueError, match="1 voxels are NaN"):
         score_image(image.with_voxels(broken), reference)
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        score_image(image, reference, 0.0)
     with pytest.raises(ValueError, match="no data range"):
         score_image(image, reference.with_voxels(np.zeros(reference.shape)))
 

@@ -65,8 +65,8 @@ def export(
 
         if output.exists() and not overwrite:
             raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")
-        if output.exists() and output.samefile(folder_of(name)):
-            raise UnwritableImage(f"{output.name}: this is the source, which is never written to. Choose another.")
+        if folder_of(name).resolve().is_relative_to(output.resolve()):
+            raise UnwritableImage(f"{output.name}: holds the source, which is never written to. Choose another.")
         execution = Execution(precision="bfloat16" if bfloat16 else "float32")
         loaded = load_pretrained(name, execution=execution)
         export_released(loaded.model, loaded.tokenizer, output)

@@ -32,7 +32,7 @@ class Batch:
     valid: Bool[Tensor, "B 1 H W"]
     """False where a small slice was padded."""
     vision: Float[Tensor, "B 2 h w"]
-    """What the assessor sees of the degraded slices."""
+    """What the assessor sees of the degraded slices; empty where it was not asked for."""
     offset: tuple[int, int]
     """Row and column of the crop's first token on the position table."""
     scaling: list[Scaling]
@@ -79,19 +79,25 @@ class BatchSampler:
         groups = ([i for i, item in enumerate(pool.items) if item.task is task] for task in (*Task, *emphasis))
         self.by_task = [group for group in groups if group]
 
-    def draw(self, size: int, *, crop: int, generator: torch.Generator, with_vision: bool = True) -> Batch:
-        """Return ``size`` random crops of ``crop`` x ``crop`` pixels, flipped at random."""
+    def draw(self, size: int, *, crop: int, generator: torch.Generator, seen: torch.Generator | None = None) -> Batch:
+        """Return ``size`` random crops of ``crop`` x ``crop`` pixels, flipped at random.
+
+        Args:
+            size: Number of crops.
+            crop: Side in pixels.
+            generator: Chooses pairs and crops.
+            seen: Chooses what the assessor sees of the slices; None leaves it out.
+        """
         first = randint(len(self.by_task), generator)
         index, views, valid, vision = [], [], [], []
-        vision_size = VISION_SIZES[randint(len(VISION_SIZES), generator)]
+        vision_size = 0 if seen is None else VISION_SIZES[randint(len(VISION_SIZES), seen)]
         for position in range(size):
             group = self.by_task[(first + position) % len(self.by_task)]
             chosen = group[randint(len(group), generator)]
             both = torch.stack(self.pool.views(chosen))
             item = self.pool.items[chosen]
-            if with_vision:
-                seen = self._place(item.height, item.width, vision_size, generator)
-                vision.append(_window(both[0], *seen, vision_size))
+            if seen is not None:
+                vision.append(_window(both[0], *self._place(item.height, item.width, vision_size, seen), vision_size))
             top, left = self._place(item.height, item.width, crop, generator)
             inside = torch.zeros(1, POOL_SIZE, POOL_SIZE, dtype=torch.bool)
             inside[:, : item.height, : item.width] = True

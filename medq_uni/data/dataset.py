@@ -62,6 +62,12 @@ class DatasetRecipe:
         unknown = [name for name in self.splits if not name.isidentifier()]
         if unknown:
             raise ConfigError(f"{self.name}: {unknown[0]!r} is no name for a split; use letters and digits.")
+        for name, pairs in self.splits.items():
+            if name in SPLIT_ENDS and pairs.split != name and pairs.data and pairs.wants_real:
+                raise ConfigError(
+                    f"{self.name}: the side {name!r} would be drawn from the volumes of split {pairs.split!r}. "
+                    f'Write "split": "{name}" there, or "real_fraction": 0 if it wants phantoms alone.'
+                )
 
     def with_sources(self, data: tuple[str, ...]) -> DatasetRecipe:
         """Return the recipe with other sources of real volumes on every side that wants some.
@@ -69,14 +75,8 @@ class DatasetRecipe:
         Raises:
             ConfigError: If the side train, val or test would be drawn from another split of the sources.
         """
-        wanting = {name: pairs for name, pairs in self.splits.items() if pairs.wants_real}
-        wrong = next((name for name, pairs in wanting.items() if name in SPLIT_ENDS and pairs.split != name), None)
-        if wrong is not None:
-            raise ConfigError(
-                f"{self.name}: the side {wrong!r} would be drawn from the volumes of split {wanting[wrong].split!r}. "
-                f'Write "split": "{wrong}" there, or "real_fraction": 0 if it wants phantoms alone.'
-            )
-        return replace(self, splits=self.splits | {name: replace(one, data=data) for name, one in wanting.items()})
+        wanting = {name: replace(pairs, data=data) for name, pairs in self.splits.items() if pairs.wants_real}
+        return replace(self, splits=self.splits | wanting)
 
 
 def read_dataset_recipe(path: Path) -> DatasetRecipe:
@@ -245,7 +245,7 @@ def content_hash(metas: list[dict[str, Any]]) -> str:
 
 
 def leaks_between_splits(metas: list[dict[str, Any]]) -> list[str]:
-    """Return every subject, and every near-duplicate slice, that is on two sides."""
+    """Return every subject that is on two sides, then every near-duplicate slice."""
     leaks = []
     sides: dict[str, str] = {}
     for meta in metas:
@@ -260,7 +260,7 @@ def leaks_between_splits(metas: list[dict[str, Any]]) -> list[str]:
         for second in range(first + 1, len(names)):
             if names[first][0] == names[second][0]:
                 leaks += _near_duplicates(groups[names[first]], groups[names[second]])
-    return sorted(set(leaks))
+    return list(dict.fromkeys(leaks))
 
 
 def _near_duplicates(one: dict[str, str], other: dict[str, str]) -> list[str]:
@@ -311,7 +311,7 @@ def _kept(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _check_sources(recipe: DatasetRecipe, strict: bool, warn: Callable[[str], None] | None) -> list[str]:
-    bare = next((name for name, pairs in recipe.splits.items() if pairs.real_fraction >= 1 and not pairs.data), None)
+    bare = next((name for name, pairs in recipe.splits.items() if pairs.wants_only_real and not pairs.data), None)
     if bare is not None:
         raise DatasetError(
             f"{recipe.name}: split {bare} wants real volumes alone and has no source. "

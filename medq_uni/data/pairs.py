@@ -102,6 +102,11 @@ class PairsConfig:
         """Whether a share of the pairs is made from real volumes, where there are any."""
         return self.real_fraction > 0 and not self.unseen
 
+    @property
+    def wants_only_real(self) -> bool:
+        """Whether all pairs are made from real volumes: without any there are none."""
+        return self.real_fraction >= 1 and not self.unseen
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:

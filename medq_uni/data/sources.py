@@ -142,10 +142,14 @@ def load_reference(volume: Volume) -> MedicalImage:
 
 @functools.lru_cache(maxsize=256)
 def volume_peak(volume: Volume) -> float | None:
-    """Return the 99.9th percentile of an MR or PET volume, the upper end of its data range; None for CT."""
+    """Return the 99.9th percentile of an MR or PET volume, the upper end of its data range.
+
+    None for CT, whose range is its window, and for a volume that is empty but for a few voxels.
+    """
     if volume.modality is Modality.CT:
         return None
-    return float(np.percentile(load_reference(volume).voxels, PERCENTILE))
+    peak = float(np.percentile(load_reference(volume).voxels, PERCENTILE))
+    return peak if peak > 0 else None
 
 
 @functools.lru_cache(maxsize=4)

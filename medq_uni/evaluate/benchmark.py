@@ -50,7 +50,8 @@ def read_benchmarks(path: Path, sources: Sequence[str] = ()) -> list[Benchmark]:
             are drawn of phantoms, and in a folder of recipes those that want real volumes alone are left out.
 
     Raises:
-        ConfigError: If there is no benchmark at the path, it has no test split, or it wants volumes and there are none.
+        ConfigError: If there is no benchmark at the path, it has no test split, it wants volumes and there are none, or
+            a side would be drawn from the volumes of another split.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
@@ -75,7 +76,7 @@ def read_benchmarks(path: Path, sources: Sequence[str] = ()) -> list[Benchmark]:
 
 def _is_real(recipe: DatasetRecipe) -> bool:
     test = recipe.splits.get("test")
-    return test is not None and test.real_fraction >= 1
+    return test is not None and test.wants_only_real
 
 
 def _drawn(path: Path, recipe: DatasetRecipe, sources: Sequence[str]) -> Benchmark:

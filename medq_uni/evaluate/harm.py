@@ -22,9 +22,9 @@ def check_harm(trials: Trials, scenes: Sequence[Scene], settings: SafetySettings
         output = trials.output(scene) if scene.is_good else None
         if output is None:
             continue
-        degraded, reference = scene.pair.degraded, scene.pair.reference
-        decibels = scores(output.image, degraded)[0]
-        after, before = (scores(image, reference)[0] for image in (output.image, degraded))
+        degraded, reference, peak = scene.pair.degraded, scene.pair.reference, scene.pair.volume_peak
+        decibels = scores(output.image, degraded, peak)[0]
+        after, before = (scores(image, reference, peak)[0] for image in (output.image, degraded))
         rows.append(
             scene.row(
                 unchanged=bool(np.array_equal(output.image.voxels, degraded.voxels)),

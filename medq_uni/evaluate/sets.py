@@ -42,10 +42,9 @@ def drawn_cases(config: PairsConfig) -> Iterator[Case]:
 
     A good real slice cannot always be found: a noisy reference never stands for one.
     """
-    wants_real = bool(config.data) and config.real_fraction >= 1
     for index in range(config.count):
         pair = draw_pair(config, index)
-        if not (wants_real and pair.source == "phantom"):
+        if not (config.data and config.wants_only_real and pair.source == "phantom"):
             group = _group(pair.source, pair.volume, min(pair.reference.shape[1:]), len(pair.records))
             images = pair.degraded, pair.reference
             yield Case(

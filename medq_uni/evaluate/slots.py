@@ -63,7 +63,7 @@ def slot_table(
         truths: What the records say, one per case.
         answers: By describer, one per case.
     """
-    decibels = [scores(case.degraded, case.reference)[0] for case in cases]
+    decibels = [scores(case.degraded, case.reference, case.data_range)[0] for case in cases]
     rows = []
     for group in dict.fromkeys(case.group for case in cases):
         for describer, given in answers.items():

@@ -3,7 +3,8 @@
 The latent is the orthonormal block cosine transform of the image, each coefficient scaled to about unit
 variance: nothing is lost, so the codec is no ceiling. The decoder starts from the inverse transform of the
 restored latent and adds a correction computed by a small U-Net, which sees features of the degraded image
-at full resolution *and* what the restoration expert changed in the latent. Without the fidelity path
+at full resolution *and* what the restoration expert changed: in the image, and in the latent where the
+configuration says so (``latent_change``). Without the fidelity path
 (``fidelity=None``) the decoder is the inverse transform alone.
 """
 

@@ -85,9 +85,14 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: di
 
 
 def _check_replaceable(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and ((folder / SUMS).is_file() or not any(folder.iterdir()))):
+    if not folder.exists():
+        return
+    found = {one.name for one in folder.iterdir()} if folder.is_dir() else {folder.name}
+    listed = (folder / SUMS).read_text(encoding="utf-8", errors="replace") if SUMS in found else ""
+    other = sorted(found - {SUMS, *(line.partition("  ")[2] for line in listed.splitlines())})
+    if other:
         raise UnwritableImage(
-            f"{folder.name}: holds something else than an exported checkpoint, so it is not replaced. "
+            f"{folder.name}: holds something else than an exported checkpoint ({other[0]}), so it is not replaced. "
             "Choose another folder."
         )
 

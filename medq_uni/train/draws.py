@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +18,7 @@ from torch import Tensor
 from medq_uni.config import ModelConfig
 from medq_uni.data.batches import Batch, BatchSampler, edited_target, moved_target
 from medq_uni.data.describe import Instruction, instruction
-from medq_uni.data.pairs import randint
+from medq_uni.data.pairs import generator_of, randint
 from medq_uni.data.pool import PoolItem
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT
 from medq_uni.taxonomy import NOISES, Severity
@@ -87,12 +88,32 @@ class Draw:
     bridge: Bridge | None = None
     """For restore and joint."""
     questions: list[list[int]] | None = None
-    """Instruction tokens of every sample, for assess."""
+    """Instruction tokens of every sample, for assess, and for joint where it assesses beside."""
     answers: list[list[tuple[int, bool]]] | None = None
-    """Description tokens of every sample, each with whether it fills a slot, for assess."""
+    """Description tokens of every sample, each with whether it fills a slot, where there are questions."""
     t: Float[Tensor, " B"] | None = None
-    """Uniform in [0, 1], for peers that learn to restore in steps. Drawn for the codec too, which has no use for it: so
-    both meet the same crops in the same order, which is worth tenths of a dB."""
+    """Uniform in [0, 1], for peers that learn to restore in steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """Random numbers of one step, by what they choose.
+
+    So every layout, and every peer, meets the same crops in the same order, whatever else it draws: in short trainings
+    an order is worth tenths of a dB.
+    """
+
+    crops: torch.Generator
+    seen: torch.Generator
+    """Of the assessor's view."""
+    other: torch.Generator
+    """Words, starts and times."""
+
+    @classmethod
+    def of(cls, generator: torch.Generator) -> Streams:
+        """Return those of the next step of a stage."""
+        seed = randint(2**62, generator)
+        return cls(*(generator_of(seed, number) for number in range(3)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,20 +143,26 @@ class Drawer:
 
     def draw(self, generator: torch.Generator) -> Draw:
         """Return the next step."""
-        stage, layout = self.stage, self.stage.layout
+        stage, layout, streams = self.stage, self.stage.layout, Streams.of(generator)
+        generator = streams.other
         if layout == "joint" and float(torch.rand(1, generator=generator)) < stage.assess_share:
             layout = "assess"
-        sees = layout in ("assess", "joint")
-        batch = _batch(self.sampler, self.shapes, generator, with_vision=sees)
+        batch = _batch(self.sampler, self.shapes, streams, sees=layout in ("assess", "joint"))
         if layout == "codec":
-            return Draw(layout, batch, t=_times(batch, generator))
+            return Draw(layout, batch)
+        asked = (
+            self._asked(batch, generator) if layout == "assess" or (layout == "joint" and stage.assess_beside) else {}
+        )
         if layout == "assess":
-            answers = [self.words.slots(index, generator) for index in batch.index]
-            encode = self.words.tokenizer.encode
-            questions = [encode(instruction("assess", generator)) for _ in batch.index]
-            return Draw(layout, batch, questions=questions, answers=answers)
+            return Draw(layout, batch, **asked)
         told = self._told(batch, generator) if layout == "joint" else self._untold(batch)
-        return Draw(layout, batch, told, self._bridge(batch, generator))
+        return Draw(layout, batch, told, self._bridge(batch, generator), **asked)
+
+    def _asked(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:
+        """Return questions about the pairs, and what answers them."""
+        answers = [self.words.slots(index, generator) for index in batch.index]
+        encode = self.words.tokenizer.encode
+        return {"answers": answers, "questions": [encode(instruction("assess", generator)) for _ in batch.index]}
 
     def _bridge(self, batch: Batch, generator: torch.Generator) -> Bridge:
         """Draw the start and the time of every sample."""
@@ -163,7 +190,7 @@ class Drawer:
             draw = float(torch.rand(1, generator=generator))
             words, text, is_reference = DEFAULT_RESTORE, None, False
             if draw < mix.reference or (draw < mix.reference + mix.generated and index not in self.generated):
-                text, is_reference = self.words.tokens(index, generator), True
+                text, is_reference = self.words.tokens(index, generator), not self.stage.assess_beside
                 words = instruction("restore", generator)
             elif draw < mix.reference + mix.generated:
                 text = self.generated[index]
@@ -173,7 +200,9 @@ class Drawer:
                 told.target[place] = edited_target(
                     batch.degraded[place], batch.reference[place], true=item.severity, stated=stated
                 )
-            elif draw < mix.reference + mix.generated + mix.edited + mix.instructed:
+            elif draw < mix.reference + mix.generated + mix.edited + mix.misread:
+                text, words = self.words.misread(index, generator), instruction("restore", generator)
+            elif draw < mix.reference + mix.generated + mix.edited + mix.misread + mix.instructed:
                 words, strength = self._instructed(item, generator)
                 told.target[place] = moved_target(batch.degraded[place], batch.reference[place], strength)
             told.instructions.append(self.words.tokenizer.encode(words))
@@ -215,17 +244,15 @@ class PeerDrawer:
 
     def draw(self, generator: torch.Generator) -> Draw:
         """Return the next step."""
-        batch = _batch(self.sampler, self.shapes, generator, with_vision=False)
-        return Draw("peer", batch, t=_times(batch, generator))
+        streams = Streams.of(generator)
+        batch = _batch(self.sampler, self.shapes, streams, sees=False)
+        return Draw("peer", batch, t=torch.rand(len(batch.index), generator=streams.other))
 
 
-def _times(batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
-    return torch.rand(len(batch.index), generator=generator)
-
-
-def _batch(sampler: BatchSampler, shapes: Sequence[Shape], generator: torch.Generator, *, with_vision: bool) -> Batch:
-    shape = shapes[randint(len(shapes), generator)] if len(shapes) > 1 else shapes[0]
-    return sampler.draw(shape.count, crop=shape.side, generator=generator, with_vision=with_vision)
+def _batch(sampler: BatchSampler, shapes: Sequence[Shape], streams: Streams, *, sees: bool) -> Batch:
+    shape = shapes[randint(len(shapes), streams.crops)] if len(shapes) > 1 else shapes[0]
+    seen = streams.seen if sees else None
+    return sampler.draw(shape.count, crop=shape.side, generator=streams.crops, seen=seen)
 
 
 class Feed:

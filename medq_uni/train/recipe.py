@@ -58,16 +58,18 @@ class TextMix:
     """Pairs about which the model writes; the others are told the reference."""
     edited: float = 0.15
     """A description with another severity, and a target that is restored that much."""
+    misread: float = 0.0
+    """A description that is wrong in places, and the true target: what an assessment that errs leaves to repair."""
     instructed: float = 0.0
     """No description, but an instruction that asks for less, for more, or for noise alone, with a target to match."""
 
     def __post_init__(self) -> None:
         """Check that these are shares."""
-        shares = (self.reference, self.generated, self.edited, self.instructed)
+        shares = (self.reference, self.generated, self.edited, self.misread, self.instructed)
         if min(shares) < 0 or sum(shares) > 1 + 1e-9:
             raise ConfigError(
-                "text: reference, generated, edited and instructed are shares of one whole, none below 0; they are "
-                f"{', '.join(f'{share:g}' for share in shares)}."
+                "text: reference, generated, edited, misread and instructed are shares of one whole, none below 0; "
+                f"they are {', '.join(f'{share:g}' for share in shares)}."
             )
 
 
@@ -113,6 +115,9 @@ class StageConfig:
     noise is garbage, and a decoder that learns would unlearn on it."""
     assess_share: float = 0.35
     """Share of joint steps that train the assessment alone, in the layout in which it is asked."""
+    assess_beside: bool = False
+    """Whether joint steps that restore train the assessment of their pairs too, in the layout in which it is asked,
+    instead of the tokens of the description that the restoration reads."""
     emphasis: tuple[Task, ...] = ()
     """Tasks that are drawn once more per round for every mention: those that are learned slowly."""
     final_time: float = 0.6
@@ -126,6 +131,8 @@ class StageConfig:
             raise ConfigError(f"stage {self.name!r}: token_budget must not be negative, crops must have pixels.")
         if self.decoder_rate <= 0 or not 0 <= self.final_rate <= 1:
             raise ConfigError(f"stage {self.name!r}: decoder_rate must be positive, final_rate between 0 and 1.")
+        if self.assess_beside and self.layout != "joint":
+            raise ConfigError(f"stage {self.name!r}: assess_beside is for joint stages, this one is {self.layout!r}.")
         if not self.trainable:
             raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, spread, ir or iqa.")
         if (self.layout == "peer") != (self.trainable == ("peer",)):
@@ -214,6 +221,11 @@ class TrainConfig:
             raise ConfigError("Give either pairs, which are drawn, or dataset, the folder of a built one.")
         if (self.pairs is not None and self.pairs.unseen) or self.val_pairs.unseen:
             raise ConfigError("unseen pairs are a test of generality: none is trained on, or chosen by. Leave it out.")
+        if self.val_pairs.split == "train" and self.val_pairs.data and self.val_pairs.wants_real:
+            raise ConfigError(
+                'val_pairs would be drawn from the volumes that are trained on. Write "split": "val" there, or '
+                '"real_fraction": 0 if phantoms alone should validate.'
+            )
 
     def _check_model(self) -> None:
         for name in ("model", "tokenizer"):

@@ -49,6 +49,6 @@ def features_of(model: MedQ, pool: Pool) -> dict[Modality, Float[Tensor, "N F"]]
         look(native(pool, index)[0], [pool.items[index].task.modality])
     sampler, generator = BatchSampler(pool, token_pixels=model.config.token_pixels), generator_of(0)
     for _ in range(0, len(whole), CROPS_AT_ONCE):
-        batch = sampler.draw(CROPS_AT_ONCE, crop=model.config.token_pixels, generator=generator)
+        batch = sampler.draw(CROPS_AT_ONCE, crop=model.config.token_pixels, generator=generator, seen=generator)
         look(batch.vision, [pool.items[index].task.modality for index in batch.index])
     return {modality: torch.stack(rows) for modality, rows in found.items()}

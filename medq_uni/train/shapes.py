@@ -20,7 +20,7 @@ class Shape:
     """Pairs."""
 
 
-def tokens_of(layout: Layout, side: int, config: ModelConfig | None) -> int:
+def tokens_of(layout: Layout, side: int, config: ModelConfig | None, *, assesses: bool = False) -> int:
     """Return how many image tokens a pair brings: its text is short beside them and is not counted.
 
     A latent is read once clean and once noised where it is restored; the square that the assessor sees counts at its
@@ -30,12 +30,13 @@ def tokens_of(layout: Layout, side: int, config: ModelConfig | None) -> int:
         layout: Of the stage.
         side: Of the crop in pixels.
         config: Sizes of MedQ-UNI; None for a peer.
+        assesses: Whether a joint pair is assessed beside, for which the square is read once more.
     """
     if config is None:
         return (side // GRID) ** 2
     latent = (side // config.token_pixels) ** 2
     seen = (max(VISION_SIZES) // config.vision.patch_size) ** 2
-    return {"codec": latent, "restore": 2 * latent, "assess": seen, "joint": 2 * latent + seen}[layout]
+    return {"codec": latent, "restore": 2 * latent, "assess": seen, "joint": 2 * latent + (1 + assesses) * seen}[layout]
 
 
 def shapes_of(stage: StageConfig, config: ModelConfig | None, *, world: int = 1) -> tuple[Shape, ...]:
@@ -59,7 +60,7 @@ def shapes_of(stage: StageConfig, config: ModelConfig | None, *, world: int = 1)
         return tuple(Shape(side, stage.batch_size) for side in sides)
     found = []
     for side in sides:
-        tokens = tokens_of(stage.layout, side, config)
+        tokens = tokens_of(stage.layout, side, config, assesses=stage.assess_beside)
         count = stage.token_budget // tokens // world * world
         if not count:
             raise ConfigError(

@@ -44,14 +44,17 @@ class Stepper:
         batch = draw.batch.part(self.rows, self.device)
         if draw.layout == "codec":
             return self._codec(batch)
+        assessed = {}
+        if draw.questions is not None:
+            assert draw.answers is not None, "drawn with every question"
+            assessed = self._assess(batch, draw.questions[self.rows], draw.answers)
         if draw.layout == "assess":
-            assert draw.questions is not None, "drawn for every assessment"
-            assert draw.answers is not None, "drawn for every assessment"
-            return self._assess(batch, draw.questions[self.rows], draw.answers)
+            return assessed
         assert draw.told is not None, "drawn for every restoration"
         assert draw.bridge is not None, "drawn for every restoration"
         told, bridge = draw.told.part(self.rows, self.device), draw.bridge.part(self.rows, self.device)
-        return self._restore(batch, told, bridge, labels=draw.told.num_labels if draw.layout == "joint" else None)
+        labels = draw.told.num_labels if draw.layout == "joint" else None
+        return self._restore(batch, told, bridge, labels=labels) | assessed
 
     def _codec(self, batch: Batch) -> Losses:
         degraded = self._channels(batch.degraded)

@@ -19,6 +19,9 @@ from medq_uni.taxonomy import Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.recipe import LabelForm
 
+MISREAD = 0.4
+"""Probability with which each slot of a misread description is wrong, where it can be: there is one task in CT."""
+
 
 @dataclass(frozen=True, eq=False)
 class Words:
@@ -58,9 +61,20 @@ class Words:
     def tokens(self, index: int, generator: torch.Generator, severity: Severity | None = None) -> list[int]:
         """Return what the restoration is told about a pair; ``severity`` takes the place of the grade."""
         label = self.label(index, generator)
+        return self._told(label if severity is None or self.form == "class" else label.with_severity(severity))
+
+    def misread(self, index: int, generator: torch.Generator) -> list[int]:
+        """Return what the restoration is told by an assessment that errs (:func:`noisy_label`, :data:`MISREAD`).
+
+        Slots are wrong one by one, so that a text may contradict itself, which an assessor seldom does; a degradation
+        that is there is never left out.
+        """
+        return self._told(noisy_label(self.label(index, generator), MISREAD, generator).description)
+
+    def _told(self, label: QualityDescription) -> list[int]:
         if self.form == "class":
             return self.tokenizer.encode(label.class_label)
-        return self.tokenizer.encode_description(label if severity is None else label.with_severity(severity))
+        return self.tokenizer.encode_description(label)
 
 
 def read_described(path: str | None, pool: Pool) -> dict[int, QualityDescription]:

@@ -14,10 +14,11 @@ CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
 
 def test_batches_have_the_crop_size_mark_padding_and_match_their_reference(tmp_path: Path):
     pool = build_pool(replace(CONFIG, none_fraction=1.0), tmp_path)
-    batch = BatchSampler(pool, token_pixels=16).draw(5, crop=64, generator=generator_of(1))
+    batch = BatchSampler(pool, token_pixels=16).draw(5, crop=64, generator=generator_of(1), seen=generator_of(2))
     assert batch.degraded.shape == batch.reference.shape == (5, 2, 64, 64)
     assert torch.equal(batch.degraded, batch.reference)
-    assert batch.vision.shape[-1] <= POOL_SIZE
+    assert batch.vision.shape[0] == 5
+    assert 128 <= batch.vision.shape[-1] <= POOL_SIZE
     sizes = [min(pool.items[i].height, 64) * min(pool.items[i].width, 64) for i in batch.index]
     assert batch.valid.sum(dim=(1, 2, 3)).tolist() == sizes
     assert {pool.items[i].task for i in batch.index} == set(Task)

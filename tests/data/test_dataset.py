@@ -155,8 +155,8 @@ def test_a_damaged_shard_is_built_again(copy: Path, built: Path):
 
 def test_subjects_and_scans_on_two_sides_are_found(data: Path, tmp_path: Path):
     pairs = PairsConfig(count=5, seed=1, data=(str(data),), real_fraction=1.0, none_fraction=0.0)
-    leaky = {"train": pairs, "test": replace(pairs, seed=2)}  # both from split train
-    with pytest.raises(DatasetError, match=r"leaks.*subject (ct|mr|pet)-train is in train and in test"):
+    leaky = {"train": pairs, "more": replace(pairs, seed=2)}  # both from split train
+    with pytest.raises(DatasetError, match=r"leaks.*subject (ct|mr|pet)-train is in train and in more"):
         build_dataset(DatasetRecipe(name="leaky", splits=leaky), tmp_path / "leaky")
     twins = {"train": pairs, "test": replace(pairs, seed=2, split="test")}  # the fixture's subjects are one scan
     with pytest.raises(DatasetError, match="nearly the same slice under two subjects"):
@@ -194,6 +194,8 @@ def test_sources_go_to_the_sides_that_want_them_and_to_their_own_split():
     assert recipe.with_sources(("somewhere",)) == recipe
     with pytest.raises(ConfigError, match=r"x: the side 'val' would be drawn .* of split 'train'. Write \"split\""):
         DatasetRecipe(name="x", splits={"val": replace(wants, split="train")}).with_sources(("somewhere",))
+    with pytest.raises(ConfigError, match=r"x: the side 'test' would be drawn .* of split 'train'"):
+        DatasetRecipe(name="x", splits={"test": replace(wants, split="train", data=("somewhere",))})
 
 
 def test_the_range_of_a_volume_comes_along(data: Path, tmp_path: Path):

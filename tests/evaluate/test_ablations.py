@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medq_uni.config import ConfigError, to_json
+from medq_uni.config import ConfigError, chosen, to_json
 from medq_uni.evaluate.ablation_plan import changed, read_plan
 from medq_uni.evaluate.ablation_table import READ
 from medq_uni.evaluate.ablations import run_ablations
 from medq_uni.evaluate.statistics import clustered_interval
+from medq_uni.train.generated import GRID
 from tests.train.test_loop import stage, tiny_recipe
 
 CHANGE = {"stages.joint.text.reference": 0.0}
@@ -234,3 +235,13 @@ def test_an_interval_over_subjects_is_wider_than_one_over_images() -> None:
     grouped = clustered_interval(values, [f"s{i // 25}" for i in range(100)])
     alone = clustered_interval(values, [f"s{i}" for i in range(100)])
     assert grouped[0] < alone[0] < values.mean() < alone[1] < grouped[1]
+
+
+def test_networks_that_are_compared_meet_the_same_crops() -> None:
+    _, recipes = read_plan(Path(__file__).parents[2] / "recipes" / "peers.json")
+    stages = [each for one in recipes.values() for each in one.stages]
+    assert len({(s.steps, s.batch_size, s.crop_size, s.crop_sizes, s.token_budget, s.emphasis) for s in stages}) == 1
+    assert len({json.dumps(chosen(one.pairs)) for one in recipes.values()}) == 1
+    ours = [one.model for one in recipes.values() if one.model is not None]
+    assert ours
+    assert all(model.token_pixels == GRID for model in ours)  # crops begin on multiples of it

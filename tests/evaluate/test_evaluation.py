@@ -16,6 +16,7 @@ from medq_uni.evaluate.sets import Case
 from medq_uni.evaluate.system import Output
 from medq_uni.evaluate.systems import INPUT, SystemSpec, read_specs
 from medq_uni.evaluate.trials import SafetySettings
+from medq_uni.scoring import data_range_of
 from medq_uni.taxonomy import Task
 
 
@@ -78,6 +79,30 @@ def test_a_second_call_computes_only_what_is_missing_or_failed(
     assert [(r.case, r.scores) for r in again] == [(r.case, r.scores) for r in first]
     counting.is_mended = True
     assert not any(record.error for record in run_system(SPEC, benchmark, tmp_path))
+
+
+def test_a_slice_is_scored_on_the_range_that_its_case_has(benchmark: Benchmark, tmp_path: Path):
+    (system,) = read_specs(["input"])
+    mr = next(case for case in benchmark.test if case.task is Task.MR_NOISE and case.degraded != case.reference)
+    cases = mr, replace(mr, data_range=2 * data_range_of(mr.reference))
+    own, volume = (record.scores for record in run_system(system, Benchmark("small", cases, ()), tmp_path))
+    assert own is not None
+    assert volume is not None
+    assert volume["psnr"] == pytest.approx(own["psnr"] + 20 * np.log10(2))
+    assert volume["psnr_slice"] == own["psnr_slice"]
+
+
+def test_scores_of_other_definitions_are_not_kept(
+    benchmark: Benchmark, counting: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    counting.is_mended = True
+    run_system(SPEC, benchmark, tmp_path)
+    count = counting.calls
+    run_system(SPEC, benchmark, tmp_path)
+    assert counting.calls == count
+    monkeypatch.setattr(runner, "DEFINITIONS", runner.DEFINITIONS + 1)
+    run_system(SPEC, benchmark, tmp_path)
+    assert counting.calls == count + len(benchmark.test)
 
 
 def test_lines_of_slices_are_strict_json_where_a_score_is_infinite_too(benchmark: Benchmark, tmp_path: Path):

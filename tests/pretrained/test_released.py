@@ -283,6 +283,7 @@ def test_an_export_replaces_checkpoints_alone(released: Path, released_tokenizer
     target, mine = tmp_path / "out", tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
+    (mine / "SHA256SUMS").write_text("00  data.bin\n")
     for wrong in (mine, mine / "thesis.txt"):
         with pytest.raises(UnwritableImage, match=r"holds something else .* Choose another folder"):
             export_released(loaded.model, released_tokenizer, wrong)
@@ -290,9 +291,10 @@ def test_an_export_replaces_checkpoints_alone(released: Path, released_tokenizer
     first = export_released(loaded.model, released_tokenizer, target)
     assert export_released(loaded.model, released_tokenizer, target) == first
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
-    result = CliRunner().invoke(app, ["weights", "export", str(target), "-o", str(target), "--overwrite"])
-    assert result.exit_code != 0
-    assert "this is the source" in result.stderr
+    for output in (target, target.parent):
+        result = CliRunner().invoke(app, ["weights", "export", str(target), "-o", str(output), "--overwrite"])
+        assert result.exit_code != 0
+        assert "holds the source" in result.stderr
     assert before == {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
 
 

@@ -8,6 +8,7 @@ from medq_uni.config import ConfigError
 from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import build_pool
+from medq_uni.description import QualityDescription
 from medq_uni.pretrained import load_pretrained
 from medq_uni.taxonomy import NOISES
 from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
@@ -46,14 +47,57 @@ def test_a_feed_goes_on_from_its_state_as_if_nothing_had_been_drawn_ahead(drawer
     second.close()
 
 
-def test_a_codec_and_a_peer_meet_the_same_crops_in_the_same_order(drawer: Drawer) -> None:
-    codec = replace(drawer, stage=replace(drawer.stage, layout="codec", trainable=("decoder",)))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layout": "codec", "trainable": ("decoder",)},
+        {"layout": "restore"},
+        {"layout": "assess", "trainable": ("iqa",)},
+        {"assess_share": 0.5},
+        {"assess_share": 0.0, "assess_beside": True, "noise_start": 1.0},
+    ],
+    ids=str,
+)
+def test_every_layout_meets_the_crops_of_a_peer_in_the_same_order(drawer: Drawer, changes: dict) -> None:
+    ours = replace(drawer, stage=replace(drawer.stage, **changes))
     peer = PeerDrawer(replace(drawer.stage, layout="peer", trainable=("peer",)), drawer.sampler)
     one, other = generator_of(3), generator_of(3)
-    for _ in range(3):
-        first, second = codec.draw(one), peer.draw(other)
+    for _ in range(4):
+        first, second = ours.draw(one), peer.draw(other)
         assert first.batch.index == second.batch.index
         assert torch.equal(first.batch.degraded, second.batch.degraded)
+
+
+def test_what_is_assessed_beside_is_not_trained_as_told(drawer: Drawer) -> None:
+    stage = replace(drawer.stage, assess_share=0.0, text=TextMix(reference=1.0, generated=0.0, edited=0.0))
+    alone = replace(drawer, stage=stage).draw(generator_of(5))
+    beside = replace(drawer, stage=replace(stage, assess_beside=True)).draw(generator_of(5))
+    assert alone.told is not None
+    assert beside.told is not None
+    assert (alone.questions, all(alone.told.is_reference)) == (None, True)
+    assert (any(beside.told.is_reference), all(beside.told.has_description)) == (False, True)
+    assert beside.questions is not None
+    assert beside.answers is not None
+    for index, answer in zip(beside.batch.index, beside.answers, strict=True):
+        said = QualityDescription.from_text(drawer.words.tokenizer.decode([token for token, _ in answer]))
+        right = drawer.words.label(index, generator_of(0))
+        assert (said.modality, said.degradations, said.verdict) == (right.modality, right.degradations, right.verdict)
+
+
+def test_a_misread_report_asks_for_the_truth_all_the_same(drawer: Drawer) -> None:
+    mix = TextMix(reference=0.0, generated=0.0, edited=0.0, misread=1.0)
+    drawer = replace(drawer, stage=replace(drawer.stage, text=mix, assess_share=0.0))
+    decode, wrong = drawer.words.tokenizer.decode, 0
+    for seed in range(6):
+        draw = drawer.draw(generator_of(seed))
+        assert draw.told is not None
+        assert torch.equal(draw.told.target, draw.batch.reference)
+        assert (all(draw.told.has_description), any(draw.told.is_reference)) == (True, False)
+        for index, told in zip(draw.batch.index, draw.told.descriptions, strict=True):
+            said = QualityDescription.from_text(decode(told))
+            right = drawer.words.label(index, generator_of(0))
+            wrong += (said.degradations, said.verdict) != (right.degradations, right.verdict)
+    assert 10 <= wrong < 30
 
 
 def test_an_instruction_has_a_target_to_match(drawer: Drawer) -> None:

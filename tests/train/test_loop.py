@@ -29,6 +29,7 @@ from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig, read_recipe
 from medq_uni.train.steps import Stepper
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
+BESIDE = {"assess_beside": True, "text": TextMix(max_generated=3, misread=0.1)}
 ALL = LossWeights(flow=1.0, l1=1.0, l2=1.0, ssim=0.5, spread=0.05, text=1.0, slots=1.0)
 
 
@@ -88,7 +89,7 @@ def stage(layout: str, **changes: object) -> StageConfig:
 
 
 def all_stages() -> TrainConfig:
-    return tiny_recipe(*(stage(layout) for layout in ("codec", "restore", "assess", "joint")))
+    return tiny_recipe(*(stage(layout) for layout in ("codec", "restore", "assess")), stage("joint", **BESIDE))
 
 
 def step_lines(folder: Path) -> list[dict]:
@@ -353,7 +354,8 @@ def test_the_decoder_has_a_rate_of_its_own():
 
 
 def golden_recipe() -> TrainConfig:
-    return replace(tiny_recipe(*(stage(x, steps=10) for x in ("codec", "restore", "assess", "joint"))), log_every=2)
+    stages = [stage(layout, steps=10) for layout in ("codec", "restore", "assess", "joint")]
+    return replace(tiny_recipe(*stages, stage("joint", name="beside", steps=10, **BESIDE)), log_every=2)
 
 
 def golden_lines(folder: Path) -> list[dict]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from medq_uni.config import to_json
 from medq_uni.train.loop import train
 from medq_uni.train.recipe import TrainConfig
-from tests.train.test_loop import stage, step_lines, tiny_recipe
+from tests.train.test_loop import BESIDE, stage, step_lines, tiny_recipe
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -49,7 +49,8 @@ def assert_same_curve(folder: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
-    return tiny_recipe(stage("codec", steps=10), stage("restore", steps=10), stage("joint", steps=20))
+    joint = stage("joint", steps=12), stage("joint", name="beside", steps=8, **BESIDE)
+    return tiny_recipe(stage("codec", steps=10), stage("restore", steps=10), *joint)
 
 
 @pytest.fixture(scope="module")

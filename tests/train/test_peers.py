@@ -180,6 +180,14 @@ def test_nothing_is_trained_on_or_chosen_by_unseen_pairs(key: str) -> None:
         recipe(**{key: replace(getattr(recipe(), key), unseen=True, data=())})
 
 
+def test_validation_never_sees_the_volumes_that_are_trained_on() -> None:
+    pairs = replace(recipe().val_pairs, data=("somewhere",))
+    with pytest.raises(ConfigError, match=r'val_pairs would be drawn .* trained on. Write "split": "val"'):
+        recipe(val_pairs=pairs)
+    assert recipe(val_pairs=replace(pairs, split="val")).val_pairs.split == "val"
+    assert recipe(val_pairs=replace(pairs, real_fraction=0.0)).val_pairs.split == "train"
+
+
 def test_a_model_has_no_stage_of_a_peer() -> None:
     config = tiny_recipe(medq_stage("codec"))
     assert isinstance(config.model, ModelConfig)

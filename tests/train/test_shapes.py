@@ -29,6 +29,13 @@ def test_tokens_are_those_of_the_image_blocks_of_a_layout(layout: str, tokens: i
     assert tokens_of(layout, 64, NANO) == tokens  # 64 / 16 = 4 a side; the assessor sees 192 / 16 = 12 a side
 
 
+def test_a_pair_that_is_assessed_beside_is_seen_twice():
+    beside = replace(STAGE, assess_beside=True, token_budget=1280)
+    assert tokens_of("joint", 64, NANO, assesses=True) == 320
+    assert shapes_of(beside, NANO) == (Shape(64, 4),)
+    assert shapes_of(replace(beside, assess_beside=False), NANO) == (Shape(64, 7),)
+
+
 def test_without_a_budget_a_step_holds_its_batch():
     assert shapes_of(STAGE, NANO) == (Shape(64, 6),)
     assert shapes_of(replace(STAGE, crop_sizes=(96, 64)), NANO) == (Shape(64, 6), Shape(96, 6))

@@ -46,6 +46,21 @@ def test_a_class_names_the_kind_and_hides_grade_and_words(pool: PairPool, tokeni
         assert not any(grade.value in text.split() for grade in Severity if grade is not Severity.NONE)
 
 
+def test_a_class_is_misread_as_a_class(pool: PairPool, tokenizer: Tokenizer) -> None:
+    words = Words(pool, tokenizer, form="class")
+    texts = [tokenizer.decode(words.misread(index, generator_of(index))) for index in range(len(pool))]
+    right = [tokenizer.decode(words.tokens(index, generator_of(index))) for index in range(len(pool))]
+    assert 1 < sum(one != two for one, two in zip(texts, right, strict=True)) < len(pool)
+    assert max(map(len, texts)) < 60
+
+
+def test_a_stated_grade_leaves_a_class_alone(pool: PairPool, tokenizer: Tokenizer) -> None:
+    words = Words(pool, tokenizer, form="class")
+    for index in range(len(pool)):
+        texts = [words.tokens(index, generator_of(0), grade) for grade in (None, Severity.NONE, Severity.SEVERE)]
+        assert texts[0] == texts[1] == texts[2]
+
+
 def test_a_stated_grade_takes_the_place_of_the_true_one(pool: PairPool, tokenizer: Tokenizer) -> None:
     words = Words(pool, tokenizer)
     index = next(i for i, item in enumerate(pool.items) if item.severity is Severity.MILD)

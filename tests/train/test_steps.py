@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medq_uni.data.batches import BatchSampler
+from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pool import build_pool
+from medq_uni.pretrained import load_pretrained
+from medq_uni.train.draws import Drawer
+from medq_uni.train.recipe import StageConfig, TextMix
+from medq_uni.train.steps import Stepper
+from medq_uni.train.words import Words
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load_pretrained("nano")
+
+
+@pytest.fixture(scope="module")
+def drawer(nano, tmp_path_factory: pytest.TempPathFactory) -> Drawer:
+    pool = build_pool(PairsConfig(count=10, seed=4, phantom_sizes=(64,)), tmp_path_factory.mktemp("pool"))
+    stage = StageConfig(
+        name="joint",
+        layout="joint",
+        trainable=("iqa", "ir"),
+        steps=1,
+        batch_size=2,
+        crop_size=64,
+        assess_share=0.0,
+        noise_start=0.0,
+        text=TextMix(reference=1.0, generated=0.0, edited=0.0),
+    )
+    sampler = BatchSampler(pool, token_pixels=nano.config.token_pixels)
+    return Drawer(Words(pool, nano.tokenizer), stage, nano.config, sampler, {})
+
+
+def test_a_step_that_assesses_beside_has_the_losses_of_both(nano, drawer: Drawer) -> None:
+    both = replace(drawer, stage=replace(drawer.stage, assess_beside=True)).draw(generator_of(1))
+    with torch.no_grad():
+        losses = Stepper(nano.model).losses(both)
+        alone = Stepper(nano.model).losses(replace(both, layout="assess", told=None, bridge=None))
+        restored = Stepper(nano.model).losses(replace(both, questions=None, answers=None))
+    assert set(alone) == {"text", "slots"}
+    assert {"flow", "l1", "l2", "ssim"} <= set(losses)
+    for name, value in losses.items():
+        assert float(value) == pytest.approx(float(alone.get(name, restored.get(name))))
+
+
+def test_a_restoration_that_trains_its_description_has_no_loss_of_slots(nano, drawer: Drawer) -> None:
+    with torch.no_grad():
+        losses = Stepper(nano.model).losses(drawer.draw(generator_of(1)))
+    assert float(losses["text"]) > 0
+    assert "slots" not in losses
