@@ -19,7 +19,7 @@ CHANGE = {"stages.joint.text.reference": 0.0}
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    base = tiny_recipe(stage("codec", steps=2), stage("joint", steps=2))
+    base = tiny_recipe(stage("codec", steps=2), stage("joint", steps=2, assess_share=0.0))
     (tmp_path / "base.json").write_text(to_json(replace(base, val_pairs=replace(base.val_pairs, count=3))))
     values = {
         "about": ["a test"],

@@ -64,7 +64,7 @@ def tiny_recipe(*stages: StageConfig) -> TrainConfig:
         model=model,
         tokenizer="nano",
         pairs=pairs,
-        val_pairs=replace(pairs, count=5, seed=2, none_fraction=0.0),
+        val_pairs=replace(pairs, count=5, seed=2, split="val", none_fraction=0.0),
         stages=stages,
         bfloat16=False,
         validate_every=1000,
