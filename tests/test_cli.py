@@ -163,7 +163,9 @@ def test_a_second_way_by_name_and_a_wrong_modality(slice_file: Path, tmp_path: P
 
 def test_a_dataset_is_built_verified_and_shown(tmp_path: Path):
     recipe = tmp_path / "recipe.json"
-    recipe.write_text('{"name": "tiny", "splits": {"test": {"count": 5, "seed": 1, "split": "test", "phantom_sizes": [40]}}}')
+    recipe.write_text(
+        '{"name": "tiny", "splits": {"test": {"count": 5, "seed": 1, "split": "test", "phantom_sizes": [40]}}}'
+    )
     folder = tmp_path / "set"
     code, text = medq("dataset", "build", recipe, "-o", folder)
     assert code == 0, text
