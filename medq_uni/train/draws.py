@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -150,19 +149,18 @@ class Drawer:
         batch = _batch(self.sampler, self.shapes, streams, sees=layout in ("assess", "joint"))
         if layout == "codec":
             return Draw(layout, batch)
-        asked = (
-            self._asked(batch, generator) if layout == "assess" or (layout == "joint" and stage.assess_beside) else {}
-        )
+        is_asked = layout == "assess" or stage.assess_beside
+        questions, answers = self._asked(batch, generator) if is_asked else (None, None)
         if layout == "assess":
-            return Draw(layout, batch, **asked)
+            return Draw(layout, batch, questions=questions, answers=answers)
         told = self._told(batch, generator) if layout == "joint" else self._untold(batch)
-        return Draw(layout, batch, told, self._bridge(batch, generator), **asked)
+        return Draw(layout, batch, told, self._bridge(batch, generator), questions, answers)
 
-    def _asked(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:
+    def _asked(self, batch: Batch, generator: torch.Generator) -> tuple[list[list[int]], list[list[tuple[int, bool]]]]:
         """Return questions about the pairs, and what answers them."""
         answers = [self.words.slots(index, generator) for index in batch.index]
         encode = self.words.tokenizer.encode
-        return {"answers": answers, "questions": [encode(instruction("assess", generator)) for _ in batch.index]}
+        return [encode(instruction("assess", generator)) for _ in batch.index], answers
 
     def _bridge(self, batch: Batch, generator: torch.Generator) -> Bridge:
         """Draw the start and the time of every sample."""
