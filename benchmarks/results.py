@@ -3,7 +3,8 @@
 Run: python -m benchmarks.results [--take FOLDER ...]
 
 ``--take`` first copies the results of ``medq evaluate``, ``medq ablate`` (of recipes/peers.json or ablations.json) and
-``medq judge`` from their output folders to benchmark/results. No number of these pages is typed by hand.
+``medq judge`` from their output folders to benchmark/results. Systems that an evaluation leaves out keep the rows that
+they had on the same images, without a paired test. No number of these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,65 @@ def take(folder: Path) -> None:
             raise SystemExit(f"{folder} has no checks of safety. Run medq evaluate with --safety.")
         found["safety"] = safety_tables(found["safety"])
         name = "evaluation.json"
+        if (KEPT / name).is_file():
+            found = with_kept(found, _kept("evaluation"))
     write_text(KEPT / name, json.dumps(found, indent=1) + "\n")
+
+
+def with_kept(found: Json, kept: Json) -> Json:
+    """Return new results with the rows of systems that only the kept ones have, where all images are the same.
+
+    Such a system says when it was measured; how it differs from ours is not known any more, for ours was measured anew.
+    """
+    hashes = [{one["name"]: one["sha256"] for one in results["benchmarks"]} for results in (found, kept)]
+    measured = {one["name"] for one in found["systems"]}
+    left = {one["name"] for one in kept["systems"]} - measured
+    if hashes[0] != hashes[1] or found["against"] != kept["against"]:
+        if left:
+            print(f"left out, measured on other images: {', '.join(sorted(left))}")
+        return found
+    old = [one if "measured" in one else one | {"measured": kept["date"]} for one in kept["systems"]]
+    systems = _interleaved(found["systems"], old, left, lambda one: ((), one["name"]))
+    tables = {one["title"]: one for one in map(_named, kept["safety"])}
+    safety = [_with_rows(one, tables.get(one["title"]), left) for one in map(_named, found["safety"])]
+    benchmarks = []
+    for new, before in zip(found["benchmarks"], kept["benchmarks"], strict=True):
+        unpaired = {"difference": None, "difference_interval": [None, None], "p_value": None}
+        rows = {
+            name: _interleaved(
+                new[name],
+                [row | (unpaired if "p_value" in row else {}) for row in before[name]],
+                left,
+                lambda row: ((row["group"], row.get("part", row.get("modality"))), row["system"]),
+            )
+            for name in ("by_modality", "by_task", "good_images")
+        }
+        failed = [*new["failed"], *(one for one in before["failed"] if one["system"] in left)]
+        benchmarks.append(new | rows | {"failed": failed})
+    return found | {"systems": systems, "benchmarks": benchmarks, "safety": safety}
+
+
+def _named(table: list[Any]) -> Json:
+    return dict(zip(("title", "header", "rows", "note"), table, strict=True))
+
+
+def _with_rows(table: Json, kept: Json | None, left: set[str]) -> list[Any]:
+    """Return a safety table with the kept rows of some systems, as a list."""
+    if kept is not None and kept["header"] == table["header"]:
+        place = table["header"].index("system")
+        table["rows"] = _interleaved(table["rows"], kept["rows"], left, lambda row: (tuple(row[:place]), row[place]))
+    return list(table.values())
+
+
+def _interleaved(new: list[Any], old: list[Any], left: set[str], key: Callable[[Any], tuple[Any, str]]) -> list[Any]:
+    """Return the new rows, and the old ones of the systems ``left``, in the old order; rows that had none go last."""
+    waiting: dict[Any, list[Any]] = {}
+    for row in new:
+        waiting.setdefault(key(row), []).append(row)
+    rows = []
+    for row in old:
+        rows += [row] if key(row)[1] in left else waiting.pop(key(row), [])
+    return rows + [row for found in waiting.values() for row in found]
 
 
 def page() -> str:
@@ -185,6 +245,7 @@ def _costs(results: Json) -> str:
             cells = f"{number(cost['parameters'] / 1e6)} | {work} | {number(cost['seconds'], 3)}"
         identity = one["identity"][:12] if one["kind"] == "model" else ""
         note = f"not run: {one['not_run']}" if one["not_run"] else identity
+        note += f", measured {one['measured']}, on the same images" if "measured" in one and not one["not_run"] else ""
         lines.append(f"| {one['name']} | {cells} | {note} |")
     lines += ["", "One MR slice of 256 x 256, one system after the other. Operations of filters are not counted.", ""]
     return "\n".join(lines)

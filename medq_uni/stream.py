@@ -231,7 +231,7 @@ class TokenStream:
     @property
     def mask(self) -> Bool[Tensor, "B 1 L L_all"]:
         """True where the row (query) may attend the column (key), in stream order after the past."""
-        return _mask(self.spans, self.valid.cpu(), self.past, torch.arange(self.length))
+        return _mask(self.spans, self.valid.cpu(), self.past, torch.arange(self.length), torch.device("cpu"))
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the iqa and ir parts of ``x`` (B, L, ...)."""
@@ -249,13 +249,17 @@ class TokenStream:
 
     def to(self, device: torch.device | str) -> TokenStream:
         """Return the stream with its tensors on ``device``; the pasts stay on the CPU."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
-        return dataclasses.replace(self, **moved)
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)})
 
 
 def pack(
-    blocks: Sequence[Block], tokens: SpecialTokens, *, batch_size: int | None = None, past: Past | None = None
+    blocks: Sequence[Block],
+    tokens: SpecialTokens,
+    *,
+    batch_size: int | None = None,
+    past: Past | None = None,
+    device: torch.device | str = "cpu",
 ) -> TokenStream:
     """Return the stream of ``blocks``, in the order in which they are given.
 
@@ -264,6 +268,7 @@ def pack(
         tokens: Ids of the framing tokens.
         batch_size: Samples; needed only where neither a text nor ``past`` says it.
         past: What a cache holds already; positions continue there and all of it is seen.
+        device: Where the stream is wanted. The mask is made there: it has the most numbers by far.
 
     Raises:
         StreamError: If blocks disagree in the number of samples, or an image is empty.
@@ -276,12 +281,11 @@ def pack(
             builder.add_text(block)
         else:
             builder.add_image(block)
-    return builder.finish(past)
+    return builder.finish(past, torch.device(device)).to(device)
 
 
 def _batch_size(blocks: Sequence[Block], batch_size: int | None, past: Past | None) -> int:
-    sizes = {len(b.ids) for b in blocks if isinstance(b, TextBlock)}
-    sizes |= {len(b.dropped) for b in blocks if b.dropped}
+    sizes = {len(b.ids) for b in blocks if isinstance(b, TextBlock)} | {len(b.dropped) for b in blocks if b.dropped}
     sizes |= {n for n in (batch_size, past.batch_size if past else None) if n is not None}
     if len(sizes) != 1:
         raise StreamError(
@@ -351,16 +355,17 @@ class _Builder:
         self.kind.append(kind)
         self.length = span.stop
 
-    def finish(self, past: Past) -> TokenStream:
+    def finish(self, past: Past, device: torch.device) -> TokenStream:
         """Return the stream of everything added."""
         kind, valid = torch.cat(self.kind), torch.cat(self.valid, dim=1)
         is_latent = kind == TokenKind.LATENT
         iqa, ir = (~is_latent).nonzero()[:, 0], is_latent.nonzero()[:, 0]
         sites = torch.tensor(self.label_sites, dtype=torch.long).reshape(-1, 3)
         order = torch.cat([iqa, ir])
-        mask = _mask(tuple(self.spans), valid, past, order)
+        is_open = len(self.spans) == 1 and (self.length == 1 or self.spans[0].kind is not BlockKind.TEXT)
+        sees_all = is_open and bool(valid.all()) and bool(past.visible.all())
         after = Past(torch.cat([past.visible, valid[:, order]], dim=1), self.next_position)
-        has_noised = any(span.kind is BlockKind.NOISED for span in self.spans)
+        has_noised = BlockKind.NOISED in {span.kind for span in self.spans}
         return TokenStream(
             spans=tuple(self.spans),
             token_ids=torch.cat(self.ids, dim=1),
@@ -373,22 +378,23 @@ class _Builder:
             after=None if has_noised else after,
             iqa_columns=iqa,
             ir_columns=ir,
-            sorted_mask=None if bool(mask.all()) else mask,
+            sorted_mask=None if sees_all else _mask(tuple(self.spans), valid, past, order, device),
         )
 
 
-def _mask(spans: tuple[Span, ...], valid: Tensor, past: Past, columns: Tensor) -> Tensor:
-    """Return (B or 1, 1, L, L_past + L) for queries and keys at ``columns``."""
+def _mask(spans: tuple[Span, ...], valid: Tensor, past: Past, columns: Tensor, device: torch.device) -> Tensor:
+    """Return (B or 1, 1, L, L_past + L) on ``device``, for queries and keys at ``columns``."""
+    is_padded = not (bool(valid.all()) and bool(past.visible.all()))
     block = torch.cat([torch.full((s.stop - s.start,), i) for i, s in enumerate(spans)])[columns]
-    is_causal = torch.tensor([s.kind is BlockKind.TEXT for s in spans])[block]
-    is_noised = torch.tensor([s.kind is BlockKind.NOISED for s in spans])[block]
+    kinds = [[s.kind is kind for s in spans] for kind in (BlockKind.TEXT, BlockKind.NOISED)]
+    is_causal, is_noised = torch.tensor(kinds)[:, block].to(device)
+    valid, block, columns = (x.to(device) for x in (valid[:, columns], block, columns))
     earlier = (block[None, :] < block[:, None]) & ~is_noised[None, :]
     within = (block[None, :] == block[:, None]) & (~is_causal[:, None] | (columns[None, :] <= columns[:, None]))
     own = (earlier | within)[None]
-    valid = valid[:, columns]
-    if bool(valid.all()) and bool(past.visible.all()):
+    if not is_padded:
         return torch.cat([own.new_ones(1, len(columns), past.length), own], dim=-1)[:, None]
     # Padding sees only itself: a row without a single key would be a softmax over nothing.
-    own = (own & valid[:, None, :] & valid[:, :, None]) | torch.eye(len(columns), dtype=torch.bool)
-    seen = past.visible[:, None, :] & valid[:, :, None]
+    own = (own & valid[:, None, :] & valid[:, :, None]) | torch.eye(len(columns), dtype=torch.bool, device=device)
+    seen = past.visible.to(device)[:, None, :] & valid[:, :, None]
     return torch.cat([seen, own], dim=-1)[:, None]

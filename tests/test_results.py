@@ -1,3 +1,4 @@
+import copy
 import re
 
 import pytest
@@ -26,3 +27,59 @@ def test_so_are_the_tables_of_the_readme_and_of_the_ablations(path, table):
 def test_kept_results_name_no_place_of_a_machine():
     for path in results.KEPT.iterdir():
         assert not re.search(r'["\s](?:/[\w.-]+){2,}', path.read_text(encoding="utf-8")), path.name
+
+
+def kept() -> dict:
+    """Return results of a filter and two models, one of them ours."""
+    systems, scores = ("degraded input", "nano", "NAFNet"), {"psnr": 30.0}
+    rows = [
+        {"group": "real", "part": part, "system": name, "mean": scores, "difference": 0.5, "p_value": 0.01}
+        for part in ("ct", "mr")
+        for name in systems
+    ]
+    harm = [{"group": "real", "modality": "ct", "system": name, "lowest": 50.0} for name in systems]
+    failed = [{"system": name, "case": 1} for name in systems]
+    one = {"name": "real", "sha256": "1", "by_modality": rows, "by_task": rows, "good_images": harm, "failed": failed}
+    bias = ["Bias", ["set", "system", "mean"], [["real", name, "0.1"] for name in systems], ""]
+    failures = ["Failures", ["system", "reason"], [["nano", "a"], ["nano", "b"], ["NAFNet", "c"]], ""]
+    return {
+        "date": "2026-01-01",
+        "against": "nano",
+        "systems": [{"name": name, "not_run": ""} for name in systems],
+        "benchmarks": [one],
+        "safety": [bias, failures],
+    }
+
+
+def without_peer(found: dict) -> dict:
+    found = copy.deepcopy(found) | {"date": "2026-02-02"}
+    found["systems"] = found["systems"][:2]
+    one = found["benchmarks"][0]
+    for name in ("by_modality", "by_task", "good_images", "failed"):
+        one[name] = [row for row in one[name] if row["system"] != "NAFNet"]
+    for row in one["by_modality"]:
+        row["mean"] = {"psnr": 31.0}
+    found["safety"] = [[*t[:2], [row for row in t[2] if "NAFNet" not in row], t[3]] for t in found["safety"]]
+    return found
+
+
+def test_a_system_that_is_not_scored_again_keeps_its_rows_without_a_paired_test():
+    old = kept()
+    merged = results.with_kept(without_peer(old), old)
+    rows = merged["benchmarks"][0]["by_modality"]
+    order = [(row["part"], row["system"], row["mean"]["psnr"], row["p_value"]) for row in rows]
+    ours = [("degraded input", 31.0, 0.01), ("nano", 31.0, 0.01)]
+    assert order == [(part, *row) for part in ("ct", "mr") for row in (*ours, ("NAFNet", 30.0, None))]
+    assert [one.get("measured") for one in merged["systems"]] == [None, None, "2026-01-01"]
+    assert merged["safety"] == old["safety"]
+    assert len(merged["benchmarks"][0]["failed"]) == 3
+    later = results.with_kept(without_peer(merged), merged)
+    assert [one.get("measured") for one in later["systems"]] == [None, None, "2026-01-01"]
+
+
+@pytest.mark.parametrize("key", ["against", "sha256"])
+def test_nothing_is_kept_from_other_images_or_beside_another_system(key: str):
+    old = kept()
+    new = without_peer(old)
+    (new if key in new else new["benchmarks"][0])[key] = "other"
+    assert results.with_kept(copy.deepcopy(new), old) == new

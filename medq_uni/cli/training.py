@@ -23,7 +23,7 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this time.")] = None,
     source: SourcesOption = None,
     dataset: Annotated[Path | None, typer.Option(help="Built dataset to train on, instead of drawn pairs.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw the training pairs.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw pairs, and for a GPU steps.")] = 2,
     device: DeviceOption = None,
     wandb: Annotated[str | None, typer.Option(help="Also send the log to this project on wandb.")] = None,
     again: Annotated[bool, typer.Option("--replay", help="Compute the step that diverged once more.")] = False,

@@ -42,10 +42,10 @@ class Batch:
         """Return some of the samples, on a device."""
         return Batch(
             index=self.index[rows],
-            degraded=self.degraded[rows].to(device),
-            reference=self.reference[rows].to(device),
-            valid=self.valid[rows].to(device),
-            vision=self.vision[rows].to(device),
+            degraded=self.degraded[rows].to(device, non_blocking=True),
+            reference=self.reference[rows].to(device, non_blocking=True),
+            valid=self.valid[rows].to(device, non_blocking=True),
+            vision=self.vision[rows].to(device, non_blocking=True),
             offset=self.offset,
             scaling=self.scaling[rows],
         )

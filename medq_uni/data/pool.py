@@ -75,6 +75,7 @@ class PairPool:
 
     def __init__(self, folder: Path) -> None:
         """Open a pool that :func:`build_pool` wrote."""
+        self.folder = Path(folder)
         lines = [json.loads(line) for line in (Path(folder) / _INDEX).read_text().splitlines()]
         self.items = [_item_from_json(line) for line in lines]
         self._scalings = [Scaling(*line["scaling"]) for line in lines]
@@ -82,6 +83,10 @@ class PairPool:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __reduce__(self) -> tuple[type[PairPool], tuple[Path]]:
+        """Let another process open the same files."""
+        return PairPool, (self.folder,)
 
     def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]."""

@@ -38,6 +38,7 @@ class StoredPool:
         Raises:
             DatasetError: If the dataset is missing, unfinished, of another format, or has no such split.
         """
+        self._opened = folder, split
         dataset = Dataset(folder)
         metas = [meta for meta in dataset.index() if meta["split"] == split]
         if not metas:
@@ -51,6 +52,10 @@ class StoredPool:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __reduce__(self) -> tuple[type[StoredPool], tuple[str | Path, str]]:
+        """Let another process open the same split."""
+        return StoredPool, self._opened
 
     def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the degraded and reference views, each (2, 256, 256) in [-1, 1].

@@ -238,7 +238,7 @@ class MedQ(nn.Module):
     def _append(
         self, context: Context, block: TextBlock | ImageBlock, inputs: StreamInputs
     ) -> tuple[TokenStream, Pair]:
-        stream = pack([block], self.config.tokens, past=context.past).to(self.device)
+        stream = pack([block], self.config.tokens, past=context.past, device=self.device)
         hidden = self.transformer(self.embed(stream, inputs), stream, context.cache)
         assert stream.after is not None, "only blocks that stay are appended"
         context.past = stream.after
@@ -286,7 +286,7 @@ class MedQ(nn.Module):
     def _target_stream(self, context: Context, shape: tuple[int, int]) -> TokenStream:
         size = self.config.latent_patch_size
         block = ImageBlock(kind=BlockKind.NOISED, rows=shape[0] // size, cols=shape[1] // size)
-        return pack([block], self.config.tokens, past=context.past).to(self.device)
+        return pack([block], self.config.tokens, past=context.past, device=self.device)
 
     @torch.no_grad()
     def _velocity(

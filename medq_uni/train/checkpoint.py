@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from medq_uni.io.atomic import file_digest, flush, write_text
-from medq_uni.train.parallel import Ranks
+from medq_uni.train.parallel import Ranks, is_divided
 
 PREFIX, PARTIAL, MANIFEST = "checkpoint-", "checkpoint.part", "progress.json"
 DIVERGED = "diverged"
@@ -77,9 +77,11 @@ class WeightAverage:
         """Move the average toward the model; early updates count more, so that it does not lag."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self.shadow[name].lerp_(parameter.detach().float(), 1 - decay)
+        learning = [(self.shadow[name], p.detach().float()) for name, p in model.named_parameters() if p.requires_grad]
+        for is_one in (True, False):  # divided weights and whole ones cannot be moved in one go
+            pairs = [pair for pair in learning if is_divided(pair[0]) is is_one]
+            if pairs:
+                torch._foreach_lerp_([shadow for shadow, _ in pairs], [weights for _, weights in pairs], 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

@@ -6,13 +6,15 @@ Every process draws the whole batch from the same random numbers; each then comp
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medq_uni.config import ModelConfig
 from medq_uni.data.batches import Batch, BatchSampler, edited_target, moved_target
@@ -25,6 +27,8 @@ from medq_uni.train.recipe import Layout, StageConfig
 from medq_uni.train.shapes import Shape, shapes_of
 from medq_uni.train.words import Words
 
+AHEAD = 2
+"""Steps that a process has drawn ahead."""
 STRENGTHS = {"gentler": 0.5, "stronger": 1.25}
 """Share of a full restoration that an instruction asks for."""
 
@@ -47,7 +51,7 @@ class Told:
             self.descriptions[rows],
             self.has_description[rows],
             self.is_reference[rows],
-            self.target[rows].to(device),
+            self.target[rows].to(device, non_blocking=True),
         )
 
     @property
@@ -65,14 +69,15 @@ class Bridge:
     """Noise; None starts from the degraded latent."""
     t: Float[Tensor, " B"]
     is_decoded: Bool[Tensor, " B"]
-    """Samples whose pixel losses count."""
+    """Samples whose pixel losses count; stays on the CPU."""
     num_decoded: int
     """Their number in the batch of all processes."""
 
     def part(self, rows: slice, device: torch.device) -> Bridge:
         """Return the starts of some of the samples."""
-        x1 = None if self.x1 is None else self.x1[rows].to(device)
-        return Bridge(x1, self.t[rows].to(device), self.is_decoded[rows].to(device), self.num_decoded)
+        x1 = None if self.x1 is None else self.x1[rows].to(device, non_blocking=True)
+        t = self.t[rows].to(device, non_blocking=True)
+        return Bridge(x1, t, self.is_decoded[rows], self.num_decoded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +98,11 @@ class Draw:
     t: Float[Tensor, " B"] | None = None
     """Uniform in [0, 1], for peers that learn to restore in steps."""
 
+    def pin_memory(self) -> Draw:
+        """Return the step in memory from which a GPU copies while it computes; a data loader asks for it."""
+        pinned: Draw = _pinned(self)
+        return pinned
+
 
 @dataclass(frozen=True, eq=False)
 class Streams:
@@ -109,9 +119,8 @@ class Streams:
     """Words, starts and times."""
 
     @classmethod
-    def of(cls, generator: torch.Generator) -> Streams:
-        """Return those of the next step of a stage."""
-        seed = randint(2**62, generator)
+    def of(cls, seed: int) -> Streams:
+        """Return those of the step that is drawn from a seed."""
         return cls(*(generator_of(seed, number) for number in range(3)))
 
 
@@ -140,9 +149,9 @@ class Drawer:
         """What its steps may hold, smallest crops first."""
         return shapes_of(self.stage, self.model, world=self.world)
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Return the next step."""
-        stage, layout, streams = self.stage, self.stage.layout, Streams.of(generator)
+    def draw(self, seed: int) -> Draw:
+        """Return the step of a seed (:func:`next_seed`)."""
+        stage, layout, streams = self.stage, self.stage.layout, Streams.of(seed)
         generator = streams.other
         if layout == "joint" and float(torch.rand(1, generator=generator)) < stage.assess_share:
             layout = "assess"
@@ -240,9 +249,9 @@ class PeerDrawer:
         """What its steps may hold, smallest crops first."""
         return shapes_of(self.stage, None, world=self.world)
 
-    def draw(self, generator: torch.Generator) -> Draw:
-        """Return the next step."""
-        streams = Streams.of(generator)
+    def draw(self, seed: int) -> Draw:
+        """Return the step of a seed (:func:`next_seed`)."""
+        streams = Streams.of(seed)
         batch = _batch(self.sampler, self.shapes, streams, sees=False)
         return Draw("peer", batch, t=torch.rand(len(batch.index), generator=streams.other))
 
@@ -253,41 +262,108 @@ def _batch(sampler: BatchSampler, shapes: Sequence[Shape], streams: Streams, *, 
     return sampler.draw(shape.count, crop=shape.side, generator=streams.crops, seen=seen)
 
 
-class Feed:
-    """Draws one step ahead of the computation, on a thread of its own.
+def next_seed(generator: torch.Generator) -> int:
+    """Return what the next step is drawn from; the generator moves on by one step."""
+    return randint(2**62, generator)
 
-    The random numbers that a step was drawn from end at :attr:`state`: a checkpoint with it goes on with the next step,
-    as if nothing had been drawn ahead.
+
+class Feed:
+    """Draws steps ahead of the computation: one on a thread, or some in processes of their own.
+
+    Every step is drawn from a seed, and the seeds follow one another from :attr:`state`: a checkpoint with it goes on
+    with the next step, as if nothing had been drawn ahead, whatever the number of processes.
 
     Args:
         drawer: Draws the steps.
         state: State of the random numbers before the first.
+        workers: Processes that draw, :data:`AHEAD` steps ahead each; 1 draws on a thread.
+        pinned: Whether a GPU is to copy the steps while it computes; for processes alone.
     """
 
-    def __init__(self, drawer: Drawer | PeerDrawer, state: Tensor) -> None:
-        self.drawer, self.state = drawer, state
+    def __init__(self, drawer: Drawer | PeerDrawer, state: Tensor, *, workers: int = 1, pinned: bool = False) -> None:
+        self.state = state
         self.seconds = 0.0
         """Time for which the computation waited."""
         self.samples = 0
         """Samples that were taken."""
-        self._generator = torch.Generator()
-        self._generator.set_state(state)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="draws")
-        self._next: Future[tuple[Draw, Tensor]] = self._thread.submit(self._draw)
+        self._taken = torch.Generator()
+        self._taken.set_state(state)
+        if workers == 1:
+            self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="draws")
+            self._steps: Iterator[Draw] | None = _on_thread(self._thread, drawer, iter(_Seeds(state)))
+        else:
+            self._thread, self._steps = (
+                None,
+                iter(
+                    DataLoader(
+                        _Steps(drawer),
+                        sampler=_Seeds(state),
+                        batch_size=None,
+                        num_workers=workers,
+                        prefetch_factor=AHEAD,
+                        pin_memory=pinned,
+                    )
+                ),
+            )
 
     def take(self) -> Draw:
-        """Return the next step, and begin to draw the one after it."""
+        """Return the next step."""
+        assert self._steps is not None, "closed"
         began = time.monotonic()
-        draw, state = self._next.result()
+        draw = next(self._steps)
         self.seconds += time.monotonic() - began
-        self.state = state
+        next_seed(self._taken)
+        self.state = self._taken.get_state()
         self.samples += len(draw.batch.index)
-        self._next = self._thread.submit(self._draw)
         return draw
 
     def close(self) -> None:
-        """Stop drawing."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Stop drawing; processes end."""
+        self._steps = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _draw(self) -> tuple[Draw, Tensor]:
-        return self.drawer.draw(self._generator), self._generator.get_state()
+
+class _Seeds(Sampler[int]):
+    """The seeds of all steps from a state on."""
+
+    def __init__(self, state: Tensor) -> None:
+        self.state = state
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.set_state(self.state)
+        while True:
+            yield next_seed(generator)
+
+
+class _Steps(Dataset[Draw]):
+    """All steps of a stage, by seed."""
+
+    def __init__(self, drawer: Drawer | PeerDrawer) -> None:
+        self.drawer = drawer
+
+    def __getitem__(self, seed: int) -> Draw:
+        return self.drawer.draw(seed)
+
+
+def _on_thread(thread: ThreadPoolExecutor, drawer: Drawer | PeerDrawer, seeds: Iterator[int]) -> Iterator[Draw]:
+    ahead = thread.submit(drawer.draw, next(seeds))
+
+    def steps() -> Iterator[Draw]:
+        nonlocal ahead
+        while True:
+            draw = ahead.result()
+            ahead = thread.submit(drawer.draw, next(seeds))
+            yield draw
+
+    return steps()
+
+
+def _pinned(value: Any) -> Any:
+    """Return a dataclass of tensors and others with its tensors in pinned memory."""
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: _pinned(getattr(value, field.name)) for field in fields(value)})

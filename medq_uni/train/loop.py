@@ -14,6 +14,7 @@ from medq_uni.model.medq import MedQ
 from medq_uni.peers.network import Peer
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import DIVERGED, CheckpointError, newest_checkpoint, sole_writer
+from medq_uni.train.draws import next_seed
 from medq_uni.train.journal import Report
 from medq_uni.train.optimizer import choose_trainable
 from medq_uni.train.parallel import Ranks, ranks
@@ -58,7 +59,7 @@ def train(
         may_change: Whether a resumed run may have other learning rates, batches and crops in the stages that are not
             finished (:func:`medq_uni.train.recipe.is_changeable`).
         max_minutes: Stop, with a checkpoint, after this time.
-        workers: Processes that draw the pairs.
+        workers: Processes that draw the pairs, and where a GPU computes also the steps.
         device: Where to compute; a GPU where there is one. Processes that ``torchrun`` has started train together.
         wandb: Project on wandb that gets the log too; None sends nothing anywhere.
         pools: Where drawn pairs are kept, for several runs on the same pairs; by default ``folder``.
@@ -121,7 +122,7 @@ def _replay(run: Run) -> tuple[dict[str, float], str]:
     stage = run.config.stages[run.progress.stage]
     choose_trainable(run.model, run.config, stage)
     try:
-        terms, total, fault = *run.losses(stage, run.drawer(stage).draw(run.state.generator)), ""
+        terms, total, fault = *run.losses(stage, run.drawer(stage).draw(next_seed(run.state.generator))), ""
         with torch.autograd.set_detect_anomaly(True), warnings.catch_warnings(action="ignore"):
             total.backward()  # type: ignore[no-untyped-call]
     except RuntimeError as error:

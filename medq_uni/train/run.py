@@ -29,7 +29,7 @@ from medq_uni.train.checkpoint import (
     save_checkpoint,
 )
 from medq_uni.train.cost import SavedBytes, held_bytes
-from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
+from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer, next_seed
 from medq_uni.train.journal import LOG, Journal, Report
 from medq_uni.train.learner import Learner, learner_of
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
@@ -70,6 +70,7 @@ class Run:
         self.changed: list[str] = []
         self.validated, self.goes_on = 0.0, False
         self.journal: Journal | None = None
+        self.workers = 1
 
     def find(self, resume: bool, may_change: bool = False) -> tuple[Path, Progress] | None:
         """Return the checkpoint to go on from, refuse one that is in the way.
@@ -122,7 +123,8 @@ class Run:
         return progress.stage + (not stages or progress.step >= stages[0].steps)
 
     def prepare(self, workers: int, report: Report, wandb: str | None) -> None:
-        """Build or open the pools and the model."""
+        """Build or open the pools and the model; ``workers`` processes draw pairs and, for a GPU, steps."""
+        self.workers = workers
         config, folder, together = self.config, self.folder, self.together
         folder.mkdir(parents=True, exist_ok=True)
         names = tuple(stage.name for stage in config.stages)
@@ -212,7 +214,9 @@ class Run:
             load_moments(self.loaded, self.model, optimizer)
         drawer = self.drawer(stage)
         self._tell_memory(drawer)
-        feed = Feed(drawer, self.state.generator.get_state())
+        is_gpu = self.device.type == "cuda"
+        workers = self.workers if is_gpu else 1  # else the cores are wanted for the computation
+        feed = Feed(drawer, self.state.generator.get_state(), workers=workers, pinned=is_gpu)
         try:
             return self._steps(stage, feed, optimizer, deadline)
         finally:
@@ -252,7 +256,7 @@ class Run:
         sample = replace(stage, batch_size=world, token_budget=0, crop_size=largest.side, crop_sizes=())
         one = replace(drawer, stage=replace(sample, assess_share=0.0, noise_start=0.0))
         with SavedBytes(self.model) as saved:
-            self.losses(stage, one.draw(generator_of(self.config.seed, self.progress.stage)))
+            self.losses(stage, one.draw(next_seed(generator_of(self.config.seed, self.progress.stage))))
         if self.journal is not None:
             activations = saved.total * largest.count // world
             values = {"held_gib": held_bytes(self.model) / GIB, "activations_gib": activations / GIB}

@@ -71,7 +71,7 @@ class Stepper:
             TextBlock(ids=questions),
             TextBlock(ids=[[token for token, _ in text] for text in answers[self.rows]], labels=True),
         ]
-        stream = pack(blocks, self.model.config.tokens).to(self.device)
+        stream = pack(blocks, self.model.config.tokens, device=self.device)
         outputs = self.model(stream, StreamInputs(images=(vision,)))
         in_slot = torch.tensor([is_slot for text in slots[self.rows] for is_slot in text], device=self.device)
         return {
@@ -88,7 +88,7 @@ class Stepper:
         x1 = degraded if bridge.x1 is None else bridge.x1
         x_t = interpolate(x0, x1, t)
         images = (self._vision(batch),) if is_joint else ()
-        stream = pack(self._blocks(images, x0, told), model.config.tokens).to(self.device)
+        stream = pack(self._blocks(images, x0, told), model.config.tokens, device=self.device)
         inputs = StreamInputs(clean=(degraded,), images=images, noised=(x_t,), t=t, latent_offset=batch.offset)
         outputs = model(stream, inputs)
         velocity = outputs.velocity.float()
@@ -98,7 +98,7 @@ class Stepper:
             losses["text"] = self._mean_text(outputs.logits[wanted], stream.labels[wanted], labels)
         if not bridge.num_decoded:
             return losses
-        rows = bridge.is_decoded.nonzero()[:, 0]
+        rows = bridge.is_decoded.nonzero()[:, 0].to(self.device)
         share = len(rows) * self.ranks.world / bridge.num_decoded
         if not len(rows):  # others decode theirs: the codec needs a gradient here too, if only of zeros
             rows = rows.new_zeros(1)

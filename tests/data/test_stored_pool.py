@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from medq_uni.config import ConfigError
 from medq_uni.data.dataset import Dataset, DatasetRecipe, build_dataset
 from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pool import build_pool
 from medq_uni.data.shards import DatasetError
 from medq_uni.data.stored_pool import StoredPool
 from medq_uni.preprocess import scaling_of
@@ -39,6 +41,16 @@ def test_a_pair_is_the_one_of_its_shard(folder: Path) -> None:
             torch.testing.assert_close(reference, ours)
         assert degraded.shape == reference.shape
         assert torch.equal(pool.views(index)[0], StoredPool(folder, "train").views(index)[0])
+
+
+def test_another_process_opens_the_pool_and_does_not_get_its_pixels(folder: Path, tmp_path: Path) -> None:
+    drawn = build_pool(PairsConfig(count=4, seed=1, phantom_sizes=(48,)), tmp_path)
+    for pool in (StoredPool(folder, "train"), drawn):
+        sent = pickle.dumps(pool)
+        assert len(sent) < 1000
+        other = pickle.loads(sent)
+        assert other.items == pool.items
+        assert torch.equal(other.views(3)[0], pool.views(3)[0])
 
 
 def test_the_words_are_those_of_the_dataset_wrong_ones_too(folder: Path) -> None:

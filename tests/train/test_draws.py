@@ -11,7 +11,7 @@ from medq_uni.data.pool import build_pool
 from medq_uni.description import QualityDescription
 from medq_uni.pretrained import load_pretrained
 from medq_uni.taxonomy import NOISES
-from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer
+from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer, next_seed
 from medq_uni.train.recipe import StageConfig, TextMix
 from medq_uni.train.words import Words
 
@@ -29,11 +29,12 @@ def summary(draw: Draw) -> tuple:
     return draw.layout, draw.batch.index, draw.questions, draw.told and draw.told.descriptions
 
 
-def test_drawing_ahead_gives_the_steps_that_drawing_in_turn_gives(drawer: Drawer) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_drawing_ahead_gives_the_steps_that_drawing_in_turn_gives(drawer: Drawer, workers: int) -> None:
     generator = generator_of(7)
-    feed = Feed(drawer, generator.get_state())
+    feed = Feed(drawer, generator.get_state(), workers=workers)
     for _ in range(6):
-        assert summary(feed.take()) == summary(drawer.draw(generator))
+        assert summary(feed.take()) == summary(drawer.draw(next_seed(generator)))
         assert torch.equal(feed.state, generator.get_state())
     feed.close()
 
@@ -61,17 +62,16 @@ def test_a_feed_goes_on_from_its_state_as_if_nothing_had_been_drawn_ahead(drawer
 def test_every_layout_meets_the_crops_of_a_peer_in_the_same_order(drawer: Drawer, changes: dict) -> None:
     ours = replace(drawer, stage=replace(drawer.stage, **changes))
     peer = PeerDrawer(replace(drawer.stage, layout="peer", trainable=("peer",)), drawer.sampler)
-    one, other = generator_of(3), generator_of(3)
-    for _ in range(4):
-        first, second = ours.draw(one), peer.draw(other)
+    for seed in range(4):
+        first, second = ours.draw(seed), peer.draw(seed)
         assert first.batch.index == second.batch.index
         assert torch.equal(first.batch.degraded, second.batch.degraded)
 
 
 def test_what_is_assessed_beside_is_not_trained_as_told(drawer: Drawer) -> None:
     stage = replace(drawer.stage, assess_share=0.0, text=TextMix(reference=1.0, generated=0.0, edited=0.0))
-    alone = replace(drawer, stage=stage).draw(generator_of(5))
-    beside = replace(drawer, stage=replace(stage, assess_beside=True)).draw(generator_of(5))
+    alone = replace(drawer, stage=stage).draw(5)
+    beside = replace(drawer, stage=replace(stage, assess_beside=True)).draw(5)
     assert alone.told is not None
     assert beside.told is not None
     assert (alone.questions, all(alone.told.is_reference)) == (None, True)
@@ -89,7 +89,7 @@ def test_a_misread_report_asks_for_the_truth_all_the_same(drawer: Drawer) -> Non
     drawer = replace(drawer, stage=replace(drawer.stage, text=mix, assess_share=0.0))
     decode, wrong = drawer.words.tokenizer.decode, 0
     for seed in range(6):
-        draw = drawer.draw(generator_of(seed))
+        draw = drawer.draw(seed)
         assert draw.told is not None
         assert torch.equal(draw.told.target, draw.batch.reference)
         assert (all(draw.told.has_description), any(draw.told.is_reference)) == (True, False)
@@ -105,7 +105,7 @@ def test_an_instruction_has_a_target_to_match(drawer: Drawer) -> None:
     drawer = replace(drawer, stage=replace(drawer.stage, text=mix, assess_share=0.0))
     decode, seen = drawer.words.tokenizer.decode, set()
     for seed in range(8):
-        draw = drawer.draw(generator_of(seed))
+        draw = drawer.draw(seed)
         assert draw.told is not None
         assert not any(draw.told.has_description)
         for place, index in enumerate(draw.batch.index):

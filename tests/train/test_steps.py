@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medq_uni.data.batches import BatchSampler
-from medq_uni.data.pairs import PairsConfig, generator_of
+from medq_uni.data.pairs import PairsConfig
 from medq_uni.data.pool import build_pool
 from medq_uni.pretrained import load_pretrained
 from medq_uni.train.draws import Drawer
@@ -37,7 +37,7 @@ def drawer(nano, tmp_path_factory: pytest.TempPathFactory) -> Drawer:
 
 
 def test_a_step_that_assesses_beside_has_the_losses_of_both(nano, drawer: Drawer) -> None:
-    both = replace(drawer, stage=replace(drawer.stage, assess_beside=True)).draw(generator_of(1))
+    both = replace(drawer, stage=replace(drawer.stage, assess_beside=True)).draw(1)
     with torch.no_grad():
         losses = Stepper(nano.model).losses(both)
         alone = Stepper(nano.model).losses(replace(both, layout="assess", told=None, bridge=None))
@@ -50,6 +50,6 @@ def test_a_step_that_assesses_beside_has_the_losses_of_both(nano, drawer: Drawer
 
 def test_a_restoration_that_trains_its_description_has_no_loss_of_slots(nano, drawer: Drawer) -> None:
     with torch.no_grad():
-        losses = Stepper(nano.model).losses(drawer.draw(generator_of(1)))
+        losses = Stepper(nano.model).losses(drawer.draw(1))
     assert float(losses["text"]) > 0
     assert "slots" not in losses
