@@ -249,8 +249,9 @@ class TokenStream:
 
     def to(self, device: torch.device | str) -> TokenStream:
         """Return the stream with its tensors on ``device``; the pasts stay on the CPU."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
 
 
 def pack(
@@ -365,7 +366,6 @@ class _Builder:
         is_open = len(self.spans) == 1 and (self.length == 1 or self.spans[0].kind is not BlockKind.TEXT)
         sees_all = is_open and bool(valid.all()) and bool(past.visible.all())
         after = Past(torch.cat([past.visible, valid[:, order]], dim=1), self.next_position)
-        has_noised = BlockKind.NOISED in {span.kind for span in self.spans}
         return TokenStream(
             spans=tuple(self.spans),
             token_ids=torch.cat(self.ids, dim=1),
@@ -375,7 +375,7 @@ class _Builder:
             label_positions=sites[:, 0] * self.length + sites[:, 1],
             labels=sites[:, 2],
             past=past,
-            after=None if has_noised else after,
+            after=None if BlockKind.NOISED in {span.kind for span in self.spans} else after,
             iqa_columns=iqa,
             ir_columns=ir,
             sorted_mask=None if sees_all else _mask(tuple(self.spans), valid, past, order, device),
