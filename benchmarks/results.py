@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medq_uni.config import from_json
+from medq_uni.config_json import from_json
 from medq_uni.evaluate.ablation_plan import AblationPlan
 from medq_uni.evaluate.ablation_table import markdown
 from medq_uni.evaluate.page import CONVENTIONS, interval, number, p_value
@@ -161,6 +161,8 @@ def page() -> str:
         f"{results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
         LIMITS,
+        "## In short\n",
+        _short(results),
         "## Systems\n",
         _costs(results),
         *(_benchmark(one, results["against"]) for one in results["benchmarks"]),
@@ -206,9 +208,9 @@ def readme_table() -> str:
     sets = [(one, group) for one in results["benchmarks"] if one["name"] != UNSEEN for group in _groups(one)]
     titles = [group if group.startswith(one["name"]) else f"{one['name']}: {group}" for one, group in sets]
     lines = [
-        f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects), and of the best tuned "
-        "classical filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, learned "
-        "peers and what the numbers do not show.",
+        f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects; their number), and of "
+        "the best tuned filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, "
+        "learned peers and what the numbers do not show.",
         "",
         "| task |" + "".join(f" {title}: {ours} | best filter |" for title in titles),
         "|---|" + "---|---|" * len(sets),
@@ -220,7 +222,10 @@ def readme_table() -> str:
             rows = [r for r in one["by_task"] if (r["part"], r["group"]) == (task, group) and r["gain"] is not None]
             mine = next((r for r in rows if r["system"] == ours), None)
             best = max((r for r in rows if r["system"] in filters), key=lambda r: r["gain"], default=None)
-            gain = "-" if mine is None else f"{number(mine['gain'], 1, True)} ({interval(mine['gain_interval'], 1)})"
+            gain = "-"
+            if mine is not None:
+                spread = f"{interval(mine['gain_interval'], 1)}; {mine['subjects']}"
+                gain = f"{number(mine['gain'], 1, True)} ({spread})"
             cells += f" {gain} | " + ("- |" if best is None else f"{number(best['gain'], 1, True)} {best['system']} |")
         lines.append(f"| {title} |{cells}")
     return "\n".join(lines) + "\n"
@@ -233,6 +238,32 @@ def _groups(benchmark: Json) -> list[str]:
 def _kept(name: str) -> Json:
     found: Json = json.loads((KEPT / f"{name}.json").read_text(encoding="utf-8"))
     return found
+
+
+def _short(results: Json) -> str:
+    """Return our PSNR by modality beside those of the best filter and of the best other network that was trained."""
+    ours = results["against"]
+    kinds = {one["name"]: "filter" if one["kind"] == "classical" else one["kind"] for one in results["systems"]}
+    kinds |= {one["name"]: "part" for one in results["systems"] if one["variant"]}
+    lines = [
+        f"| set | part | input | {ours} | best filter | best other network | subjects |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in results["benchmarks"]:
+        for group, part in dict.fromkeys((row["group"], row["part"]) for row in one["by_modality"]):
+            rows = [r for r in one["by_modality"] if (r["group"], r["part"]) == (group, part) and r["mean"]["psnr"]]
+            value = {row["system"]: row["mean"]["psnr"] for row in rows}
+            best = [
+                max(((value[name], name) for name in value if kinds[name] == kind and name != ours), default=None)
+                for kind in ("filter", "model")
+            ]
+            cells = [number(value.get("degraded input")), number(value.get(ours))]
+            cells += ["-" if found is None else f"{number(found[0])} {found[1]}" for found in best]
+            title = group if group.startswith(one["name"]) else f"{one['name']}: {group}"
+            subjects = max((row["subjects"] for row in rows), default=0)
+            lines.append(f"| {title} | {part} | {' | '.join(cells)} | {subjects} |")
+    lines += ["", "PSNR in dB. Which differences can be told from chance, and what PSNR does not show: below.", ""]
+    return "\n".join(lines)
 
 
 def _costs(results: Json) -> str:

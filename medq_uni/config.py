@@ -1,17 +1,13 @@
-"""Frozen configuration: model sizes, sampling, and their JSON form.
+"""Frozen configuration: model sizes and sampling. Their JSON form is in :mod:`medq_uni.config_json`.
 
 Every size in the package comes from here; no code asks which preset it is running.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-T = TypeVar("T")
 Precision = Literal["float32", "bfloat16", "int8", "nf4"]
 
 
@@ -315,86 +311,3 @@ class SamplerConfig:
                 f"num_samples={self.num_samples} needs start='noise': "
                 "from the degraded latent every sample is the same."
             )
-
-
-def to_json(config: Any) -> str:
-    """Return the configuration as indented JSON; :func:`from_json` reads it back equal."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def chosen(config: Any) -> dict[str, Any]:
-    """Return the values of a configuration that are not its defaults: a new key with a default does not change them."""
-    found: dict[str, Any] = {}
-    for key in dataclasses.fields(config):
-        value = getattr(config, key.name)
-        made = key.default_factory() if key.default_factory is not dataclasses.MISSING else key.default
-        if value != made:
-            found[key.name] = _plain(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return chosen(value)
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def from_json(cls: type[T], text: str) -> T:
-    """Read a configuration of type ``cls`` from JSON.
-
-    Raises:
-        ConfigError: If the text is not JSON, or a key is missing, unknown or of the wrong type;
-            the message names the key, and the nearest valid one.
-    """
-    import difflib
-
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    _forbid_unknown_keys(cls, ConfigDict(extra="forbid"), set())
-    try:
-        return TypeAdapter(cls).validate_json(text)
-    except ValidationError as error:
-        errors = error.errors()
-        first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
-        key = ".".join(str(part) for part in first["loc"])
-        valid = [f.name for c in _nested_dataclasses(cls, set()) for f in dataclasses.fields(c)]
-        near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", valid, n=1)
-        is_unknown = first["type"] == "unexpected_keyword_argument"
-        hint = f" Did you mean {near[0]!r}?" if near and is_unknown else ""
-        raise ConfigError(f"{cls.__name__}: {key or 'JSON'}: {first['msg']}.{hint}") from None
-
-
-def read_json(cls: type[T], path: str | Path, *, where: str) -> T:
-    """Read a configuration of type ``cls`` from a JSON file.
-
-    Args:
-        cls: What to read.
-        path: The file.
-        where: Where such files are, for the message when there is none.
-
-    Raises:
-        ConfigError: If the file is missing, or as :func:`from_json`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in {where}.")
-    return from_json(cls, path.read_text(encoding="utf-8"))
-
-
-def _nested_dataclasses(cls: Any, seen: set[type]) -> set[type]:
-    import typing
-
-    if dataclasses.is_dataclass(cls) and isinstance(cls, type):
-        if cls not in seen:
-            seen.add(cls)
-            for hint in typing.get_type_hints(cls).values():
-                _nested_dataclasses(hint, seen)
-    else:
-        for part in typing.get_args(cls):
-            _nested_dataclasses(part, seen)
-    return seen
-
-
-def _forbid_unknown_keys(cls: Any, settings: Any, seen: set[type]) -> None:
-    for nested in _nested_dataclasses(cls, seen):
-        nested.__pydantic_config__ = settings  # type: ignore[attr-defined]

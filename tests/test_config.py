@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from medq_uni.config import (
@@ -9,10 +11,8 @@ from medq_uni.config import (
     SpecialTokens,
     TransformerConfig,
     VisionConfig,
-    chosen,
-    from_json,
-    to_json,
 )
+from medq_uni.config_json import chosen, from_json, to_json
 
 SIZES = {"vocab_size": 9, "intermediate_size": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
 
@@ -53,6 +53,20 @@ def test_what_is_chosen_is_what_is_no_default():
     assert chosen(config)["vision"] == {"patch_size": 8}
 
 
+def test_a_wrong_key_of_a_codec_is_answered_with_a_key_of_that_codec():
+    made = ModelConfig(
+        name="x",
+        transformer=TransformerConfig(hidden_size=16, **SIZES),
+        vision=VisionConfig(),
+        codec=FidelityCodecConfig(),
+        tokens=SpecialTokens(bos=0, eos=1, start_of_image=2, end_of_image=3),
+    )
+    config = json.loads(to_json(made))
+    config["codec"]["fidelity_pth"] = config["codec"].pop("fidelity_path")
+    with pytest.raises(ConfigError, match=r"fidelity_pth.*Did you mean 'fidelity_path'"):
+        from_json(ModelConfig, json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -61,6 +75,7 @@ def test_what_is_chosen_is_what_is_no_default():
         ('{"num_steps": 0}', "at least 1"),
         ('{"start": "middle"}', "start"),
         ("{", "JSON"),
+        ('{"num_steps": 3, "num_steps": 4}', "'num_steps' is given twice"),
     ],
 )
 def test_a_wrong_configuration_names_the_key(text: str, message: str):

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
     {"taxonomy"},
     {"image", "description", "config"},
+    {"config_json"},
     {"io", "physics", "preprocess", "metrics", "tokenizer", "stream", "distribute", "tiles"},
     {"data", "model", "restoration", "scoring"},
     {"peers"},

@@ -30,6 +30,8 @@ def evaluate(
     safety: Annotated[
         bool, typer.Option("--safety", help="Also check lesions, inventions, bias, texture, harm, uncertainty, shift.")
     ] = False,
+    safety_phantoms: Annotated[int, typer.Option(min=1, help="Phantoms of every task and grade for --safety.")] = 2,
+    safety_slices: Annotated[int, typer.Option(min=1, help="Slices of the sources for --safety.")] = 40,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: DeviceOption = None,
 ) -> None:
@@ -46,7 +48,15 @@ def evaluate(
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
-        settings = SafetySettings(sources=tuple(source or ())) if safety else None
+        for line in (f"{one.name}: {line}" for one in found for line in one.unreadable):
+            typer.echo(f"warning: {line}; it is left out", err=True)
+        extent = SafetySettings(
+            sources=tuple(source or ()),
+            per_grade=safety_phantoms,
+            real_count=safety_slices,
+            shift_count=safety_phantoms,
+        )
+        settings = extent if safety else None
         results = run(found, specs, output, against=against, safety=settings, workers=workers, progress=progress)
     for line in _missing(results):
         typer.echo(f"warning: {line}", err=True)

@@ -22,6 +22,7 @@ from medq_uni.cli.shared import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from medq_uni.evaluate.answers import Answer
     from medq_uni.evaluate.describers import Describer
     from medq_uni.evaluate.descriptions import Trial
     from medq_uni.evaluate.judge import Comparison, Judge, Judgment
@@ -103,16 +104,17 @@ def _read_trial(paths: Sequence[Path], sources: Sequence[str], out_of_scope: boo
     return Trial.of(read, out_of_scope=out_of_scope), len(unreadable)
 
 
-def _finish(output: Path, failed: int, unscored: int, unreadable: int) -> None:
+def _finish(output: Path, failed: Sequence[Answer], unscored: int, unreadable: int) -> None:
     """Say what is missing, and end with the exit code of failures where something is."""
     typer.echo(NOTICE, err=True)
-    if failed + unscored:
+    if failed or unscored:
+        first = f" (the first: {failed[0].reason})" if failed else ""
         typer.echo(
-            f"{failed} answers failed, {unscored} questions have no answer or score; the reasons are in {output}. "
-            "Run again to ask what a server left open.",
+            f"{len(failed)} answers failed{first}, {unscored} questions have no answer or score; the reasons are in "
+            f"{output}. Run again to ask what a server left open.",
             err=True,
         )
-    if failed + unscored + unreadable:
+    if failed or unscored + unreadable:
         raise typer.Exit(SOME_FAILED)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +49,7 @@ def train(
             terms, fault = replay(config, output, device=device or "cpu")
             typer.echo(json.dumps({**terms, "fault": fault}))
             return
-        with progress_bars() as bars:
+        with progress_bars() as bars, _told_to_go_on(recipe, output):
             trained = run(
                 config,
                 output,
@@ -68,6 +70,17 @@ def train(
             typer.echo(f"stopped; go on with: medq train {recipe} -o {output} --resume")
 
 
+@contextmanager
+def _told_to_go_on(recipe: Path, output: Path) -> Iterator[None]:
+    """Say after an interruption how to go on: nothing but the steps since the last checkpoint is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = f"medq train {recipe} -o {output} --resume"
+        typer.echo(f"interrupted; go on from the last checkpoint with: {command}", err=True)
+        raise
+
+
 def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[dict[str, Any]], None]:
     """Return what shows a line of the log: a bar for each stage and each draw of pairs, words for the rest."""
     shown, progress = "", None
@@ -84,6 +97,8 @@ def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[di
             peak = f", at most {line['peak_gib']:.2f} GiB on the GPU" if "peak_gib" in line else ""
             waited = f"{100 * line['waited']:.1f} % of the time waiting for them{peak}"
             typer.echo(f"{line['stage']}: {line['samples_per_s']:.1f} samples per second, {waited}", err=True)
+        elif line["event"] == "resumed":
+            typer.echo(f"{line['stage']}: goes on after step {line['step']}", err=True)
         elif line["event"] == "recipe changed":
             typer.echo(f"{line['stage']}: goes on with another {', '.join(line['keys'])}", err=True)
         else:

@@ -1,4 +1,4 @@
-"""The commands that fetch, inspect and export checkpoints."""
+"""The commands that fetch, inspect, export and average checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 
 from medq_uni.cli.shared import OverwriteOption, clear_errors
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, inspect and export checkpoints of the released base model.")
+app = typer.Typer(
+    no_args_is_help=True, help="Fetch, inspect and export checkpoints of the released base model; average our own."
+)
 NameArgument = Annotated[str, typer.Argument(help="Folder, or OWNER/NAME[@REVISION] on the hub.")]
 
 
@@ -71,6 +73,26 @@ def export(
         loaded = load_pretrained(name, execution=execution)
         export_released(loaded.model, loaded.tokenizer, output)
     typer.echo(str(output))
+
+
+@app.command()
+def average(
+    names: Annotated[list[str], typer.Argument(help="Models that were trained on from the same weights: folders.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write the mean of the weights of several models; a training that begins with it calibrates its uncertainty."""
+    with clear_errors():
+        from medq_uni.io import UnwritableImage
+        from medq_uni.pretrained import folder_of
+        from medq_uni.pretrained.average import average_pretrained
+
+        if output.exists() and not overwrite:
+            raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")
+        if any(folder_of(name).resolve().is_relative_to(output.resolve()) for name in names):
+            raise UnwritableImage(f"{output.name}: holds a source, which is never written to. Choose another.")
+        digest = average_pretrained(names, output)
+    typer.echo(f"{output} (sha256 {digest[:12]})")
 
 
 def _lines(findings: dict) -> list[str]:

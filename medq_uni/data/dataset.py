@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.config import ConfigError, read_json
+from medq_uni.config import ConfigError
+from medq_uni.config_json import read_json
 from medq_uni.data import layouts
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.shards import (

@@ -6,6 +6,7 @@ Subjects are pseudonyms: the identifier of a public dataset, or a hash, never a 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 from collections.abc import Callable, Iterable
@@ -67,6 +68,10 @@ def read_source(source: str) -> Found:
     """
     kind, _, rest = source.partition(":")
     if kind not in KINDS:
+        if rest and not Path(source).expanduser().exists() and Path(rest).expanduser().is_dir():
+            near = difflib.get_close_matches(kind, KINDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ManifestError(f"{source}: {kind!r} is none of the kinds of source: {', '.join(KINDS)}.{hint}")
         kind, rest = "", source
     folder = Path(rest).expanduser()
     if not folder.is_dir():

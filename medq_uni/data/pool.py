@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from medq_uni.config import chosen
+from medq_uni.config_json import chosen
 from medq_uni.data.pairs import PairsConfig, draw_pair, generator_of, randint
 from medq_uni.distribute import map_items
 from medq_uni.io.atomic import write_text

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.config import ConfigError, SamplerConfig, from_json, read_json
+from medq_uni.config import ConfigError, SamplerConfig
+from medq_uni.config_json import from_json, read_json
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.train.recipe import Layout, TrainConfig
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.config import to_json
+from medq_uni.config_json import to_json
 from medq_uni.data.pool import Pool
 from medq_uni.evaluate.ablation_plan import AblationPlan, folder_name
 from medq_uni.evaluate.ablation_scores import Score, Size, input_scores

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medq_uni.config import ConfigError, chosen, to_json
+from medq_uni.config import ConfigError
+from medq_uni.config_json import chosen, to_json
 from medq_uni.data.pool import build_pool
 from medq_uni.evaluate.ablation_plan import AblationPlan, Variant, folder_name, read_plan
 from medq_uni.evaluate.ablation_scores import open_variant, score, size_of

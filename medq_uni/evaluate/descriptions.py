@@ -69,10 +69,10 @@ class Trial:
                 self.scope_answers[describer.name] = describe_all(describer, scope_subjects(self.scope), progress)
 
     @property
-    def failed(self) -> int:
-        """Number of answers that failed."""
+    def failed(self) -> list[Answer]:
+        """Answers that failed."""
         given = [*self.answers.values(), *self.scope_answers.values()]
-        return sum(answer.outcome is Outcome.FAILED for answers in given for answer in answers)
+        return [answer for answers in given for answer in answers if answer.outcome is Outcome.FAILED]
 
     def write(self, path: Path) -> None:
         """Write every answer beside what is true, as JSON."""

@@ -86,7 +86,7 @@ def evaluate(
         "notice": RESEARCH_USE,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "against": against,
-        "systems": [_system(entry) for entry in _with_costs(entries)],
+        "systems": [_system(entry) for entry in _with_costs(entries, progress("costs") if progress else None)],
         "benchmarks": [_benchmark(one, found[one.name], tables[one.name]) for one in benchmarks],
         "safety": None if safety is None else _checked(entries, safety, folder, progress),
     }
@@ -141,7 +141,7 @@ def _prepared(spec: SystemSpec, benchmarks: Sequence[Benchmark]) -> Entry:
         return Entry(spec, not_run=str(error))
 
 
-def _with_costs(entries: Sequence[Entry]) -> list[Entry]:
+def _with_costs(entries: Sequence[Entry], tell: Progress | None) -> list[Entry]:
     """Measure costs one after the other, when no worker computes beside; what cannot restore the probe has none."""
     case = probe()
     measured = []
@@ -149,6 +149,8 @@ def _with_costs(entries: Sequence[Entry]) -> list[Entry]:
         with contextlib.suppress(Exception):  # a filter without a strength, or a system that failed on slices too
             entry = entry if entry.not_run else replace(entry, cost=cost_of(build(entry.spec), case))
         measured.append(entry)
+        if tell is not None:
+            tell(len(measured), len(entries))
     return measured
 
 

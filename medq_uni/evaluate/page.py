@@ -26,7 +26,8 @@ CONVENTIONS = (
     "[-160, 240] HU with a data range of 400; MR and PET go from 0 to the 99.9th percentile of the reference, of its "
     "whole volume where it is a slice of one. "
     "Intervals are 95 %, bootstrap over subjects. p: Wilcoxon signed-rank test on subject means against the system "
-    "that all are compared with, Holm-adjusted; a difference is a system minus it. With fewer than six subjects an "
+    "that all are compared with, Holm-adjusted; a difference is a system minus it. Of n subjects no p-value "
+    "can be below 2 / 2^n, which Holm multiplies by the number of systems: with fewer than six subjects an "
     "interval says little and no p-value can be below 0.05. Filters are tuned per task on validation images and told "
     "the task; networks are told the modality alone."
 )

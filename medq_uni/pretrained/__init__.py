@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig, from_json, to_json
+from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig
+from medq_uni.config_json import from_json, to_json
 from medq_uni.io.atomic import file_digest
 from medq_uni.model.medq import MedQ
 from medq_uni.model.placement import place
@@ -113,9 +114,10 @@ def folder_of(name: str | Path, *, revision: str | None = None, offline: bool | 
     is_local = folder.is_dir() or (folder.parent != Path() and folder.parent.is_dir())
     if not is_local and HUB_ID.fullmatch(str(name)):
         return fetch(str(name), revision=revision, offline=offline)
+    within = f" Did you mean {folder / 'model'}?" if (folder / "model" / MANIFEST).is_file() else ""
     raise WeightsMismatch(
         f"No model {str(name)!r}: it is neither one of {', '.join(EMBEDDED)}, nor a folder with {MANIFEST} or "
-        f"{LLM_FILE}, nor OWNER/NAME on the hub."
+        f"{LLM_FILE}, nor OWNER/NAME on the hub.{within}"
     )
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from medq_uni.config import ConfigError, from_json, to_json
+from medq_uni.config import ConfigError
+from medq_uni.config_json import from_json, to_json
 from medq_uni.io.atomic import atomic_folder, file_digest
 from medq_uni.peers.network import Peer, PeerConfig, build_peer
 from medq_uni.pretrained import MANIFEST, verify

@@ -195,15 +195,19 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, toge
 def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | None:
     """Return the newest whole checkpoint of a run and where it stands; None if the run has none at all.
 
+    Warns of newer ones that are damaged.
+
     Raises:
         CheckpointError: If there are checkpoints, and all of them are damaged.
     """
-    broken = []
+    broken: list[str] = []
     for path in [folder / name] if name else _found(folder):
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             damaged = [file for file, digest in manifest["files"].items() if file_digest(path / file) != digest]
             if not damaged:
+                if broken:
+                    warnings.warn(f"{', '.join(broken)}: damaged, {path.name} is used instead.", stacklevel=2)
                 return path, Progress(**manifest["progress"])
             broken.append(f"{path.name} ({damaged[0]} was altered)")
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -106,7 +106,7 @@ def draw_curves(log: Path, target: Path) -> None:
     figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
     for place, (name, (steps, values)) in enumerate(sorted(curves.items()), start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.plot(steps, values, linewidth=1)
+        axes.plot(steps, values, linewidth=1, marker="." if len(steps) == 1 else "")
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         for stage, border in borders.items():

@@ -26,7 +26,7 @@ from medq_uni.train.draws import Draw, Drawer, PeerDrawer
 from medq_uni.train.generated import GRID, describe_pool
 from medq_uni.train.losses import pixel_losses
 from medq_uni.train.parallel import Ranks, shard, whole
-from medq_uni.train.recipe import StageConfig, TrainConfig
+from medq_uni.train.recipe import StageConfig, TrainConfig, check_crops
 from medq_uni.train.steps import Losses, Stepper
 from medq_uni.train.validate import peer_gains, validate
 from medq_uni.train.words import Words, read_described
@@ -89,6 +89,7 @@ class MedQLearner(Learner):
     def __init__(self, config: TrainConfig, pool: Pool, val_pool: Pool, device: torch.device, together: Ranks) -> None:
         super().__init__(config, pool, val_pool, device, together)
         self.model, tokenizer = together.in_turn(self._initial)
+        check_crops(config.stages, self.model.config)
         self.tokenizer = tokenizer
         described = read_described(config.descriptions, pool)
         self.words = Words(pool, tokenizer, config.label, config.wrong_labels, config.seed, described)

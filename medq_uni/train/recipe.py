@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, chosen, read_json, to_json
+from medq_uni.config import ConfigError, ModelConfig, SamplerConfig
+from medq_uni.config_json import chosen, read_json, to_json
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.peers.network import PeerConfig
 from medq_uni.taxonomy import Task
@@ -30,6 +31,14 @@ CHANGEABLE_OF_STAGES = (
     "crop_sizes",
 )
 """Keys that may change of stages that are not finished: what helps when a loss diverges, or memory is too small."""
+LEARNING: dict[Layout, set[Group]] = {
+    "codec": {"decoder", "spread"},
+    "restore": {"decoder", "spread", "ir", "iqa"},
+    "assess": {"iqa"},
+    "joint": {"decoder", "spread", "ir", "iqa"},
+    "peer": {"peer"},
+}
+"""Weights that a layout can train."""
 PIXEL_WEIGHTS = ("l1", "l2", "ssim")
 """Loss terms of a peer, beside its own, which it weighs itself."""
 NOT_OF_PEERS: dict[str, object] = {
@@ -131,6 +140,8 @@ class StageConfig:
             raise ConfigError(f"stage {self.name!r}: token_budget must not be negative, crops must have pixels.")
         if self.decoder_rate <= 0 or not 0 <= self.final_rate <= 1:
             raise ConfigError(f"stage {self.name!r}: decoder_rate must be positive, final_rate between 0 and 1.")
+        if self.learning_rate < 0 or self.warmup_steps < 0:
+            raise ConfigError(f"stage {self.name!r}: learning_rate and warmup_steps must not be negative.")
         if self.assess_beside and self.layout != "joint":
             raise ConfigError(f"stage {self.name!r}: assess_beside is for joint stages, this one is {self.layout!r}.")
         if not self.trainable:
@@ -231,9 +242,22 @@ class TrainConfig:
         for name in ("model", "tokenizer"):
             if getattr(self, name) is None and self.initial is None:
                 raise ConfigError(f"{name} is missing. Give {name}, or initial to start from a pretrained model.")
-        wrong = next((stage.name for stage in self.stages if stage.layout == "peer"), None)
-        if wrong is not None:
-            raise ConfigError(f'stage {wrong!r}: the layout "peer" needs a peer. Give peer instead of model.')
+        for stage in self.stages:
+            if stage.layout == "peer":
+                raise ConfigError(f'stage {stage.name!r}: the layout "peer" needs a peer. Give peer instead of model.')
+            can_learn = LEARNING[stage.layout]
+            if not can_learn.intersection(stage.trainable):
+                raise ConfigError(
+                    f"stage {stage.name!r}: the layout {stage.layout!r} can train {', '.join(sorted(can_learn))}, "
+                    f"trainable is {', '.join(stage.trainable)}."
+                )
+            if stage.layout == "joint" and stage.assess_share > 0 and "iqa" not in stage.trainable:
+                raise ConfigError(
+                    f"stage {stage.name!r}: assess_share {stage.assess_share:g} makes steps that train the assessment "
+                    'alone, and trainable has no iqa. Write "assess_share": 0.'
+                )
+        if self.model is not None:
+            check_crops(self.stages, self.model)
 
     def _check_peer(self, peer: PeerConfig) -> None:
         wrong = [name for name, default in NOT_OF_PEERS.items() if getattr(self, name) != default]
@@ -287,10 +311,26 @@ def differences(before: TrainConfig, after: TrainConfig) -> list[str]:
 
 def is_changeable(key: str, stage: int) -> bool:
     """Return whether a run in a stage (from 0) can go on with another value of a key."""
-    first, *middle, last = key.split(".")
-    if first == "stages" and middle:
-        return last in CHANGEABLE_OF_STAGES and int(middle[0]) >= stage
+    first, *rest = key.split(".")
+    if first == "stages" and len(rest) > 1:
+        return rest[-1] in CHANGEABLE_OF_STAGES and int(rest[0]) >= stage
     return key in CHANGEABLE
+
+
+def check_crops(stages: tuple[StageConfig, ...], model: ModelConfig) -> None:
+    """Check that the crops of all stages can be cut into the tokens of a network.
+
+    Raises:
+        ConfigError: If one cannot; says which.
+    """
+    for stage in stages:
+        for side in stage.crop_sizes or (stage.crop_size,):
+            if side % model.token_pixels:
+                size = model.token_pixels
+                raise ConfigError(
+                    f"stage {stage.name!r}: a crop of {side} pixels cannot be cut into tokens of {size}. "
+                    f"Take {-(-side // size) * size}."
+                )
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

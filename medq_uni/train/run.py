@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from medq_uni.config import ConfigError, to_json
+from medq_uni.config import ConfigError
+from medq_uni.config_json import to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.data.pool import Pool, build_pool
 from medq_uni.data.stored_pool import StoredPool
@@ -148,8 +149,9 @@ class Run:
         self.loaded, self.progress = path, progress
         if self.journal is not None:
             self.journal.forget_after(progress.stage, progress.step)
+            place = {"stage": self.config.stages[progress.stage].name, "step": progress.step}
+            self.journal.write({"event": "resumed", **place})
             if self.changed:
-                place = {"stage": self.config.stages[progress.stage].name, "step": progress.step}
                 self.journal.write({"event": "recipe changed", **place, "keys": self.changed})
 
     def close(self) -> None:

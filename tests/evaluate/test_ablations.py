@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medq_uni.config import ConfigError, chosen, to_json
+from medq_uni.config import ConfigError
+from medq_uni.config_json import chosen, to_json
 from medq_uni.evaluate.ablation_plan import changed, read_plan
 from medq_uni.evaluate.ablation_table import READ
 from medq_uni.evaluate.ablations import run_ablations

@@ -161,7 +161,7 @@ def test_safety_is_a_part_of_results_and_page(benchmark: Benchmark, tmp_path: Pa
 
 def test_a_system_that_cannot_restore_the_probe_of_costs_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(evaluation, "build", lambda spec: Counting())  # refuses MR noise, which the probe is
-    (entry,) = evaluation._with_costs([evaluation.Entry(SPEC)])
+    (entry,) = evaluation._with_costs([evaluation.Entry(SPEC)], None)
     assert entry.cost is None
 
 
@@ -198,3 +198,19 @@ def test_the_command(tmp_path: Path):
     wrong = CliRunner().invoke(app, [*arguments, "tv,tv"])
     assert wrong.exit_code == 1
     assert "tv stands twice" in wrong.output
+
+
+def test_the_command_says_how_much_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    asked = []
+
+    def instead(*args: object, safety: SafetySettings | None, **kwargs: object) -> None:
+        asked.append(safety)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(evaluation, "evaluate", instead)
+    recipe = tmp_path / "tiny.json"
+    recipe.write_text(json.dumps({"name": "tiny", "splits": {"test": {"count": 1, "seed": 1, "phantom_sizes": [48]}}}))
+    arguments = ["evaluate", "--benchmark", str(recipe), "-o", str(tmp_path / "out"), "--systems", "input"]
+    CliRunner().invoke(app, arguments)
+    CliRunner().invoke(app, [*arguments, "--safety", "--safety-phantoms", "1", "--safety-slices", "7"])
+    assert asked == [None, SafetySettings(per_grade=1, shift_count=1, real_count=7)]

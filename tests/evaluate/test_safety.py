@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medq_uni.config import ConfigError, from_json, to_json
+from medq_uni.config import ConfigError
+from medq_uni.config_json import from_json, to_json
 from medq_uni.evaluate.safety import CHECKS, run_safety
 from medq_uni.evaluate.safety_plots import safety_plots
 from medq_uni.evaluate.safety_tables import safety_tables

@@ -76,7 +76,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
         file.write_bytes(content)
     else:
         (file if damage == "missing" else newest / MANIFEST).unlink()
-    path, progress = newest_checkpoint(tmp_path)
+    with pytest.warns(UserWarning, match=rf"{newest.name} .*: damaged, checkpoint-.* is used instead"):
+        path, progress = newest_checkpoint(tmp_path)
     assert progress.step == 1
     (path / MANIFEST).write_text("{")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from medq_uni.config import to_json
+from medq_uni.config_json import to_json
 from medq_uni.train.loop import train
 from medq_uni.train.recipe import TrainConfig
 from tests.train.test_loop import BESIDE, stage, step_lines, tiny_recipe

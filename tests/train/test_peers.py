@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from medq_uni.cli import app
-from medq_uni.config import ConfigError, ModelConfig, SamplerConfig, from_json, to_json
+from medq_uni.config import ConfigError, ModelConfig, SamplerConfig
+from medq_uni.config_json import from_json, to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
 from medq_uni.peers.network import PeerConfig
 from medq_uni.peers.pix2pix import Network as Pix2Pix
