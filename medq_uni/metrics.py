@@ -5,6 +5,8 @@ Both take the data range explicitly and compute in the dtype that they are given
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -60,11 +62,24 @@ def ssim_map(
     The map is smaller than the image by half a window (``SSIM_WINDOW // 2`` pixels, less in images smaller than the
     window) on every side. Arguments as those of :func:`ssim`, which is its mean.
     """
+    return ssim_maps(image, reference, data_ranges=(data_range,))[0]
+
+
+def ssim_maps(
+    image: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], *, data_ranges: Sequence[float | Tensor]
+) -> list[Float[Tensor, "B C h w"]]:
+    """Return the map of :func:`ssim_map` for several data ranges, from the same local means and variances.
+
+    Args:
+        image: Images to score.
+        reference: True images, same units.
+        data_ranges: Each one for all images, or a tensor (B, 1, 1, 1) with one for each.
+    """
     with torch.autocast(image.device.type, enabled=False):  # half precision cannot hold a local variance
-        return _ssim_map(image, reference, data_range)
+        return _ssim_maps(image, reference, data_ranges)
 
 
-def _ssim_map(image: Tensor, reference: Tensor, data_range: float) -> Tensor:
+def _ssim_maps(image: Tensor, reference: Tensor, data_ranges: Sequence[float | Tensor]) -> list[Tensor]:
     size = min(SSIM_WINDOW, *(side - 1 + side % 2 for side in image.shape[-2:]))
     coordinate = torch.arange(size, dtype=image.dtype, device=image.device) - size // 2
     window = torch.exp(-0.5 * (coordinate / SSIM_SIGMA) ** 2)
@@ -79,7 +94,9 @@ def _ssim_map(image: Tensor, reference: Tensor, data_range: float) -> Tensor:
     var_x = smooth(image.square()) - mean_x.square()
     var_y = smooth(reference.square()) - mean_y.square()
     covariance = smooth(image * reference) - mean_x * mean_y
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    numerator = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    denominator = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
-    return numerator / denominator
+    product, squares, variances = 2 * mean_x * mean_y, mean_x.square() + mean_y.square(), var_x + var_y
+    maps = []
+    for data_range in data_ranges:
+        c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+        maps.append((product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2)))
+    return maps

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medq_uni.image import MedicalImage
-from medq_uni.metrics import psnr, ssim, ssim_map
+from medq_uni.metrics import psnr, ssim, ssim_maps
 from medq_uni.physics import foreground
 from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
 from medq_uni.taxonomy import Modality
@@ -80,20 +80,21 @@ def score_image(image: MedicalImage, reference: MedicalImage, data_range: float 
     data_range = data_range_of(reference) if data_range is None else data_range
     if not data_range > 0:
         raise ValueError(f"the data range must be positive, got {data_range:g}; no score.")
-    similarity = ssim_map(x, y, data_range=data_range)
+    own_range = y.amax(dim=(1, 2, 3)) - y.amin(dim=(1, 2, 3))
+    has_range = own_range > 0
+    own = torch.where(has_range, own_range, 1.0)[:, None, None, None]
+    similarity, own_similarity = ssim_maps(x, y, data_ranges=(data_range, own))
     main = _mean(psnr(x, y, data_range=data_range).numpy()), _mean(similarity.mean(dim=(1, 2, 3)).numpy())
     wide = main
     if reference.modality is Modality.CT:
         low, high = CT_RANGE_HU
         wide_x, wide_y = (v.clamp(low, high) for v in _tensors(image, reference))
         wide = _pair(wide_x, wide_y, high - low)
-    per_slice = []
-    for a, b in zip(x, y, strict=True):
-        own_range = float(b.max() - b.min())
-        per_slice.append(_pair(a[None], b[None], own_range) if own_range > 0 else (np.nan, np.nan))
-    psnr_slice, ssim_slice = (_mean(np.array(values)) for values in zip(*per_slice, strict=True))
+    error = (x - y).square()
+    per_slice = 10 * torch.log10(own_range**2 / error.mean(dim=(1, 2, 3))), own_similarity.mean(dim=(1, 2, 3))
+    psnr_slice, ssim_slice = (_mean(torch.where(has_range, one, torch.nan).numpy()) for one in per_slice)
     inside = torch.from_numpy(foreground(reference))[:, None]
-    error, middle = (x - y).square(), _middles(inside, similarity)
+    middle = _middles(inside, similarity)
     errors = torch.stack([one[mask].mean() for one, mask in zip(error, inside, strict=True)])
     psnr_inside = _mean((10 * torch.log10(data_range**2 / errors)).numpy())
     ssim_inside = _mean(np.array([float(one[mask].mean()) for one, mask in zip(similarity, middle, strict=True)]))
