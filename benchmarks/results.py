@@ -105,12 +105,17 @@ def with_kept(found: Json, kept: Json) -> Json:
     left = {one["name"] for one in kept["systems"]} - measured
     if hashes[0] != hashes[1] or found["against"] != kept["against"]:
         if left:
-            print(f"left out, measured on other images: {', '.join(sorted(left))}")
+            print(f"left out, measured on other images or against another system: {', '.join(sorted(left))}")
         return found
     old = [one if "measured" in one else one | {"measured": kept["date"]} for one in kept["systems"]]
     systems = _interleaved(found["systems"], old, left, lambda one: ((), one["name"]))
-    tables = {one["title"]: one for one in map(_named, kept["safety"])}
-    safety = [_with_rows(one, tables.get(one["title"]), left) for one in map(_named, found["safety"])]
+    before_by = {(title, *header): rows for title, header, rows, _ in kept["safety"]}
+    safety = []
+    for title, header, rows, note in found["safety"]:
+        place = header.index("system")
+        earlier = before_by.get((title, *header), [])
+        merged = _interleaved(rows, earlier, left, lambda row, at=place: (tuple(row[:at]), row[at]))
+        safety.append([title, header, merged, note])
     benchmarks = []
     for new, before in zip(found["benchmarks"], kept["benchmarks"], strict=True):
         unpaired = {"difference": None, "difference_interval": [None, None], "p_value": None}
@@ -126,18 +131,6 @@ def with_kept(found: Json, kept: Json) -> Json:
         failed = [*new["failed"], *(one for one in before["failed"] if one["system"] in left)]
         benchmarks.append(new | rows | {"failed": failed})
     return found | {"systems": systems, "benchmarks": benchmarks, "safety": safety}
-
-
-def _named(table: list[Any]) -> Json:
-    return dict(zip(("title", "header", "rows", "note"), table, strict=True))
-
-
-def _with_rows(table: Json, kept: Json | None, left: set[str]) -> list[Any]:
-    """Return a safety table with the kept rows of some systems, as a list."""
-    if kept is not None and kept["header"] == table["header"]:
-        place = table["header"].index("system")
-        table["rows"] = _interleaved(table["rows"], kept["rows"], left, lambda row: (tuple(row[:place]), row[place]))
-    return list(table.values())
 
 
 def _interleaved(new: list[Any], old: list[Any], left: set[str], key: Callable[[Any], tuple[Any, str]]) -> list[Any]:
@@ -206,7 +199,7 @@ def readme_table() -> str:
     results = _kept("evaluation")
     ours = results["against"]
     sets = [(one, group) for one in results["benchmarks"] if one["name"] != UNSEEN for group in _groups(one)]
-    titles = [group if group.startswith(one["name"]) else f"{one['name']}: {group}" for one, group in sets]
+    titles = [_title(one, group) for one, group in sets]
     lines = [
         f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects; their number), and of "
         "the best tuned filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, "
@@ -229,6 +222,10 @@ def readme_table() -> str:
             cells += f" {gain} | " + ("- |" if best is None else f"{number(best['gain'], 1, True)} {best['system']} |")
         lines.append(f"| {title} |{cells}")
     return "\n".join(lines) + "\n"
+
+
+def _title(benchmark: Json, group: str) -> str:
+    return group if group.startswith(benchmark["name"]) else f"{benchmark['name']}: {group}"
 
 
 def _groups(benchmark: Json) -> list[str]:
@@ -259,9 +256,8 @@ def _short(results: Json) -> str:
             ]
             cells = [number(value.get("degraded input")), number(value.get(ours))]
             cells += ["-" if found is None else f"{number(found[0])} {found[1]}" for found in best]
-            title = group if group.startswith(one["name"]) else f"{one['name']}: {group}"
             subjects = max((row["subjects"] for row in rows), default=0)
-            lines.append(f"| {title} | {part} | {' | '.join(cells)} | {subjects} |")
+            lines.append(f"| {_title(one, group)} | {part} | {' | '.join(cells)} | {subjects} |")
     lines += ["", "PSNR in dB. Which differences can be told from chance, and what PSNR does not show: below.", ""]
     return "\n".join(lines)
 

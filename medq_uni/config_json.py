@@ -54,8 +54,9 @@ def from_json(cls: type[T], text: str) -> T:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
         # of several kinds of object that it may be, the kind with the fewest faults is meant
-        faults = Counter(one["loc"][:-1] for one in error.errors())
-        errors = sorted(error.errors(), key=lambda one: faults[one["loc"][:-1]])
+        errors = error.errors()
+        faults = Counter(one["loc"][:-1] for one in errors)
+        errors.sort(key=lambda one: faults[one["loc"][:-1]])
         first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         valid = [f.name for c in _nested_dataclasses(cls, set()) for f in dataclasses.fields(c)]

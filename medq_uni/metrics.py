@@ -17,7 +17,7 @@ SSIM_SIGMA = 1.5
 
 
 def psnr(
-    image: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], *, data_range: float
+    image: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], *, data_range: float | Float[Tensor, " B"]
 ) -> Float[Tensor, " B"]:
     """Return the peak signal-to-noise ratio of each image in dB.
 
@@ -27,8 +27,8 @@ def psnr(
         image: Images to score.
         reference: True images, same units.
         data_range: Difference between the largest and smallest value that the scale allows,
-            for example 400 for HU in [-160, 240]. It has no default: two ranges shift the same images by
-            many dB.
+            for example 400 for HU in [-160, 240]; one for all images, or one for each. It has no default: two
+            ranges shift the same images by many dB.
 
     Returns:
         One value per image; infinite where the images are equal.
@@ -51,24 +51,16 @@ def ssim(
         reference: True images, same units.
         data_range: See :func:`psnr`.
     """
-    return ssim_map(image, reference, data_range=data_range).mean(dim=(1, 2, 3))
-
-
-def ssim_map(
-    image: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], *, data_range: float
-) -> Float[Tensor, "B C h w"]:
-    """Return the structural similarity of each window, at the place of its middle.
-
-    The map is smaller than the image by half a window (``SSIM_WINDOW // 2`` pixels, less in images smaller than the
-    window) on every side. Arguments as those of :func:`ssim`, which is its mean.
-    """
-    return ssim_maps(image, reference, data_ranges=(data_range,))[0]
+    return ssim_maps(image, reference, data_ranges=(data_range,))[0].mean(dim=(1, 2, 3))
 
 
 def ssim_maps(
     image: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], *, data_ranges: Sequence[float | Tensor]
 ) -> list[Float[Tensor, "B C h w"]]:
-    """Return the map of :func:`ssim_map` for several data ranges, from the same local means and variances.
+    """Return the structural similarity of each window, at the place of its middle, for several data ranges.
+
+    A map is smaller than the image by half a window (``SSIM_WINDOW // 2`` pixels, less in images smaller than the
+    window) on every side; :func:`ssim` is its mean. All come from the same local means and variances.
 
     Args:
         image: Images to score.

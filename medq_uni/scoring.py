@@ -90,11 +90,10 @@ def score_image(image: MedicalImage, reference: MedicalImage, data_range: float 
         low, high = CT_RANGE_HU
         wide_x, wide_y = (v.clamp(low, high) for v in _tensors(image, reference))
         wide = _pair(wide_x, wide_y, high - low)
-    error = (x - y).square()
-    per_slice = 10 * torch.log10(own_range**2 / error.mean(dim=(1, 2, 3))), own_similarity.mean(dim=(1, 2, 3))
+    per_slice = psnr(x, y, data_range=own_range), own_similarity.mean(dim=(1, 2, 3))
     psnr_slice, ssim_slice = (_mean(torch.where(has_range, one, torch.nan).numpy()) for one in per_slice)
     inside = torch.from_numpy(foreground(reference))[:, None]
-    middle = _middles(inside, similarity)
+    error, middle = (x - y).square(), _middles(inside, similarity)
     errors = torch.stack([one[mask].mean() for one, mask in zip(error, inside, strict=True)])
     psnr_inside = _mean((10 * torch.log10(data_range**2 / errors)).numpy())
     ssim_inside = _mean(np.array([float(one[mask].mean()) for one, mask in zip(similarity, middle, strict=True)]))

@@ -50,13 +50,14 @@ def evaluate(
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
         for line in (f"{one.name}: {line}" for one in found for line in one.unreadable):
             typer.echo(f"warning: {line}; it is left out", err=True)
-        extent = SafetySettings(
-            sources=tuple(source or ()),
-            per_grade=safety_phantoms,
-            real_count=safety_slices,
-            shift_count=safety_phantoms,
-        )
-        settings = extent if safety else None
+        settings = None
+        if safety:
+            settings = SafetySettings(
+                sources=tuple(source or ()),
+                per_grade=safety_phantoms,
+                shift_count=safety_phantoms,
+                real_count=safety_slices,
+            )
         results = run(found, specs, output, against=against, safety=settings, workers=workers, progress=progress)
     for line in _missing(results):
         typer.echo(f"warning: {line}", err=True)

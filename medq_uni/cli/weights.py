@@ -61,14 +61,10 @@ def export(
     """Write a model in the released layout, which the original code reads."""
     with clear_errors():
         from medq_uni.config import Execution
-        from medq_uni.io import UnwritableImage
-        from medq_uni.pretrained import folder_of, load_pretrained
+        from medq_uni.pretrained import load_pretrained
         from medq_uni.pretrained.export import export_released
 
-        if output.exists() and not overwrite:
-            raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")
-        if folder_of(name).resolve().is_relative_to(output.resolve()):
-            raise UnwritableImage(f"{output.name}: holds the source, which is never written to. Choose another.")
+        _check_output(output, [name], overwrite)
         execution = Execution(precision="bfloat16" if bfloat16 else "float32")
         loaded = load_pretrained(name, execution=execution)
         export_released(loaded.model, loaded.tokenizer, output)
@@ -83,16 +79,22 @@ def average(
 ) -> None:
     """Write the mean of the weights of several models; a training that begins with it calibrates its uncertainty."""
     with clear_errors():
-        from medq_uni.io import UnwritableImage
-        from medq_uni.pretrained import folder_of
         from medq_uni.pretrained.average import average_pretrained
 
-        if output.exists() and not overwrite:
-            raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")
-        if any(folder_of(name).resolve().is_relative_to(output.resolve()) for name in names):
-            raise UnwritableImage(f"{output.name}: holds a source, which is never written to. Choose another.")
+        _check_output(output, names, overwrite)
         digest = average_pretrained(names, output)
     typer.echo(f"{output} (sha256 {digest[:12]})")
+
+
+def _check_output(output: Path, sources: list[str], overwrite: bool) -> None:
+    """Refuse a folder that exists, or that holds a model which is read."""
+    from medq_uni.io import UnwritableImage
+    from medq_uni.pretrained import folder_of
+
+    if output.exists() and not overwrite:
+        raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")
+    if any(folder_of(name).resolve().is_relative_to(output.resolve()) for name in sources):
+        raise UnwritableImage(f"{output.name}: holds the source, which is never written to. Choose another.")
 
 
 def _lines(findings: dict) -> list[str]:

@@ -66,7 +66,9 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: di
         WeightsMismatch: If the model has parts that the released layout does not know, such as those of nano.
         ValueError: If weights are quantized.
     """
-    _check_replaceable(Path(folder))
+    before = Path(folder) / SUMS
+    listed = before.read_text(encoding="utf-8", errors="replace").splitlines() if before.is_file() else []
+    check_replaceable(Path(folder), {SUMS, *(line.partition("  ")[2] for line in listed)}, "an exported checkpoint")
     network, codec = to_released(model)
     if any(type(x) is not Tensor for x in (*network.values(), *codec.values())):
         raise ValueError("quantized weights cannot be exported. Load the model in bfloat16 or float32 first.")
@@ -84,15 +86,24 @@ def export_released(model: MedQ, tokenizer: Tokenizer, folder: Path, *, card: di
     return digest_of(digests)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, own: set[str], what: str) -> None:
+    """Check that a folder which will be replaced is not there, is empty, or holds nothing but what it says.
+
+    Args:
+        folder: The folder.
+        own: Names of the files that belong to it.
+        what: What it should be, for the message.
+
+    Raises:
+        UnwritableImage: If it holds anything else, or is a file.
+    """
     if not folder.exists():
         return
     found = {one.name for one in folder.iterdir()} if folder.is_dir() else {folder.name}
-    listed = (folder / SUMS).read_text(encoding="utf-8", errors="replace") if SUMS in found else ""
-    other = sorted(found - {SUMS, *(line.partition("  ")[2] for line in listed.splitlines())})
+    other = sorted(found - own)
     if other:
         raise UnwritableImage(
-            f"{folder.name}: holds something else than an exported checkpoint ({other[0]}), so it is not replaced. "
+            f"{folder.name}: holds something else than {what} ({other[0]}), so it is not replaced. "
             "Choose another folder."
         )
 

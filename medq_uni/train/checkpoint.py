@@ -206,9 +206,10 @@ def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | N
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             damaged = [file for file, digest in manifest["files"].items() if file_digest(path / file) != digest]
             if not damaged:
+                progress = Progress(**manifest["progress"])
                 if broken:
                     warnings.warn(f"{', '.join(broken)}: damaged, {path.name} is used instead.", stacklevel=2)
-                return path, Progress(**manifest["progress"])
+                return path, progress
             broken.append(f"{path.name} ({damaged[0]} was altered)")
         except (OSError, ValueError, KeyError, TypeError) as error:
             broken.append(f"{path.name} ({type(error).__name__})")

@@ -6,7 +6,7 @@ Every process draws the whole batch from the same random numbers; each then comp
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -288,27 +288,11 @@ class Feed:
         """Samples that were taken."""
         self._taken = torch.Generator()
         self._taken.set_state(state)
-        if workers == 1:
-            self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="draws")
-            self._steps: Iterator[Draw] | None = _on_thread(self._thread, drawer, iter(_Seeds(state)))
-        else:
-            self._thread, self._steps = (
-                None,
-                iter(
-                    DataLoader(
-                        _Steps(drawer),
-                        sampler=_Seeds(state),
-                        batch_size=None,
-                        num_workers=workers,
-                        prefetch_factor=AHEAD,
-                        pin_memory=pinned,
-                    )
-                ),
-            )
+        drawn = _on_thread(drawer, state) if workers == 1 else _in_processes(drawer, state, workers, pinned)
+        self._steps: Generator[Draw] = drawn
 
     def take(self) -> Draw:
         """Return the next step."""
-        assert self._steps is not None, "closed"
         began = time.monotonic()
         draw = next(self._steps)
         self.seconds += time.monotonic() - began
@@ -318,10 +302,8 @@ class Feed:
         return draw
 
     def close(self) -> None:
-        """Stop drawing; processes end."""
-        self._steps = None
-        if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+        """Stop drawing; the thread or the processes end."""
+        self._steps.close()
 
 
 class _Seeds(Sampler[int]):
@@ -347,17 +329,21 @@ class _Steps(Dataset[Draw]):
         return self.drawer.draw(seed)
 
 
-def _on_thread(thread: ThreadPoolExecutor, drawer: Drawer | PeerDrawer, seeds: Iterator[int]) -> Iterator[Draw]:
-    ahead = thread.submit(drawer.draw, next(seeds))
-
-    def steps() -> Iterator[Draw]:
-        nonlocal ahead
+def _on_thread(drawer: Drawer | PeerDrawer, state: Tensor) -> Generator[Draw]:
+    seeds = iter(_Seeds(state))
+    with ThreadPoolExecutor(1, thread_name_prefix="draws") as thread:
+        ahead = thread.submit(drawer.draw, next(seeds))
         while True:
             draw = ahead.result()
             ahead = thread.submit(drawer.draw, next(seeds))
             yield draw
 
-    return steps()
+
+def _in_processes(drawer: Drawer | PeerDrawer, state: Tensor, workers: int, pinned: bool) -> Generator[Draw]:
+    steps, seeds = _Steps(drawer), _Seeds(state)
+    yield from DataLoader(
+        steps, sampler=seeds, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, pin_memory=pinned
+    )
 
 
 def _pinned(value: Any) -> Any:

@@ -212,5 +212,6 @@ def test_the_command_says_how_much_is_checked(monkeypatch: pytest.MonkeyPatch, t
     recipe.write_text(json.dumps({"name": "tiny", "splits": {"test": {"count": 1, "seed": 1, "phantom_sizes": [48]}}}))
     arguments = ["evaluate", "--benchmark", str(recipe), "-o", str(tmp_path / "out"), "--systems", "input"]
     CliRunner().invoke(app, arguments)
+    CliRunner().invoke(app, [*arguments, "--safety"])
     CliRunner().invoke(app, [*arguments, "--safety", "--safety-phantoms", "1", "--safety-slices", "7"])
-    assert asked == [None, SafetySettings(per_grade=1, shift_count=1, real_count=7)]
+    assert asked == [None, SafetySettings(), SafetySettings(per_grade=1, shift_count=1, real_count=7)]

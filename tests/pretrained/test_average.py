@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from medq_uni.cli import app
 from medq_uni.config import ConfigError
+from medq_uni.io import UnwritableImage
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained import WeightsMismatch, load_pretrained, save_pretrained
 from medq_uni.pretrained.average import average_pretrained
@@ -60,3 +61,14 @@ def test_models_that_differ_have_no_mean(folders: list[Path], tmp_path: Path) ->
     with pytest.raises(WeightsMismatch, match="altered"):
         average_pretrained([folders[0], tmp_path / "other"], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
+
+
+def test_a_folder_that_holds_anything_else_is_not_replaced(folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "mean").mkdir()
+    kept = tmp_path / "mean" / "results.safetensors"
+    kept.write_bytes(b"hours of work")
+    with pytest.raises(UnwritableImage, match=r"something else than a model \(results.safetensors\)"):
+        average_pretrained(folders, tmp_path / "mean")
+    assert kept.read_bytes() == b"hours of work"
+    kept.unlink()
+    assert average_pretrained(folders, tmp_path / "mean") == average_pretrained(folders, tmp_path / "mean")
