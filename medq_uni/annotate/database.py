@@ -160,8 +160,9 @@ class Database:
                 command.upgrade(config, "head")
 
     def _version(self, connection: Connection, script: ScriptDirectory) -> str | None:
+        tables = inspect(connection).get_table_names()  # before the version: another program may just commit both
         found = MigrationContext.configure(connection).get_current_revision()
-        if found is None and inspect(connection).get_table_names():
+        if found is None and tables:
             raise StoreError(f"{self.name}: holds tables of something else. Choose an empty database or another file.")
         if found is not None and found not in {one.revision for one in script.walk_revisions()}:
             raise StoreError(f"{self.name}: was made by a newer version of this software. Update medq-uni.")

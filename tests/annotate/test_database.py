@@ -73,6 +73,21 @@ def test_four_programs_that_open_a_new_store_at_once_all_succeed(store_url: str)
         assert process.returncode == 0, errors.decode()
 
 
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_store_that_another_program_makes_while_we_look_is_opened(store_url: str, monkeypatch, is_before: bool):
+    look = MigrationContext.get_current_revision
+
+    def look_beside_another(context: MigrationContext) -> str | None:
+        monkeypatch.setattr(MigrationContext, "get_current_revision", look)
+        found = None if is_before else look(context)
+        Store.open(store_url).close()
+        return look(context) if is_before else found
+
+    monkeypatch.setattr(MigrationContext, "get_current_revision", look_beside_another)
+    Store.open(store_url).close()
+    Store.open(store_url, create=False).close()
+
+
 def test_a_write_that_fails_leaves_nothing_behind(project: SimpleNamespace):
     database = project.store.database
     with contextlib.suppress(RuntimeError), database.writing() as session:
