@@ -2,8 +2,8 @@
 
 Run: python -m benchmarks.results [--take FOLDER ...]
 
-``--take`` first copies the results of ``medq evaluate``, ``medq ablate`` (of recipes/peers.json or ablations.json) and
-``medq judge`` from their output folders to benchmark/results. Systems that an evaluation leaves out keep the rows that
+``--take`` first copies the results of ``medq evaluate``, ``medq ablate`` (of the plans in recipes) and ``medq judge``
+from their output folders to benchmark/results. Systems that an evaluation leaves out keep the rows that
 they had on the same images, without a paired test. No number of these pages is typed by hand.
 """
 
@@ -13,10 +13,11 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medq_uni.config_json import from_json
+from medq_uni.config_json import from_json, read_json
 from medq_uni.evaluate.ablation_plan import AblationPlan
 from medq_uni.evaluate.ablation_table import markdown
 from medq_uni.evaluate.page import CONVENTIONS, interval, number, p_value
@@ -27,10 +28,10 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "benchmark" / "results"
 PAGE, SAFETY, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results-safety.md", ROOT / "README.md"
 ABLATIONS = ROOT / "docs" / "ablations.md"
-PLANS = {"peer-micro.json": "peers.json", "micro.json": "ablations.json"}
-"""Where the results of a plan are kept, by its base recipe."""
+RECIPES = ROOT / "recipes"
+PLANS = ("peers.json", "ablations.json", "ablations-words.json")
+"""Plans of the folder of recipes whose results are kept, under the same name."""
 DESCRIPTIONS = "descriptions.md"
-BLOCK = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
 TASKS = {
     "ct-low-dose": "CT low dose",
     "mr-undersampling": "MR undersampling",
@@ -67,8 +68,9 @@ def main() -> None:
         take(folder)
     write_text(PAGE, page())
     write_text(SAFETY, safety_page())
-    for path, table in ((README, readme_table()), (ABLATIONS, ablation_table("ablations"))):
-        write_text(path, with_table(path.read_text(encoding="utf-8"), table))
+    write_text(README, with_table(README.read_text(encoding="utf-8"), "results", readme_table()))
+    for name in ("ablations", "ablations-words"):
+        write_text(ABLATIONS, with_table(ABLATIONS.read_text(encoding="utf-8"), name, ablation_table(name)))
 
 
 def take(folder: Path) -> None:
@@ -82,9 +84,9 @@ def take(folder: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     if "plan" in found:
         found["plan"]["test"]["data"] = []  # where volumes lie on this machine is nobody's business
-        if (base := found["plan"]["base"]) not in PLANS:
-            raise SystemExit(f"{folder} holds results of another plan, with the base {base}; kept are {list(PLANS)}.")
-        name = PLANS[base]
+        name = plan_name(from_json(AblationPlan, json.dumps(found["plan"])))
+        if name is None:
+            raise SystemExit(f"{folder} holds results of another plan, or of an earlier form of one of {list(PLANS)}.")
     else:
         if found["safety"] is None:
             raise SystemExit(f"{folder} has no checks of safety. Run medq evaluate with --safety.")
@@ -93,6 +95,16 @@ def take(folder: Path) -> None:
         if (KEPT / name).is_file():
             found = with_kept(found, _kept("evaluation"))
     write_text(KEPT / name, json.dumps(found, indent=1) + "\n")
+
+
+def plan_name(plan: AblationPlan) -> str | None:
+    """Return the name of the plan among the recipes that this one is, wherever its real volumes come from."""
+    for name in PLANS:
+        listed = read_json(AblationPlan, RECIPES / name, where="recipes/")
+        test = replace(listed.test, data=plan.test.data)
+        if replace(listed, test=test, about=plan.about) == plan:
+            return name
+    return None
 
 
 def with_kept(found: Json, kept: Json) -> Json:
@@ -183,9 +195,10 @@ def safety_page() -> str:
     return "\n".join([head, *(_table(*one) for one in results["safety"] if one[2])])
 
 
-def with_table(text: str, table: str) -> str:
-    """Return a page with a table in the place of the one between its marks."""
-    return BLOCK.sub(lambda found: found[1] + table + found[2], text)
+def with_table(text: str, name: str, table: str) -> str:
+    """Return a page with a table in the place of the one between the marks of this name."""
+    block = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.S)
+    return block.sub(lambda found: found[1] + table + found[2], text)
 
 
 def ablation_table(name: str) -> str:

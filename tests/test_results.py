@@ -1,9 +1,13 @@
 import copy
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import results
+from medq_uni.config_json import from_json
+from medq_uni.evaluate.ablation_plan import AblationPlan
 
 
 def test_the_results_page_is_the_one_that_the_kept_results_give():
@@ -14,14 +18,24 @@ def test_so_is_the_page_of_the_safety_checks():
     assert results.SAFETY.read_text(encoding="utf-8") == results.safety_page()
 
 
-@pytest.mark.parametrize(
-    ("path", "table"),
-    [(results.README, results.readme_table), (results.ABLATIONS, lambda: results.ablation_table("ablations"))],
-)
-def test_so_are_the_tables_of_the_readme_and_of_the_ablations(path, table):
-    text = path.read_text(encoding="utf-8")
-    assert results.BLOCK.search(text)
-    assert text == results.with_table(text, table())
+def test_so_is_the_table_of_the_readme():
+    text = results.README.read_text(encoding="utf-8")
+    assert "<!-- results:begin -->" in text
+    assert text == results.with_table(text, "results", results.readme_table())
+
+
+@pytest.mark.parametrize("name", ["ablations", "ablations-words"])
+def test_so_are_the_tables_of_the_ablations(name: str):
+    text = results.ABLATIONS.read_text(encoding="utf-8")
+    assert f"<!-- {name}:begin -->" in text
+    assert text == results.with_table(text, name, results.ablation_table(name))
+
+
+@pytest.mark.parametrize("name", results.PLANS)
+def test_kept_results_are_those_of_the_plan_among_the_recipes(name: str):
+    plan = from_json(AblationPlan, json.dumps(json.loads((results.KEPT / name).read_text(encoding="utf-8"))["plan"]))
+    assert results.plan_name(plan) == name
+    assert results.plan_name(replace(plan, seeds=(7,))) is None
 
 
 def test_kept_results_name_no_place_of_a_machine():

@@ -53,6 +53,8 @@ class Progress:
     """Of the recipe that the run belongs to."""
     updates: int = 0
     """Updates of the averaged weights."""
+    software: str = ""
+    """Version that wrote it."""
 
 
 class WeightAverage:

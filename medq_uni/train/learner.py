@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -111,6 +112,8 @@ class MedQLearner(Learner):
             model = self._new(config.model)
             if old is not None:
                 take_weights(model, old)
+        tuned = model.config.name if config.model is not None else f"{model.config.name.removesuffix('-tuned')}-tuned"
+        model.config = replace(model.config, name=config.name or tuned)
         if config.tokenizer is not None:
             tokenizer = _tokenizer(config.tokenizer)
         assert tokenizer is not None, "checked by the recipe"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from medq_uni.train.losses import LossWeights
 
 Group = Literal["decoder", "spread", "ir", "iqa", "peer"]
 Layout = Literal["codec", "restore", "assess", "joint", "peer"]
-LabelForm = Literal["description", "class"]
+LabelForm = Literal["description", "class", "constant"]
 
 CHANGEABLE = ("checkpoint_minutes", "gradient_clip", "log_every", "recompute", "validate_every")
 """Keys that may change while a run goes on."""
@@ -39,9 +40,11 @@ LEARNING: dict[Layout, set[Group]] = {
     "peer": {"peer"},
 }
 """Weights that a layout can train."""
+NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
 PIXEL_WEIGHTS = ("l1", "l2", "ssim")
 """Loss terms of a peer, beside its own, which it weighs itself."""
 NOT_OF_PEERS: dict[str, object] = {
+    "name": None,
     "model": None,
     "tokenizer": None,
     "initial": None,
@@ -171,6 +174,9 @@ class TrainConfig:
 
     about: tuple[str, ...]
     """Command, hardware, hours and expected result, for people."""
+    name: str | None = None
+    """What the trained model is called in records and reports; None takes the name in ``model``, or that of ``initial``
+    with ``-tuned`` behind it. A model of the released layout is called by its folder instead."""
     model: ModelConfig | None = None
     """Network to train from random weights; None takes that of ``initial``. With both, a network of this size that
     begins with the weights of ``initial``, but for a decoder of another size, which begins anew."""
@@ -200,7 +206,8 @@ class TrainConfig:
     """File of descriptions that experts agreed on (``medq annotate export``), of a dataset whose split has the same
     ``pairs``; they take the place of those that follow from the records. None uses the records alone."""
     label: LabelForm = "description"
-    """What the restoration is told: the description, or the kinds of degradation alone."""
+    """What the restoration is told: the description, the kinds of degradation alone, or one text for all images, which
+    tells nothing and takes as many tokens as a description."""
     wrong_labels: float = 0.0
     """Probability with which every slot of a label is wrong: noisy pseudo-labels."""
     seed: int = 0
@@ -239,6 +246,8 @@ class TrainConfig:
             )
 
     def _check_model(self) -> None:
+        if self.name is not None and not NAME.fullmatch(self.name):
+            raise ConfigError(f"name: 1 to 40 letters, digits, dots, dashes or underscores, got {self.name!r}.")
         for name in ("model", "tokenizer"):
             if getattr(self, name) is None and self.initial is None:
                 raise ConfigError(f"{name} is missing. Give {name}, or initial to start from a pretrained model.")

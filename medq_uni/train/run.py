@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from medq_uni import __version__
 from medq_uni.config import ConfigError
 from medq_uni.config_json import to_json
 from medq_uni.data.pairs import PairsConfig, generator_of
@@ -66,7 +68,7 @@ class Run:
         self.config, self.folder, self.device, self.together = config, folder, device, together
         self.pools = pools or folder
         self.hash = recipe_hash(config)
-        self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash)
+        self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash, software=__version__)
         self.loaded: Path | None = None
         self.changed: list[str] = []
         self.validated, self.goes_on = 0.0, False
@@ -92,7 +94,13 @@ class Run:
         self.goes_on = True
         if progress.recipe_hash != self.hash:
             self._refuse_another(before, progress if may_change else None)
-        return path, replace(progress, recipe_hash=self.hash)
+        if first and progress.software != __version__:
+            warnings.warn(
+                f"{self.folder}: the checkpoint is of {progress.software or 'an earlier version'} of medq-uni, this is "
+                f"{__version__}. Later batches may differ from those of a run by one version.",
+                stacklevel=2,
+            )
+        return path, replace(progress, recipe_hash=self.hash, software=__version__)
 
     def _kept(self) -> tuple[tuple[Path, Progress] | None, TrainConfig | None]:
         """Return the newest checkpoint and the recipe of the run; clear away what a run without any has left."""

@@ -15,12 +15,14 @@ from medq_uni.data.descriptions import descriptions_by_number
 from medq_uni.data.pairs import generator_of
 from medq_uni.data.pool import Pool
 from medq_uni.description import QualityDescription
-from medq_uni.taxonomy import Severity
+from medq_uni.taxonomy import Anatomy, Modality, Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.recipe import LabelForm
 
 MISREAD = 0.4
 """Probability with which each slot of a misread description is wrong, where it can be: there is one task in CT."""
+CONSTANT = describe(Modality.MR, Anatomy.BRAIN, (), generator_of(0))
+"""The one text of the form ``constant``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Words:
     pool: Pool
     tokenizer: Tokenizer
     form: LabelForm = "description"
-    """description: all five aspects. class: the kinds of degradation alone, as a label of old."""
+    """description: all five aspects. class: the kinds of degradation alone, as a label of old. constant, a control:
+    :data:`CONSTANT` for every pair, as long as a description and telling nothing."""
     wrong_labels: float = 0.0
     """Probability with which every slot is wrong; a pair keeps its wrong label for good."""
     seed: int = 0
@@ -61,7 +64,7 @@ class Words:
     def tokens(self, index: int, generator: torch.Generator, severity: Severity | None = None) -> list[int]:
         """Return what the restoration is told about a pair; ``severity`` takes the place of the grade."""
         label = self.label(index, generator)
-        return self._told(label if severity is None or self.form == "class" else label.with_severity(severity))
+        return self._told(label if severity is None or self.form != "description" else label.with_severity(severity))
 
     def misread(self, index: int, generator: torch.Generator) -> list[int]:
         """Return what the restoration is told by an assessment that errs (:func:`noisy_label`, :data:`MISREAD`).
@@ -74,7 +77,7 @@ class Words:
     def _told(self, label: QualityDescription) -> list[int]:
         if self.form == "class":
             return self.tokenizer.encode(label.class_label)
-        return self.tokenizer.encode_description(label)
+        return self.tokenizer.encode_description(CONSTANT if self.form == "constant" else label)
 
 
 def read_described(path: str | None, pool: Pool) -> dict[int, QualityDescription]:

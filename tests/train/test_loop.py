@@ -20,7 +20,6 @@ from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError, sole_writer
 from medq_uni.train.journal import read_log
-from medq_uni.train.learner import take_weights
 from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, group_of, learning_rate, set_rate
@@ -132,6 +131,16 @@ def test_a_run_is_not_overwritten_without_resume_and_not_resumed_by_another_reci
     with pytest.raises(CheckpointError, match="another recipe"):
         train(replace(config, seed=5), tmp_path, resume=True)
     assert train(replace(config, about=("other words",)), tmp_path, resume=True).is_finished
+
+
+def test_a_run_that_another_version_goes_on_with_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn):
+    config = tiny_recipe(stage("codec", steps=1))
+    train(config, tmp_path)
+    train(config, tmp_path, resume=True)
+    assert not [one for one in recwarn if "version" in str(one.message)]
+    monkeypatch.setattr("medq_uni.train.run.__version__", "99.0")
+    with pytest.warns(UserWarning, match=r"checkpoint is of \d.* this is 99\.0"):
+        train(config, tmp_path, resume=True)
 
 
 def test_a_run_goes_on_with_another_rate_of_a_stage_that_is_left(tmp_path: Path):
@@ -288,50 +297,6 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert max(rates) == pytest.approx(1.0)
     assert rates[-1] < 0.001
     assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def with_decoder(recipe: TrainConfig, initial: Path, **codec: object) -> TrainConfig:
-    """Return a recipe that goes on from a model with another decoder."""
-    assert recipe.model is not None
-    model = replace(recipe.model, codec=replace(recipe.model.codec, **codec))
-    return replace(recipe, initial=str(initial), model=model)
-
-
-def test_a_new_decoder_begins_with_everything_else_of_the_old_model(tmp_path: Path):
-    recipe = tiny_recipe(stage("assess", steps=1))
-    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "model")
-    old = load_pretrained(tmp_path / "model").model.state_dict()
-    grown = with_decoder(tiny_recipe(stage("codec", steps=1)), tmp_path / "model", block="gated", widths=(8, 8, 8, 8))
-    new = train(grown, tmp_path / "new").model
-    assert new.config.codec.block == "gated"
-    for name, value in new.state_dict().items():
-        if not name.startswith("codec.") or name in ("codec.latent_mean", "codec.latent_scale"):
-            assert torch.equal(value, old[name].float()), name
-    again = train(grown, tmp_path / "new", resume=True).model
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in new.state_dict().items())
-
-
-def test_a_decoder_with_refining_blocks_begins_as_the_old_one(tmp_path: Path):
-    recipe = tiny_recipe(stage("codec", steps=3))
-    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "model")
-    old = load_pretrained(tmp_path / "model").model
-    grown = with_decoder(recipe, tmp_path / "model", refining=(1, 0, 1, 2))
-    assert grown.model is not None
-    new = MedQ(grown.model)
-    take_weights(new, old)
-    image = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
-    one, other = (m.codec.decode(m.codec.encode(image), m.codec.features(image)).image for m in (old, new))
-    assert torch.equal(one, other)
-    assert sum(p.numel() for p in new.codec.parameters()) > sum(p.numel() for p in old.codec.parameters())
-    assert not torch.equal(one, image)
-
-
-def test_a_model_that_is_not_its_initial_one_is_refused(tmp_path: Path):
-    recipe = tiny_recipe(stage("codec", steps=1))
-    assert recipe.model is not None
-    other = replace(recipe, initial="nano", model=recipe.model)
-    with pytest.raises(ConfigError, match="differ in more than the decoder"):
-        train(other, tmp_path)
 
 
 def test_a_stage_may_end_at_a_share_of_its_peak():

@@ -5,6 +5,7 @@ from medq_uni.data.pool import PairPool, build_pool
 from medq_uni.pretrained import folder_of
 from medq_uni.taxonomy import Severity
 from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.recipe import LabelForm
 from medq_uni.train.words import Words
 
 
@@ -54,8 +55,19 @@ def test_a_class_is_misread_as_a_class(pool: PairPool, tokenizer: Tokenizer) -> 
     assert max(map(len, texts)) < 60
 
 
-def test_a_stated_grade_leaves_a_class_alone(pool: PairPool, tokenizer: Tokenizer) -> None:
-    words = Words(pool, tokenizer, form="class")
+def test_the_constant_text_is_the_same_for_all_and_as_long_as_a_description(pool: PairPool, tokenizer: Tokenizer):
+    words, full = Words(pool, tokenizer, form="constant"), Words(pool, tokenizer)
+    told = {tuple(words.tokens(index, generator_of(index))) for index in range(len(pool))}
+    told |= {tuple(words.misread(index, generator_of(index))) for index in range(len(pool))}
+    assert len(told) == 1
+    lengths = [len(full.tokens(index, generator_of(index))) for index in range(len(pool))]
+    assert min(lengths) - 5 <= len(told.pop()) <= max(lengths)
+    assert words.slots(0, generator_of(0)) == full.slots(0, generator_of(0))  # the assessor learns the true one
+
+
+@pytest.mark.parametrize("form", ["class", "constant"])
+def test_a_stated_grade_leaves_other_forms_alone(pool: PairPool, tokenizer: Tokenizer, form: LabelForm) -> None:
+    words = Words(pool, tokenizer, form=form)
     for index in range(len(pool)):
         texts = [words.tokens(index, generator_of(0), grade) for grade in (None, Severity.NONE, Severity.SEVERE)]
         assert texts[0] == texts[1] == texts[2]
