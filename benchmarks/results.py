@@ -140,9 +140,13 @@ def with_kept(found: Json, kept: Json) -> Json:
             )
             for name in ("by_modality", "by_task", "good_images")
         }
-        failed = [*new["failed"], *(one for one in before["failed"] if one["system"] in left)]
-        benchmarks.append(new | rows | {"failed": failed})
+        noted = {name: [*new[name], *_of(left, before.get(name, []))] for name in ("failed", "doubted")}
+        benchmarks.append(new | rows | noted)
     return found | {"systems": systems, "benchmarks": benchmarks, "safety": safety}
+
+
+def _of(systems: set[str], rows: list[Json]) -> list[Json]:
+    return [row for row in rows if row["system"] in systems]
 
 
 def _interleaved(new: list[Any], old: list[Any], left: set[str], key: Callable[[Any], tuple[Any, str]]) -> list[Any]:
@@ -298,7 +302,11 @@ def _table(title: str, header: list[str], rows: list[list[str]], note: str) -> s
 
 
 def _benchmark(results: Json, against: str) -> str:
-    missing = {"Failed": results["failed"], "Listed pairs that cannot be read": results["unreadable"]}
+    missing = {
+        "Failed": results["failed"],
+        "Restored with a warning": results.get("doubted", []),
+        "Listed pairs that cannot be read": results["unreadable"],
+    }
     failed = "".join(f" **{what}: {len(found)}.**" for what, found in missing.items() if found)
     return "\n".join(
         [

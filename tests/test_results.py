@@ -35,7 +35,7 @@ def test_so_are_the_tables_of_the_ablations(name: str):
 def test_kept_results_are_those_of_the_plan_among_the_recipes(name: str):
     plan = from_json(AblationPlan, json.dumps(json.loads((results.KEPT / name).read_text(encoding="utf-8"))["plan"]))
     assert results.plan_name(plan) == name
-    assert results.plan_name(replace(plan, seeds=(7,))) is None
+    assert results.plan_name(replace(plan, learning_rates=(9.0,))) is None
 
 
 def test_kept_results_name_no_place_of_a_machine():
@@ -53,7 +53,8 @@ def kept() -> dict:
     ]
     harm = [{"group": "real", "modality": "ct", "system": name, "lowest": 50.0} for name in systems]
     failed = [{"system": name, "case": 1} for name in systems]
-    one = {"name": "real", "sha256": "1", "by_modality": rows, "by_task": rows, "good_images": harm, "failed": failed}
+    one = {"name": "real", "sha256": "1", "by_modality": rows, "by_task": rows, "good_images": harm}
+    one |= {"failed": failed, "doubted": failed}
     bias = ["Bias", ["set", "system", "mean"], [["real", name, "0.1"] for name in systems], ""]
     failures = ["Failures", ["system", "reason"], [["nano", "a"], ["nano", "b"], ["NAFNet", "c"]], ""]
     return {
@@ -69,7 +70,7 @@ def without_peer(found: dict) -> dict:
     found = copy.deepcopy(found) | {"date": "2026-02-02"}
     found["systems"] = found["systems"][:2]
     one = found["benchmarks"][0]
-    for name in ("by_modality", "by_task", "good_images", "failed"):
+    for name in ("by_modality", "by_task", "good_images", "failed", "doubted"):
         one[name] = [row for row in one[name] if row["system"] != "NAFNet"]
     for row in one["by_modality"]:
         row["mean"] = {"psnr": 31.0}
@@ -86,7 +87,7 @@ def test_a_system_that_is_not_scored_again_keeps_its_rows_without_a_paired_test(
     assert order == [(part, *row) for part in ("ct", "mr") for row in (*ours, ("NAFNet", 30.0, None))]
     assert [one.get("measured") for one in merged["systems"]] == [None, None, "2026-01-01"]
     assert merged["safety"] == old["safety"]
-    assert len(merged["benchmarks"][0]["failed"]) == 3
+    assert [len(merged["benchmarks"][0][name]) for name in ("failed", "doubted")] == [3, 3]
     later = results.with_kept(without_peer(merged), merged)
     assert [one.get("measured") for one in later["systems"]] == [None, None, "2026-01-01"]
 

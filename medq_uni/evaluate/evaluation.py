@@ -168,6 +168,16 @@ def _system(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _noted(records: dict[str, list[Record]], note: str) -> list[dict[str, Any]]:
+    """Return the slices that a system has a note about: why it failed, or what it warned of."""
+    return [
+        {"system": name, "case": record.case, "task": record.task, note: getattr(record, note)}
+        for name, found in records.items()
+        for record in found
+        if getattr(record, note)
+    ]
+
+
 def _benchmark(benchmark: Benchmark, records: dict[str, list[Record]], tables: Tables) -> dict[str, Any]:
     return {
         "name": benchmark.name,
@@ -176,11 +186,7 @@ def _benchmark(benchmark: Benchmark, records: dict[str, list[Record]], tables: T
         "subjects": len({case.subject for case in benchmark.test}),
         "unreadable": list(benchmark.unreadable),
         **{name: [asdict(row) for row in rows] for name, rows in tables.items()},
-        "failed": [
-            {"system": name, "case": record.case, "task": record.task, "error": record.error}
-            for name, found in records.items()
-            for record in found
-            if record.error
-        ],
+        "failed": _noted(records, "error"),
+        "doubted": _noted(records, "doubt"),
         "pictured": pictured(benchmark),
     }

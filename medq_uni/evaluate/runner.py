@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ class Record:
     """Whether the input came back bit-identical."""
     error: str = ""
     """Why there is no score."""
+    doubt: str = ""
+    """What the system warned of, for example that it has seen nothing like the image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +122,11 @@ def run_job(job: Job) -> list[Record]:
         record = Record(index, case.task.value, case.severity.value, case.subject, case.group, seconds=0.0)
         began = time.perf_counter()
         try:
-            output = system.restore(case).image
-            record = replace(record, seconds=time.perf_counter() - began)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                output = system.restore(case).image
+            doubts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
+            record = replace(record, seconds=time.perf_counter() - began, doubt=" ".join(doubts))
             found, same = asdict(score_image(output, case.reference, case.data_range)), _is_same(output, case.degraded)
             if index in job.pictures:
                 write_bytes(job.pictures[index], picture(output, case.reference))

@@ -1,4 +1,5 @@
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from medq_uni.evaluate.evaluation import evaluate
 from medq_uni.evaluate.runner import run_system
 from medq_uni.evaluate.sets import Case
 from medq_uni.evaluate.system import Output
-from medq_uni.evaluate.systems import INPUT, SystemSpec, read_specs
+from medq_uni.evaluate.systems import INPUT, DegradedInput, SystemSpec, read_specs
 from medq_uni.evaluate.trials import SafetySettings
 from medq_uni.scoring import data_range_of
 from medq_uni.taxonomy import Task
@@ -148,6 +149,27 @@ def test_results_are_strict_json_and_the_page_needs_no_network(benchmark: Benchm
     assert "http" not in page.replace("http-equiv", "")
     pictures = page.count("data:image/png")
     assert pictures == 2 + 5 * 3  # two plots; reference, input and tv of five tasks
+
+
+def test_a_warning_stays_with_the_image_that_it_is_about(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    def restore(system: DegradedInput, case: Case) -> Output:
+        if case.task is Task.CT_LOW_DOSE:
+            warnings.warn("Never seen.", stacklevel=1)
+        return Output(case.degraded)
+
+    monkeypatch.setattr(DegradedInput, "restore", restore)
+    for _ in range(2):  # computed, and taken from the scores that were kept
+        results = evaluate([benchmark], read_specs(["input"]), tmp_path)
+        (one,) = results["benchmarks"]
+        of_ct = [number for number, case in enumerate(benchmark.test) if case.task is Task.CT_LOW_DOSE]
+        assert [(row["system"], row["case"], row["doubt"]) for row in one["doubted"]] == [
+            (INPUT, number, "Never seen.") for number in of_ct
+        ]
+        assert f"Restored with a warning ({len(of_ct)})" in (tmp_path / "report.html").read_text()
+        assert one["failed"] == []
+    assert not [warning for warning in recwarn if "Never seen" in str(warning.message)]
 
 
 def test_safety_is_a_part_of_results_and_page(benchmark: Benchmark, tmp_path: Path):
