@@ -49,6 +49,8 @@ size, input views, pixel losses and scorer for every network. MedQ-UNI is the mi
 seen many times as many pairs. These are short trainings of small networks from one seed; they say nothing about the
 published ones, and the seconds of training depend on what else the machine did. All meet the same crops in the same
 order; MedQ-UNI learns to assess their slices in the same steps, and is told wrong things about some of them.
+Two more trainings of its recipe are scored on the same pairs in docs/ablations.md (the first row of the second table
+is their mean): what one seed is ahead or behind by less than 0.6 dB, another may not be.
 """
 UNSEEN = "unseen"
 NOTES = {
