@@ -29,8 +29,10 @@ KEPT = ROOT / "benchmark" / "results"
 PAGE, SAFETY, README = ROOT / "docs" / "results.md", ROOT / "docs" / "results-safety.md", ROOT / "README.md"
 ABLATIONS = ROOT / "docs" / "ablations.md"
 RECIPES = ROOT / "recipes"
-PLANS = ("peers.json", "ablations.json", "ablations-words.json")
-"""Plans of the folder of recipes whose results are kept, under the same name."""
+ABLATION_PLANS = ("ablations", "ablations-words")
+"""Plans of the folder of recipes whose tables are in docs/ablations.md, between marks of the same name."""
+PLANS = ("peers", *ABLATION_PLANS)
+"""Plans whose results are kept, under the same name."""
 DESCRIPTIONS = "descriptions.md"
 TASKS = {
     "ct-low-dose": "CT low dose",
@@ -71,7 +73,7 @@ def main() -> None:
     write_text(PAGE, page())
     write_text(SAFETY, safety_page())
     write_text(README, with_table(README.read_text(encoding="utf-8"), "results", readme_table()))
-    for name in ("ablations", "ablations-words"):
+    for name in ABLATION_PLANS:
         write_text(ABLATIONS, with_table(ABLATIONS.read_text(encoding="utf-8"), name, ablation_table(name)))
 
 
@@ -86,23 +88,28 @@ def take(folder: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     if "plan" in found:
         found["plan"]["test"]["data"] = []  # where volumes lie on this machine is nobody's business
-        name = plan_name(from_json(AblationPlan, json.dumps(found["plan"])))
+        name = plan_name(plan_of(found))
         if name is None:
             raise SystemExit(f"{folder} holds results of another plan, or of an earlier form of one of {list(PLANS)}.")
     else:
         if found["safety"] is None:
             raise SystemExit(f"{folder} has no checks of safety. Run medq evaluate with --safety.")
         found["safety"] = safety_tables(found["safety"])
-        name = "evaluation.json"
-        if (KEPT / name).is_file():
-            found = with_kept(found, _kept("evaluation"))
-    write_text(KEPT / name, json.dumps(found, indent=1) + "\n")
+        name = "evaluation"
+        if (KEPT / f"{name}.json").is_file():
+            found = with_kept(found, _kept(name))
+    write_text(KEPT / f"{name}.json", json.dumps(found, indent=1) + "\n")
+
+
+def plan_of(results: Json) -> AblationPlan:
+    """Return the plan of the results of ``medq ablate``."""
+    return from_json(AblationPlan, json.dumps(results["plan"]))
 
 
 def plan_name(plan: AblationPlan) -> str | None:
     """Return the name of the plan among the recipes that this one is, wherever its real volumes come from."""
     for name in PLANS:
-        listed = read_json(AblationPlan, RECIPES / name, where="recipes/")
+        listed = read_json(AblationPlan, RECIPES / f"{name}.json", where="recipes/")
         test = replace(listed.test, data=plan.test.data)
         if replace(listed, test=test, about=plan.about) == plan:
             return name
@@ -142,13 +149,12 @@ def with_kept(found: Json, kept: Json) -> Json:
             )
             for name in ("by_modality", "by_task", "good_images")
         }
-        noted = {name: [*new[name], *_of(left, before.get(name, []))] for name in ("failed", "doubted")}
+        noted = {
+            name: [*new[name], *(one for one in before.get(name, []) if one["system"] in left)]
+            for name in ("failed", "doubted")
+        }
         benchmarks.append(new | rows | noted)
     return found | {"systems": systems, "benchmarks": benchmarks, "safety": safety}
-
-
-def _of(systems: set[str], rows: list[Json]) -> list[Json]:
-    return [row for row in rows if row["system"] in systems]
 
 
 def _interleaved(new: list[Any], old: list[Any], left: set[str], key: Callable[[Any], tuple[Any, str]]) -> list[Any]:
@@ -210,7 +216,7 @@ def with_table(text: str, name: str, table: str) -> str:
 def ablation_table(name: str) -> str:
     """Return the table of a kept ablation."""
     kept = _kept(name)
-    return markdown(from_json(AblationPlan, json.dumps(kept["plan"])), kept["rows"])
+    return markdown(plan_of(kept), kept["rows"])
 
 
 def readme_table() -> str:

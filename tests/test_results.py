@@ -6,8 +6,6 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import results
-from medq_uni.config_json import from_json
-from medq_uni.evaluate.ablation_plan import AblationPlan
 
 
 def test_the_results_page_is_the_one_that_the_kept_results_give():
@@ -24,7 +22,7 @@ def test_so_is_the_table_of_the_readme():
     assert text == results.with_table(text, "results", results.readme_table())
 
 
-@pytest.mark.parametrize("name", ["ablations", "ablations-words"])
+@pytest.mark.parametrize("name", results.ABLATION_PLANS)
 def test_so_are_the_tables_of_the_ablations(name: str):
     text = results.ABLATIONS.read_text(encoding="utf-8")
     assert f"<!-- {name}:begin -->" in text
@@ -33,7 +31,7 @@ def test_so_are_the_tables_of_the_ablations(name: str):
 
 @pytest.mark.parametrize("name", results.PLANS)
 def test_kept_results_are_those_of_the_plan_among_the_recipes(name: str):
-    plan = from_json(AblationPlan, json.dumps(json.loads((results.KEPT / name).read_text(encoding="utf-8"))["plan"]))
+    plan = results.plan_of(json.loads((results.KEPT / f"{name}.json").read_text(encoding="utf-8")))
     assert results.plan_name(plan) == name
     assert results.plan_name(replace(plan, learning_rates=(9.0,))) is None
 

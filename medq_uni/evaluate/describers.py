@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from medq_uni.data.pairs import generator_of
 from medq_uni.description import DescriptionError, QualityDescription
 from medq_uni.evaluate.answers import Answer, AnswerCache, Outcome, question_key
 from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.system import doubts_voiced
 from medq_uni.image import MedicalImage
 from medq_uni.physics import DegradationRecord
 from medq_uni.pipeline import Restorer
@@ -134,11 +134,9 @@ class ModelDescriber:
         kept = self._cache.answer(key)
         if kept is not None:
             return kept
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+        with doubts_voiced() as doubts:
             answer = self._ask(subject.image)
-        doubts = [str(one.message) for one in caught if one.category is UserWarning]
-        answer = replace(answer, warning=" ".join(dict.fromkeys(doubts)))
+        answer = replace(answer, warning=" ".join(doubts))
         self._cache.put(key, answer.to_dict())
         return answer
 

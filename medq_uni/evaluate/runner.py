@@ -7,7 +7,6 @@ import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from medq_uni.distribute import map_items
 from medq_uni.evaluate.benchmark import Benchmark
 from medq_uni.evaluate.sets import Case
+from medq_uni.evaluate.system import doubts_voiced
 from medq_uni.evaluate.systems import SystemSpec, build
 from medq_uni.image import MedicalImage
 from medq_uni.io.atomic import write_bytes, write_text
@@ -122,10 +122,8 @@ def run_job(job: Job) -> list[Record]:
         record = Record(index, case.task.value, case.severity.value, case.subject, case.group, seconds=0.0)
         began = time.perf_counter()
         try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
+            with doubts_voiced() as doubts:
                 output = system.restore(case).image
-            doubts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
             record = replace(record, seconds=time.perf_counter() - began, doubt=" ".join(doubts))
             found, same = asdict(score_image(output, case.reference, case.data_range)), _is_same(output, case.degraded)
             if index in job.pictures:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +23,16 @@ class Output:
     """Predicted standard deviation of its error, where the system says one."""
     description: QualityDescription | None = None
     """What it says is wrong with the input, where it says so."""
+
+
+@contextmanager
+def doubts_voiced() -> Iterator[list[str]]:
+    """Collect what is warned of inside, each once, in the place of printing it; the list is filled at the end."""
+    doubts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield doubts
+    doubts += dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
 
 
 class System(Protocol):

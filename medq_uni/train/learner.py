@@ -107,13 +107,12 @@ class MedQLearner(Learner):
             old, tokenizer = loaded.model, loaded.tokenizer
         if config.model is None:
             assert old is not None, "checked by the recipe"
-            model = old
+            model, name = old, f"{old.config.name.removesuffix('-tuned')}-tuned"
         else:
-            model = self._new(config.model)
+            model, name = self._new(config.model), config.model.name
             if old is not None:
                 take_weights(model, old)
-        tuned = model.config.name if config.model is not None else f"{model.config.name.removesuffix('-tuned')}-tuned"
-        model.config = replace(model.config, name=config.name or tuned)
+        model.config = replace(model.config, name=config.name or name)
         if config.tokenizer is not None:
             tokenizer = _tokenizer(config.tokenizer)
         assert tokenizer is not None, "checked by the recipe"

@@ -41,6 +41,7 @@ LEARNING: dict[Layout, set[Group]] = {
 }
 """Weights that a layout can train."""
 NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
+"""What a model may be called."""
 PIXEL_WEIGHTS = ("l1", "l2", "ssim")
 """Loss terms of a peer, beside its own, which it weighs itself."""
 NOT_OF_PEERS: dict[str, object] = {
