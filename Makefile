@@ -50,16 +50,16 @@ SMALL := --benchmark benchmark $(if $(DATA),--source $(DATA))
 benchmark: $(STAMP) ## score nano and the filters on the small benchmark, renew docs/results.md; DATA=folder adds real volumes
 	$(BIN)/medq evaluate $(SMALL) --systems $(SYSTEMS) --safety --workers 2 -o runs/evaluation || test $$? -eq 3
 	$(BIN)/medq judge $(SMALL) -o runs/judge || test $$? -eq 3
-	$(BIN)/python -m benchmarks.results --take runs/evaluation runs/judge
+	$(BIN)/python -m experiments.results --take runs/evaluation runs/judge
 
 pairs: $(STAMP) ## print how fast training pairs are made, with one worker and two
-	$(BIN)/python -m benchmarks.pairs
+	$(BIN)/python -m experiments.pairs
 
 grades: $(STAMP) ## print what the grades mean and renew their pictures; DATA=folder adds real volumes
-	$(BIN)/python -m benchmarks.grades --pictures docs/grades $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m experiments.grades --pictures docs/grades $(if $(DATA),--data $(DATA))
 
 speed: $(STAMP) ## print time and memory of the main job
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m experiments.speed
 
 clean: ## remove the virtual environment and the demo's results
 	rm -rf $(VENV) demo

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from medq_uni import Restorer, physics
+from medq_uni import Restorer
 from medq_uni.data.phantoms import phantom
+from medq_uni.physics.degrade import apply_records, draw_record
 from medq_uni.report import ReportItem, scores, write_report
 from medq_uni.taxonomy import Modality, Severity, Task
 
@@ -18,8 +19,8 @@ def main(folder: Path) -> None:
     """Run the example and write ``report.html`` into ``folder``."""
     generator = torch.Generator().manual_seed(1)
     truth = phantom(Modality.MR, generator, size=192)
-    record = physics.draw(Task.MR_NOISE, Severity.MODERATE, generator)
-    degraded = physics.apply(truth, record)
+    record = draw_record(Task.MR_NOISE, Severity.MODERATE, generator)
+    degraded = apply_records(truth, record)
 
     restorer = Restorer.from_pretrained("nano")
     result = restorer.restore(degraded)

@@ -14,8 +14,9 @@ __all__ = ["MedicalImage", "QualityDescription", "Restoration", "RestoreSettings
 if TYPE_CHECKING:
     from medq_uni.description import QualityDescription
     from medq_uni.image import MedicalImage
-    from medq_uni.io import read_image
-    from medq_uni.pipeline import Restoration, Restorer, RestoreSettings
+    from medq_uni.io.read_write import read_image
+    from medq_uni.pipeline import Restorer, RestoreSettings
+    from medq_uni.result import Restoration
 
 _HOMES = {
     "MedicalImage": "medq_uni.image",

@@ -1,6 +1,6 @@
 """``python -m medq_uni`` is ``medq``."""
 
-from medq_uni.cli import main
+from medq_uni.cli.main import main
 
 if __name__ == "__main__":
     main()

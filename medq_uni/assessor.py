@@ -13,11 +13,11 @@ from torch import Tensor
 
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.model.inference import Context
+from medq_uni.model.generation import Context
 from medq_uni.model.vision import summary
 from medq_uni.preprocess import CannotAssess, assessable, scaling_of, to_tensor, vision_input
-from medq_uni.pretrained import Pretrained
-from medq_uni.pretrained.familiarity import REFUSED_ABOVE
+from medq_uni.pretrained.load import Pretrained
+from medq_uni.pretrained.ood_detector import REFUSED_ABOVE
 from medq_uni.taxonomy import Modality
 from medq_uni.tokenizer import DescriptionConstraint
 
@@ -30,7 +30,7 @@ class Assessment:
     """What is wrong with an image, and how far the model may be trusted to know."""
 
     description: QualityDescription
-    unlikeness: float | None
+    ood_score: float | None
     """How unlike the training images it looks: familiar up to 1, doubtful above; None where the model does not know."""
 
 
@@ -55,7 +55,7 @@ class Assessor:
         return vision_input(views, self.pretrained.config.vision, size=size).to(self.model.device)
 
     @torch.inference_mode()
-    def assess(self, image: MedicalImage, *, instruction: str | None = None, unfamiliar: bool = False) -> Assessment:
+    def assess(self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False) -> Assessment:
         """Return what is wrong with the image, in five aspects, and how well the model knows such images.
 
         A volume is judged by up to three slices spread over it; the one with the middle grade speaks.
@@ -63,32 +63,32 @@ class Assessor:
         Args:
             image: 2-D slice or volume.
             instruction: Question to ask instead of the usual one.
-            unfamiliar: Go on where the image is unlike all that the model was trained on.
+            allow_ood: Go on where the image is unlike all that the model was trained on.
 
         Raises:
             CannotAssess: If the image is constant, too small, its values do not fit its modality, or it is unlike all
                 that the model was trained on.
-            ValueError: If voxels are NaN or infinite.
+            MedQError: If voxels are NaN or infinite.
         """
         image = assessable(image)
         scaling = scaling_of(image)
         slices = [image.slice_at(z) for z in _key_slices(image)]
         views = torch.cat([to_tensor(s, multiple=self.multiple, scaling=scaling)[0] for s in slices])
-        unlikeness = self._unlikeness(image, views)
-        self._check_familiar(image, unlikeness, unfamiliar)
+        ood_score = self._unlikeness(image, views)
+        self._check_familiar(image, ood_score, allow_ood)
         found = sorted(self._describe(views, image.modality, instruction), key=lambda d: d.worst.level)
-        return Assessment(found[len(found) // 2], unlikeness)
+        return Assessment(found[len(found) // 2], ood_score)
 
     def _unlikeness(self, image: MedicalImage, views: Tensor) -> float | None:
         """Return that of the middle slice."""
-        seen, modality = self.pretrained.familiarity, image.modality
+        seen, modality = self.pretrained.ood_detector, image.modality
         if seen is None or modality is None:
             return None
         features = self.model.vision(self.seen(views).to(self.model.dtype))
-        found = seen.unlikeness(summary(features).float().cpu(), modality)
+        found = seen.ood_score(summary(features).float().cpu(), modality)
         return None if found is None else float(found.median())
 
-    def _check_familiar(self, image: MedicalImage, found: float | None, unfamiliar: bool) -> None:
+    def _check_familiar(self, image: MedicalImage, found: float | None, allow_ood: bool) -> None:
         """Warn of an image that is unlike the training images, and refuse one that is far from them."""
         if found is None or found <= 1:
             return
@@ -96,7 +96,7 @@ class Assessor:
             f"As {str(image.modality).upper()} the image is unlike all that the model was trained on "
             f"({found:.1f} times the limit)."
         )
-        if found > REFUSED_ABOVE and not unfamiliar:
+        if found > REFUSED_ABOVE and not allow_ood:
             raise CannotAssess(
                 f"Cannot assess: {says} Check the modality (--modality on the command line); "
                 "to go on nevertheless, pass unfamiliar=True (--unfamiliar)."

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.io import ImageItem, UnwritableImage, find_images, sidecar_path, split_suffix, target_format, words_of
-from medq_uni.io.find import SUFFIX_FORMATS
-from medq_uni.pipeline import Restoration, Restorer, source_record
-from medq_uni.restoration import map_path, targets_of
+from medq_uni.errors import MedQError, UnwritableImage, words_of
+from medq_uni.io.discover import SUFFIX_FORMATS, ImageItem, find_images
+from medq_uni.io.provenance import sidecar_path, split_suffix
+from medq_uni.io.read_write import target_format
+from medq_uni.pipeline import Restorer, source_record
+from medq_uni.result import Restoration, map_path, targets_of
 from medq_uni.taxonomy import Modality
 
 Status = Literal["restored", "unchanged", "skipped", "failed"]
@@ -61,11 +63,11 @@ def restore_folder(
         **options: See :meth:`medq_uni.pipeline.Restorer.restore`.
 
     Raises:
-        ValueError: If the target is the source or lies inside it.
+        MedQError: If the target is the source or lies inside it.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if target == source or source in target.parents:
-        raise ValueError(f"{target.name}: the results must not lie inside the source folder. Choose another folder.")
+        raise MedQError(f"{target.name}: the results must not lie inside the source folder. Choose another folder.")
     found = find_images(source)
     if on_start is not None:
         on_start(len(found) + len(found.broken))

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medq_uni.errors import MedQError
+
 Precision = Literal["float32", "bfloat16", "int8", "nf4"]
 
 
-class ConfigError(ValueError):
+class ConfigError(MedQError):
     """A configuration that cannot be used; the message names the key and what it needs."""
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from medq_uni import physics
-from medq_uni.data.pairs import generator_of
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
-from medq_uni.io import read_image
-from medq_uni.pipeline import Restoration, Restorer
+from medq_uni.io.read_write import read_image
+from medq_uni.physics.degrade import degrade
+from medq_uni.pipeline import Restorer
 from medq_uni.report import ReportItem, write_report
+from medq_uni.result import Restoration
 from medq_uni.scoring import scores
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Task, Verdict
 
 REAL_FILES = (
@@ -64,7 +65,7 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
     if is_single:
         result.save(folder / f"{Path(name).stem}.restored.dcm", overwrite=True)
     if result.description.verdict is Verdict.GOOD:
-        degraded = physics.degrade(image, [(task, Severity.MODERATE)], generator_of(SEED))
+        degraded = degrade(image, [(task, Severity.MODERATE)], generator_of(SEED))
         result = restorer.restore(degraded.image)
         words = f"after our own {degraded.records[0].severity.value} {task.value}"
         _tell(say, f"{name}, {words}", result, image)
@@ -75,7 +76,7 @@ def _real(restorer: Restorer, name: str, task: Task, folder: Path, say: Say) -> 
 def _phantom(restorer: Restorer, task: Task, say: Say) -> ReportItem:
     generator = generator_of(SEED, list(Task).index(task))
     truth = draw_phantom(task.modality, generator, size=256).image
-    degraded = physics.degrade(truth, [(task, Severity.MODERATE)], generator)
+    degraded = degrade(truth, [(task, Severity.MODERATE)], generator)
     result = restorer.restore(degraded.image)
     title = f"Phantom, {degraded.records[0].severity.value} {task.value}"
     _tell(say, title, result, truth)

@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
 
 DEFAULT_ASSESS = "Assess the quality of this image."
@@ -36,7 +37,7 @@ _SYNONYMS = {"mri": "mr", "magnetic resonance": "mr", "computed tomography": "ct
 _FREE = re.compile(r"[ -9;-~]+")  # printable ASCII without the colon that would look like a label
 
 
-class DescriptionError(ValueError):
+class DescriptionError(MedQError):
     """A description that cannot be read or built; the message names the aspect."""
 
 
@@ -208,7 +209,7 @@ class QualityDescription:
         The grade none removes them all.
 
         Raises:
-            ValueError: If there is no such grade.
+            MedQError: If there is no such grade.
         """
         severity = Severity(severity)
         if severity is Severity.NONE:

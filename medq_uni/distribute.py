@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from medq_uni.errors import MedQError
+
 KNOCK_SECONDS = 5
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class WorkerError(ValueError):
+class WorkerError(MedQError):
     """A worker failed; the message names the item, the cause is chained."""
 
 
@@ -33,11 +35,11 @@ def map_items(
         address: Ray cluster, ``auto`` for the one on this machine or ``ray://host:port``; None uses processes.
 
     Raises:
-        ValueError: If Ray is asked for and not installed.
+        MedQError: If Ray is asked for and not installed.
         WorkerError: If an item failed, with the item in the message and the original error chained.
     """
     if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}.")
+        raise MedQError(f"workers must be at least 1, got {workers}.")
     if address is not None:
         yield from _on_ray(function, items, workers, address)
         return
@@ -60,14 +62,14 @@ def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: 
     try:
         import ray
     except ImportError as error:
-        raise ValueError('a Ray address needs Ray. Install it: pip install "medq-uni[ray]"') from error
+        raise MedQError('a Ray address needs Ray. Install it: pip install "medq-uni[ray]"') from error
     is_ours = not ray.is_initialized()
     try:
         if is_ours:
             _knock(address)  # Ray itself would wait for minutes
             ray.init(address=address, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"no Ray cluster answers at {address!r}. Start one: ray start --head") from error
+        raise MedQError(f"no Ray cluster answers at {address!r}. Start one: ray start --head") from error
     task: Any = ray.remote(num_cpus=1, max_retries=2)(_call)
     kept = ray.put(function)
     waiting: deque[Any] = deque()

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from medq_uni import __version__, physics
-from medq_uni.data.pairs import generator_of
+from medq_uni import __version__
 from medq_uni.data.phantoms import phantom
+from medq_uni.physics.degrade import degrade
 from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task
 
 PACKAGES = ("torch", "numpy", "pydicom", "nibabel", "safetensors", "tokenizers", "scikit-image", "tifffile")
@@ -54,7 +55,7 @@ def examine(model: str = "nano") -> dict[str, Any]:
 def _cost(restorer: Restorer) -> dict[str, Any]:
     generator = generator_of(0)
     image = phantom(Modality.MR, generator, size=256)
-    image = physics.degrade(image, [(Task.MR_NOISE, Severity.MODERATE)], generator).image
+    image = degrade(image, [(Task.MR_NOISE, Severity.MODERATE)], generator).image
     restorer.restore(image, settings=RestoreSettings(force=True))  # the first run allocates
     began = time.perf_counter()
     description = restorer.assess(image)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Modality
 
 
@@ -50,17 +51,17 @@ class MedicalImage:
         if voxels.ndim == 2:
             voxels = voxels[None]
         if voxels.ndim != 3 or 0 in voxels.shape:
-            raise ValueError(
+            raise MedQError(
                 f"voxels must have shape (Z, Y, X) with no empty axis, got {voxels.shape}. "
                 "Split a 4-D series into volumes first."
             )
         affine = np.asarray(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise ValueError(f"affine must be a finite 4x4 matrix, got shape {affine.shape}.")
+            raise MedQError(f"affine must be a finite 4x4 matrix, got shape {affine.shape}.")
         if len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0:
-            raise ValueError(f"spacing_mm must be three positive numbers (z, y, x), got {self.spacing_mm}.")
+            raise MedQError(f"spacing_mm must be three positive numbers (z, y, x), got {self.spacing_mm}.")
         if self.padding is not None and self.padding.shape != voxels.shape:
-            raise ValueError(f"padding must match voxels {voxels.shape}, got {self.padding.shape}.")
+            raise MedQError(f"padding must match voxels {voxels.shape}, got {self.padding.shape}.")
         object.__setattr__(self, "voxels", voxels)
         object.__setattr__(self, "affine", affine)
 
@@ -74,11 +75,11 @@ class MedicalImage:
         """Return the same image with other values of the same shape.
 
         Raises:
-            ValueError: If the shape differs.
+            MedQError: If the shape differs.
         """
         voxels = np.asarray(voxels, dtype=np.float32).reshape(np.shape(voxels))
         if voxels.shape != self.voxels.shape:
-            raise ValueError(f"voxels must keep the shape {self.voxels.shape}, got {voxels.shape}.")
+            raise MedQError(f"voxels must keep the shape {self.voxels.shape}, got {voxels.shape}.")
         return replace(self, voxels=voxels)
 
     def slice_at(self, z: int) -> MedicalImage:

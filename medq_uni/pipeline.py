@@ -20,14 +20,11 @@ from torch import Tensor
 from medq_uni import __version__
 from medq_uni.assessor import Assessor
 from medq_uni.config import Execution, SamplerConfig
-from medq_uni.data.pairs import generator_of
-from medq_uni.description import (
-    DEFAULT_RESTORE,
-    FOLLOW_REPORT,
-    QualityDescription,
-)
+from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
+from medq_uni.files import check_target, files_digest
 from medq_uni.image import MedicalImage
-from medq_uni.io import ImageItem, check_target, check_writable, files_digest, read_image
+from medq_uni.io.discover import ImageItem
+from medq_uni.io.read_write import check_writable, read_image
 from medq_uni.preprocess import (
     CannotAssess,
     Inverse,
@@ -38,8 +35,9 @@ from medq_uni.preprocess import (
     to_image,
     to_tensor,
 )
-from medq_uni.pretrained import Pretrained, load_pretrained
-from medq_uni.restoration import RESEARCH_USE, Restoration, targets_of
+from medq_uni.pretrained.load import Pretrained, load_pretrained
+from medq_uni.result import RESEARCH_USE, Restoration, targets_of
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
 
@@ -62,7 +60,7 @@ class RestoreSettings:
     """Restore even what is judged Good."""
     batch_size: int = 4
     """Tiles, or samples of tiles, that are restored at once."""
-    unfamiliar: bool = False
+    allow_ood: bool = False
     """Go on where the image is unlike all that the model was trained on."""
 
 
@@ -103,10 +101,10 @@ class Restorer:
         return cls(load_pretrained(name, device=device, execution=execution, revision=revision, offline=offline))
 
     def assess(
-        self, image: MedicalImage, *, instruction: str | None = None, unfamiliar: bool = False
+        self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False
     ) -> QualityDescription:
         """Return what is wrong with the image; see :meth:`medq_uni.assessor.Assessor.assess`."""
-        return self.assessor.assess(image, instruction=instruction, unfamiliar=unfamiliar).description
+        return self.assessor.assess(image, instruction=instruction, allow_ood=allow_ood).description
 
     @torch.inference_mode()
     def restore(
@@ -139,7 +137,7 @@ class Restorer:
         settings = settings or RestoreSettings()
         image = assessable(image)
         is_edited = description is not None
-        assessment = self.assessor.assess(image, unfamiliar=settings.unfamiliar)
+        assessment = self.assessor.assess(image, allow_ood=settings.allow_ood)
         found = assessment.description
         recorded = self.recorded(settings, instruction, description)
         description = description or found
@@ -151,7 +149,7 @@ class Restorer:
             )
         stated = max(description.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda s: s.level)
         strength = restoration_strength(found.worst, stated) if is_edited else 1.0
-        recorded |= {"assessment": found.to_text(), "unlikeness": assessment.unlikeness, "strength": strength}
+        recorded |= {"assessment": found.to_text(), "unlikeness": assessment.ood_score, "strength": strength}
         if description.verdict is Verdict.GOOD and not description.degradations and not settings.force:
             zero = image.with_voxels(np.zeros_like(image.voxels))
             seconds = time.perf_counter() - began
@@ -303,7 +301,7 @@ class Restorer:
             "sampler": asdict(settings.sampler or self.pretrained.sampler),
             "seed": settings.seed,
             "force": settings.force,
-            "unfamiliar": settings.unfamiliar,
+            "unfamiliar": settings.allow_ood,
             "instruction": instruction,
             "description_from": "model" if description is None else "user",
             "stated": None if description is None else description.to_text(),

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medq_uni.config import VisionConfig
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units
 from medq_uni.taxonomy import Modality
 
@@ -38,7 +39,7 @@ BLEND = 0.1
 """Width, in window units, of the band in which the merge goes from one view to the other."""
 
 
-class CannotAssess(ValueError):  # noqa: N818 - the verdict on such an image, in the words of the report
+class CannotAssess(MedQError):  # noqa: N818 - the verdict on such an image, in the words of the report
     """The verdict on an image that holds nothing to judge, or is not what the model was made for."""
 
 
@@ -101,10 +102,10 @@ def scaling_of(image: MedicalImage) -> Scaling:
     units: [0, 99.9th percentile of the volume]; the window is its lower half (a quarter for PET).
 
     Raises:
-        ValueError: If the modality is unknown or the volume has no positive value.
+        MedQError: If the modality is unknown or the volume has no positive value.
     """
     if image.modality is None:
-        raise ValueError("The image has no modality. Pass modality= (ct, mr or pet) when reading it.")
+        raise MedQError("The image has no modality. Pass modality= (ct, mr or pet) when reading it.")
     if image.modality is Modality.CT:
         return Scaling(*CT_RANGE_HU, *CT_WINDOW_HU)
     if image.units is Units.SUV:
@@ -114,7 +115,7 @@ def scaling_of(image: MedicalImage) -> Scaling:
     if not high > 0:
         high = float(values.max(initial=0.0))
     if not high > 0:
-        raise ValueError(
+        raise MedQError(
             f"The {image.modality.value} volume has no value above 0 (99.9th percentile {high:g}); "
             "magnitude MR and PET images are positive. Check the rescale slope, or pass another modality."
         )
@@ -135,11 +136,11 @@ def to_tensor(
             bring its reference into the same units.
 
     Raises:
-        ValueError: If a voxel is not finite, or see :func:`scaling_of`.
+        MedQError: If a voxel is not finite, or see :func:`scaling_of`.
     """
     finite = np.isfinite(image.voxels)
     if not finite.all():
-        raise ValueError(f"The image has {int((~finite).sum())} values that are NaN or infinite. Replace them first.")
+        raise MedQError(f"The image has {int((~finite).sum())} values that are NaN or infinite. Replace them first.")
     scaling = scaling or scaling_of(image)
     outside = (image.voxels < scaling.low) | (image.voxels > scaling.high)
     padding = np.zeros_like(outside) if image.padding is None else image.padding

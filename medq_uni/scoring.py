@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.metrics import psnr, ssim, ssim_maps
-from medq_uni.physics import foreground
+from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
 from medq_uni.taxonomy import Modality
 
@@ -56,7 +57,7 @@ def scores(image: MedicalImage, reference: MedicalImage, data_range: float | Non
         data_range: As in :func:`score_image`.
 
     Raises:
-        ValueError: If shapes differ.
+        MedQError: If shapes differ.
     """
     x, y = _on_main_range(image, reference)
     return _pair(x, y, data_range_of(reference) if data_range is None else data_range)
@@ -72,14 +73,14 @@ def score_image(image: MedicalImage, reference: MedicalImage, data_range: float 
             where the reference is one slice of it; None takes that of the reference.
 
     Raises:
-        ValueError: If shapes differ, a voxel of the image is not finite, or a data range is not positive.
+        MedQError: If shapes differ, a voxel of the image is not finite, or a data range is not positive.
     """
     if not np.isfinite(image.voxels).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(image.voxels))} voxels are NaN or infinite; no score.")
+        raise MedQError(f"{np.count_nonzero(~np.isfinite(image.voxels))} voxels are NaN or infinite; no score.")
     x, y = _on_main_range(image, reference)
     data_range = data_range_of(reference) if data_range is None else data_range
     if not data_range > 0:
-        raise ValueError(f"the data range must be positive, got {data_range:g}; no score.")
+        raise MedQError(f"the data range must be positive, got {data_range:g}; no score.")
     own_range = y.amax(dim=(1, 2, 3)) - y.amin(dim=(1, 2, 3))
     has_range = own_range > 0
     own = torch.where(has_range, own_range, 1.0)[:, None, None, None]
@@ -104,13 +105,13 @@ def data_range_of(reference: MedicalImage) -> float:
     """Return the data range of the main scores: 400 HU for CT, else the 99.9th percentile of the reference.
 
     Raises:
-        ValueError: If that percentile is not positive.
+        MedQError: If that percentile is not positive.
     """
     if reference.modality is Modality.CT:
         return CT_WINDOW_HU[1] - CT_WINDOW_HU[0]
     data_range = float(np.percentile(reference.voxels, PERCENTILE))
     if not data_range > 0:
-        raise ValueError(f"the reference has no data range: its {PERCENTILE}th percentile is {data_range:g}.")
+        raise MedQError(f"the reference has no data range: its {PERCENTILE}th percentile is {data_range:g}.")
     return data_range
 
 
@@ -123,7 +124,7 @@ def _on_main_range(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor
 
 def _tensors(image: MedicalImage, reference: MedicalImage) -> tuple[Tensor, Tensor]:
     if image.shape != reference.shape:
-        raise ValueError(f"image and reference differ in shape: {image.shape} and {reference.shape}.")
+        raise MedQError(f"image and reference differ in shape: {image.shape} and {reference.shape}.")
     x, y = (torch.from_numpy(one.voxels.astype(np.float64))[:, None] for one in (image, reference))
     return x, y
 

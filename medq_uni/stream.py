@@ -29,9 +29,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from medq_uni.config import SpecialTokens
+from medq_uni.errors import MedQError
 
 
-class StreamError(ValueError):
+class StreamError(MedQError):
     """Blocks that cannot be put into one stream."""
 
 

@@ -91,7 +91,7 @@ EFFECT_BOUNDS = {
     Task.MR_NOISE: (0.03, 0.085, 0.17),
     Task.PET_LOW_COUNT: (0.04, 0.15, 0.36),
 }
-"""Least effect of mild, moderate and severe, calibrated on training images (``python -m benchmarks.grades``)."""
+"""Least effect of mild, moderate and severe, calibrated on training images (``python -m experiments.grades``)."""
 NOISE_LIMITS = {Modality.CT: 18.0, Modality.MR: 0.04, Modality.PET: 0.15}
 """Noise of its own up to which an image passes as a reference: HU, else a fraction of the mean signal.
 

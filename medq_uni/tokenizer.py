@@ -17,13 +17,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as BPE
 
 from medq_uni.config import SpecialTokens
-from medq_uni.description import (
-    LABELS,
-    MAX_FREE_CHARS,
-    QualityDescription,
-    degradation_options,
-    degradation_words,
-)
+from medq_uni.description import LABELS, MAX_FREE_CHARS, QualityDescription, degradation_options, degradation_words
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Anatomy, Modality, Verdict
 
 SPECIAL_NAMES = ("<|bos|>", "<|eos|>", "<|image_start|>", "<|image_end|>")
@@ -37,7 +32,7 @@ _QWEN_WORDS = (
 _FREE_TOKEN = re.compile(r" ?[A-Za-z0-9,;%()/+'<>=\-]+")
 
 
-class TokenizerError(ValueError):
+class TokenizerError(MedQError):
     """A tokenizer file that cannot be used."""
 
 

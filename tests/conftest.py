@@ -23,8 +23,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medq_uni.config import FluxCodecConfig, ModelConfig, TransformerConfig, VisionConfig
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained.export import export_released
+from medq_uni.pretrained.released_export import export_released
 from medq_uni.tokenizer import QWEN_NAMES, Tokenizer, train_tokenizer
+
+pytest_plugins = ["tests.restorers"]
 
 settings.register_profile("untimed", deadline=None)  # a first call loads libraries; no law is about time
 settings.load_profile("untimed")

@@ -10,8 +10,8 @@ from medq_uni.image import MedicalImage
 from medq_uni.model.vision import summary
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import CannotAssess, to_tensor
-from medq_uni.pretrained import Pretrained, load_pretrained
-from medq_uni.pretrained.familiarity import Familiarity, Gaussian
+from medq_uni.pretrained.load import Pretrained, load_pretrained
+from medq_uni.pretrained.ood_detector import Gaussian, OodDetector
 from medq_uni.taxonomy import Modality
 
 
@@ -37,19 +37,19 @@ def with_unlikeness(nano: Pretrained, image: MedicalImage, wanted: float) -> Pre
         rest=torch.ones(()),
         limit=torch.tensor(2.0 * len(features) ** 0.5 / wanted),
     )
-    return replace(nano, familiarity=Familiarity({Modality.MR: gaussian}))
+    return replace(nano, ood_detector=OodDetector({Modality.MR: gaussian}))
 
 
 def test_a_familiar_image_is_described_without_a_word(nano: Pretrained, image: MedicalImage, recwarn):
     found = Assessor(with_unlikeness(nano, image, 0.7)).assess(image)
-    assert found.unlikeness == pytest.approx(0.7, rel=1e-3)
+    assert found.ood_score == pytest.approx(0.7, rel=1e-3)
     assert not [w for w in recwarn if "unlike" in str(w.message)]
 
 
 def test_a_doubtful_image_is_described_with_a_warning(nano: Pretrained, image: MedicalImage):
     with pytest.warns(UserWarning, match=r"As MR the image is unlike all .* .1\.2 times the limit"):
         found = Assessor(with_unlikeness(nano, image, 1.2)).assess(image)
-    assert found.unlikeness == pytest.approx(1.2, rel=1e-3)
+    assert found.ood_score == pytest.approx(1.2, rel=1e-3)
 
 
 def test_an_image_unlike_all_is_refused_unless_asked_for(nano: Pretrained, image: MedicalImage):
@@ -57,7 +57,7 @@ def test_an_image_unlike_all_is_refused_unless_asked_for(nano: Pretrained, image
     with pytest.raises(CannotAssess, match=r"4\.0 times the limit.*--modality.*--unfamiliar"):
         assessor.assess(image)
     with pytest.warns(UserWarning, match="with doubt"):
-        assert assessor.assess(image, unfamiliar=True).description.modality is Modality.MR
+        assert assessor.assess(image, allow_ood=True).description.modality is Modality.MR
 
 
 def test_a_restoration_refuses_too_and_records_what_it_went_on_with(nano: Pretrained, image: MedicalImage):
@@ -65,7 +65,7 @@ def test_a_restoration_refuses_too_and_records_what_it_went_on_with(nano: Pretra
     with pytest.raises(CannotAssess, match="unlike all"):
         restorer.restore(image)
     with pytest.warns(UserWarning, match="with doubt"):
-        result = restorer.restore(image, settings=RestoreSettings(unfamiliar=True))
+        result = restorer.restore(image, settings=RestoreSettings(allow_ood=True))
     assert result.settings["unlikeness"] == pytest.approx(4.0, rel=1e-3)
     assert result.settings["unfamiliar"] is True
 
@@ -75,8 +75,8 @@ def test_of_a_volume_the_middle_slice_speaks(nano: Pretrained, image: MedicalIma
     volume = image.with_voxels(image.voxels)
     volume = replace(image, voxels=np.stack([noise, *[image.voxels[0]] * 4]).astype(np.float32))
     known = with_unlikeness(nano, volume.slice_at(1), 0.5)
-    assert Assessor(known).assess(volume).unlikeness == pytest.approx(0.5, abs=0.2)
+    assert Assessor(known).assess(volume).ood_score == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_model_that_kept_nothing_does_not_know(nano: Pretrained, image: MedicalImage):
-    assert Assessor(replace(nano, familiarity=None)).assess(image).unlikeness is None
+    assert Assessor(replace(nano, ood_detector=None)).assess(image).ood_score is None

@@ -13,11 +13,12 @@ import torch
 from medq_uni.batch import ItemResult, restore_folder
 from medq_uni.data.phantoms import phantom as drawn_phantom
 from medq_uni.description import Degradation, QualityDescription
-from medq_uni.io import read_image, sidecar_path, write_image
+from medq_uni.io.provenance import sidecar_path
+from medq_uni.io.read_write import read_image, write_image
 from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
-FORCE = RestoreSettings(force=True, unfamiliar=True)
+FORCE = RestoreSettings(force=True, allow_ood=True)
 SLICE = drawn_phantom(Modality.MR, torch.Generator().manual_seed(1), size=48)
 OPTIONS = {"modality": Modality.MR, "settings": FORCE}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is unlike all:UserWarning")  # phantoms are smaller than nano's
@@ -191,7 +192,7 @@ def test_a_failed_replacement_leaves_the_result_that_was_there(
         raise OSError(errno.ENOSPC, "No space left on device", str(target / ".medq-1.nii.gz"))
 
     with monkeypatch.context() as patched:
-        patched.setattr("medq_uni.restoration.write_image", full)
+        patched.setattr("medq_uni.result.write_image", full)
         failed = results(restorer, source, target, settings=other, overwrite=True)["one.nii.gz"]
     assert (failed.status, failed.message) == ("failed", "No space left on device")
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before

@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from medq_uni import __version__
-from medq_uni.cli import app
+from medq_uni.cli.main import app
 from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
-from medq_uni.io import read_image, write_image
+from medq_uni.io.read_write import read_image, write_image
 from medq_uni.taxonomy import Modality
 
 README = Path(__file__).parents[1] / "README.md"

@@ -4,13 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medq_uni.description import (
-    Degradation,
-    DescriptionError,
-    QualityDescription,
-    degradation_options,
-    json_schema,
-)
+from medq_uni.description import Degradation, DescriptionError, QualityDescription, degradation_options, json_schema
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
 
 GRADES = list(Severity)[1:]

@@ -8,13 +8,15 @@ import pytest
 import torch
 from pydicom.data import get_testdata_file
 
-from medq_uni import physics
 from medq_uni.config import SamplerConfig
 from medq_uni.data.phantoms import phantom
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.io import read_image, sidecar_path
-from medq_uni.pipeline import CannotAssess, Restorer, RestoreSettings
+from medq_uni.io.provenance import sidecar_path
+from medq_uni.io.read_write import read_image
+from medq_uni.physics.degrade import apply_records, draw_record
+from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.preprocess import CannotAssess
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 FORCE = RestoreSettings(force=True)
@@ -30,7 +32,7 @@ def noisy(size: int = 96, seed: int = 1, modality: Modality = Modality.MR) -> Me
     generator = torch.Generator().manual_seed(seed)
     task = {Modality.MR: Task.MR_NOISE, Modality.CT: Task.CT_LOW_DOSE, Modality.PET: Task.PET_LOW_COUNT}[modality]
     image = phantom(modality, generator, size=size)
-    return physics.apply(image, physics.draw(task, Severity.SEVERE, generator))
+    return apply_records(image, draw_record(task, Severity.SEVERE, generator))
 
 
 def said(severity: Severity | str, modality: Modality = Modality.MR) -> QualityDescription:
@@ -68,7 +70,7 @@ def test_an_image_said_to_be_good_comes_back_bit_identical_unless_forced(restore
 def test_raising_the_stated_severity_raises_the_removed_energy(restorer: Restorer, task: Task):
     generator = torch.Generator().manual_seed(3)
     truth = phantom(task.modality, generator, size=128)
-    image = physics.apply(truth, physics.draw(task, Severity.MODERATE, generator))
+    image = apply_records(truth, draw_record(task, Severity.MODERATE, generator))
     words = QualityDescription(
         task.modality, Anatomy.BRAIN, (Degradation(task, Severity.MILD),), "as edited", "as edited", Verdict.USABLE
     )

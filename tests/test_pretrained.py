@@ -7,8 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from medq_uni.config import FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained import SHARD_BYTES, WeightsMismatch, folder_of, load_pretrained, save_pretrained
-from medq_uni.pretrained import _shards as shards
+from medq_uni.pretrained.keys import WeightsMismatch
+from medq_uni.pretrained.load import SHARD_BYTES, folder_of, load_pretrained, save_pretrained
+from medq_uni.pretrained.load import _shards as shards
 from medq_uni.tokenizer import Tokenizer
 
 

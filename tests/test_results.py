@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import results
+from experiments import results
 
 
 def test_the_results_page_is_the_one_that_the_kept_results_give():
@@ -64,7 +64,7 @@ def kept() -> dict:
     }
 
 
-def without_peer(found: dict) -> dict:
+def without_baseline(found: dict) -> dict:
     found = copy.deepcopy(found) | {"date": "2026-02-02"}
     found["systems"] = found["systems"][:2]
     one = found["benchmarks"][0]
@@ -78,7 +78,7 @@ def without_peer(found: dict) -> dict:
 
 def test_a_system_that_is_not_scored_again_keeps_its_rows_without_a_paired_test():
     old = kept()
-    merged = results.with_kept(without_peer(old), old)
+    merged = results.with_kept(without_baseline(old), old)
     rows = merged["benchmarks"][0]["by_modality"]
     order = [(row["part"], row["system"], row["mean"]["psnr"], row["p_value"]) for row in rows]
     ours = [("degraded input", 31.0, 0.01), ("nano", 31.0, 0.01)]
@@ -86,13 +86,13 @@ def test_a_system_that_is_not_scored_again_keeps_its_rows_without_a_paired_test(
     assert [one.get("measured") for one in merged["systems"]] == [None, None, "2026-01-01"]
     assert merged["safety"] == old["safety"]
     assert [len(merged["benchmarks"][0][name]) for name in ("failed", "doubted")] == [3, 3]
-    later = results.with_kept(without_peer(merged), merged)
+    later = results.with_kept(without_baseline(merged), merged)
     assert [one.get("measured") for one in later["systems"]] == [None, None, "2026-01-01"]
 
 
 @pytest.mark.parametrize("key", ["against", "sha256"])
 def test_nothing_is_kept_from_other_images_or_beside_another_system(key: str):
     old = kept()
-    new = without_peer(old)
+    new = without_baseline(old)
     (new if key in new else new["benchmarks"][0])[key] = "other"
     assert results.with_kept(copy.deepcopy(new), old) == new

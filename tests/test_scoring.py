@@ -3,7 +3,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from medq_uni.image import MedicalImage
-from medq_uni.physics import foreground
+from medq_uni.physics.effect import foreground
 from medq_uni.scoring import data_range_of, score_image, scores
 from medq_uni.taxonomy import Modality
 

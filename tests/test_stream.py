@@ -4,17 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.config import SpecialTokens
-from medq_uni.stream import (
-    BlockKind,
-    Expert,
-    ImageBlock,
-    Past,
-    StreamError,
-    TextBlock,
-    TokenKind,
-    TokenStream,
-    pack,
-)
+from medq_uni.stream import BlockKind, Expert, ImageBlock, Past, StreamError, TextBlock, TokenKind, TokenStream, pack
 
 TOKENS = SpecialTokens(bos=90, eos=91, start_of_image=92, end_of_image=93)
 

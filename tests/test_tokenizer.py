@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medq_uni.data.describe import corpus, describe, instruction
-from medq_uni.data.pairs import generator_of
+from medq_uni.data.reference_text import corpus, describe, instruction
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
-from medq_uni.physics import draw
-from medq_uni.pretrained import folder_of
+from medq_uni.physics.degrade import draw_record
+from medq_uni.pretrained.load import folder_of
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task
 from medq_uni.tokenizer import DescriptionConstraint, Tokenizer, TokenizerError, train_tokenizer
 
@@ -21,7 +21,7 @@ TOKENIZER = Tokenizer.from_file(FILE)
 def example(number: int) -> QualityDescription:
     generator = generator_of(number)
     task = list(Task)[number % len(Task)]
-    record = draw(task, Severity.from_level(number % 4), generator)
+    record = draw_record(task, Severity.from_level(number % 4), generator)
     return describe(task.modality, list(Anatomy)[number % len(Anatomy)], record, generator)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from medq_uni.annotate.majority import SLOTS, majority_of, slots_of
 from medq_uni.annotate.outcomes import ReviewedImage
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Task
 
 Given = dict[int, dict[str, str]]
@@ -141,10 +142,10 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
         None where there is no subject, or both always gave the same single category.
 
     Raises:
-        ValueError: If the two have not rated the same number of subjects.
+        MedQError: If the two have not rated the same number of subjects.
     """
     if len(first) != len(second):
-        raise ValueError(f"both raters need the same subjects, got {len(first)} and {len(second)} ratings.")
+        raise MedQError(f"both raters need the same subjects, got {len(first)} and {len(second)} ratings.")
     if not first:
         return None
     one, other = np.asarray(first), np.asarray(second)

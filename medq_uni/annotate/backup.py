@@ -25,7 +25,7 @@ from medq_uni.annotate.database import Database
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.schema import Base, UtcTime, WebSessionRow
 from medq_uni.annotate.store import Store
-from medq_uni.io.atomic import atomic_file
+from medq_uni.files import atomic_file
 
 FORMAT = "medq-annotation-archive-1"
 ARCHIVE_SUFFIX = ".jsonl"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from medq_uni.annotate.chat import BudgetSpent, ServerDown, in_order
 from medq_uni.annotate.images import DatasetImages, ImageSource
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.store import Store
-from medq_uni.data.describe import describe
-from medq_uni.data.pairs import generator_of
+from medq_uni.data.reference_text import describe
 from medq_uni.data.shards import records_of
+from medq_uni.describers.chat import BudgetSpent, ServerDown, in_order
 from medq_uni.description import QualityDescription
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
+from medq_uni.seeding import generator_of, seed_of
 from medq_uni.taxonomy import Anatomy, Modality
 
 PATIENCE = 3
@@ -33,7 +33,7 @@ class Describer(Protocol):
         """Return the description of a slice.
 
         Raises:
-            ValueError: If it cannot say.
+            MedQError: If it cannot say.
         """
 
 
@@ -57,16 +57,16 @@ class RecordDescriber:
         """Take the records of a dataset.
 
         Raises:
-            ValueError: If the images come from a folder, which has no records.
+            MedQError: If the images come from a folder, which has no records.
         """
         if not isinstance(source, DatasetImages):
-            raise ValueError("these images have no degradation records; only a dataset has. Use another --describer.")
+            raise MedQError("these images have no degradation records; only a dataset has. Use another --describer.")
         self._source = source
 
     def __call__(self, key: str, image: MedicalImage) -> QualityDescription:
         """Return the description that follows from the records of a pair."""
         meta = self._source.meta(key)
-        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big")
+        seed = seed_of(key, num_bytes=4)
         return describe(
             Modality(meta["modality"]), Anatomy(meta["anatomy"]), records_of(meta), generator_of(seed, 0, 3)
         )
@@ -117,7 +117,7 @@ def draft_images(
     kept = sum(1 for _ in source.records()) - len(keys)
     keys = keys[:limit]
     failed: list[tuple[str, str]] = []
-    silent, stopped = 0, ""
+    zero_init, stopped = 0, ""
 
     def draft(key: str) -> None:
         image = source.image(key)
@@ -130,15 +130,15 @@ def draft_images(
         for number, (key, future) in enumerate(in_order(pool, draft, keys, ahead), start=1):
             try:
                 future.result()
-                silent = 0
+                zero_init = 0
             except StoreError:
                 raise
             except BudgetSpent as error:
                 stopped = str(error)
             except (ValueError, OSError) as error:
-                silent = silent + 1 if isinstance(error, ServerDown) else 0
+                zero_init = zero_init + 1 if isinstance(error, ServerDown) else 0
                 failed.append((key, str(error)))
-            if silent == PATIENCE:
+            if zero_init == PATIENCE:
                 stopped = f"stopped: {PATIENCE} images in a row got no answer. {failed[-1][1]}"
             if progress is not None:
                 progress(number, len(keys))

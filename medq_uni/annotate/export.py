@@ -11,7 +11,7 @@ from medq_uni.annotate.majority import settle
 from medq_uni.annotate.records import Revision, State, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.data.descriptions import description_line
-from medq_uni.io.atomic import atomic_file
+from medq_uni.files import atomic_file
 
 
 def export_descriptions(store: Store, round: int, path: Path) -> int:

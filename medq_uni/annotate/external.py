@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from medq_uni.annotate.chat import Asked, ChatClient, ChatConfig, Messages
-from medq_uni.annotate.prompts import Example, messages_for, read_answer, tokens_of, without_pictures
 from medq_uni.annotate.records import Exchange
 from medq_uni.annotate.store import Store
+from medq_uni.describers.chat import Asked, ChatClient, ChatConfig, Messages
+from medq_uni.describers.prompts import Example, messages_for, read_answer, tokens_of, without_pictures
 from medq_uni.description import QualityDescription, json_schema
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality
@@ -48,7 +48,7 @@ class ExternalDescriber:
 
         Raises:
             ServerDown: If the server does not answer, or has not the model.
-            ValueError: If openai is not installed.
+            MedQError: If openai is not installed.
         """
         self.chat = ChatClient(config, sleep=sleep)
         self._store, self._examples = store, examples
@@ -63,7 +63,7 @@ class ExternalDescriber:
         """Return the description of a slice.
 
         Raises:
-            NoAnswer: If no usable answer came; :class:`medq_uni.annotate.chat.ServerDown` if none came at all.
+            NoAnswer: If no usable answer came; :class:`medq_uni.describers.chat.ServerDown` if none came at all.
             BudgetSpent: If the money is spent.
             StoreError: If the exchange cannot be kept.
         """

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 from medq_uni.annotate.records import ImageRecord, UnknownRecord
 from medq_uni.data.dataset import MANIFEST, RECIPE, Dataset
 from medq_uni.data.shards import DatasetError, ShardReader, StoredPair
+from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage
-from medq_uni.io import ImageItem, UnreadableImage, find_images, identify, read_image
+from medq_uni.io.discover import ImageItem, find_images, identify
+from medq_uni.io.read_write import read_image
 from medq_uni.preprocess import guess_modality
 from medq_uni.taxonomy import Modality
 
@@ -37,7 +39,7 @@ class ImageSource(Protocol):
 
         Raises:
             UnknownRecord: If the source has no such image.
-            ValueError: If it cannot be read.
+            MedQError: If it cannot be read.
         """
 
     def reference(self, key: str) -> MedicalImage | None:

@@ -14,7 +14,7 @@ from medq_uni.annotate.records import ASPECTS, Account, Entry, Revision, StoreEr
 from medq_uni.annotate.store import Store
 from medq_uni.annotate.views import png_of, windows_of
 from medq_uni.description import DescriptionError
-from medq_uni.io.atomic import atomic_folder
+from medq_uni.files import atomic_folder
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 CONFIG, TASKS, REVIEWS, PICTURES = "config.xml", "tasks.json", "reviews.json", "pictures"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from medq_uni.description import Degradation, DescriptionError, QualityDescription
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 ASPECTS = ("modality", "anatomy", "degradations", "cause", "impact", "verdict")
@@ -18,7 +19,7 @@ MAX_TEXT_CHARS = 2000
 MAX_NAME_CHARS = 64
 
 
-class StoreError(ValueError):
+class StoreError(MedQError):
     """A store that cannot do what was asked; the message says what to do."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medq_uni.cli.shared import DatasetArgument, StoreOption, clear_errors, need_extra, open_store
+from medq_uni.errors import MedQError
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and change the accounts of reviewers and administrators.")
 NameArgument = Annotated[str, typer.Argument(help="Name of the account.")]
@@ -64,7 +65,7 @@ def change(
 
         account = opened.accounts.find(name)
         if account is None:
-            raise ValueError("there is no such account. List them with: medq annotate user list")
+            raise MedQError("there is no such account. List them with: medq annotate user list")
         hashed = _hash(password_file) if password or password_file is not None else None
         new_role = None if role is None else Role(role.value)
         changed = opened.accounts.change(account.id, role=new_role, password_hash=hashed, is_disabled=disable)
@@ -73,7 +74,7 @@ def change(
 
 def _hash(password_file: Path | None) -> str:
     need_extra("serve", "argon2")
-    from medq_uni.serve.accounts import hash_password
+    from medq_uni.review.sign_in import hash_password
 
     if password_file is None:
         password: Any = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

@@ -28,6 +28,7 @@ from medq_uni.cli.shared import (
     progress_bar,
     store_url,
 )
+from medq_uni.errors import MedQError
 
 if TYPE_CHECKING:
     from medq_uni.annotate.drafts import Describer
@@ -87,7 +88,7 @@ def draft(
         elif describer == "nano":
             chosen, threads = FunctionDescriber(model, load_restorer(model, device, None, False).assess), 1
         else:
-            from medq_uni.annotate.chat import ChatConfig
+            from medq_uni.describers.chat import ChatConfig
 
             config = ChatConfig(
                 url=describer,
@@ -164,7 +165,7 @@ def agree(
             _check_outside(output, dataset, store)
         found = [measure_agreement(number, opened.outcomes.reviewed(number), names) for number in numbers]
         if not any(one.images for one in found):
-            raise ValueError("no image has two finished reviews yet. Wait for the reviews.")
+            raise MedQError("no image has two finished reviews yet. Wait for the reviews.")
         for one in found:
             typer.echo(f"round {one.round}, {one.images} images with two reviews or more")
             for slot, value in one.slots.items():
@@ -173,7 +174,7 @@ def agree(
                 typer.echo(f"  {slot:<18}{kappa}  same {_number(value.observed)}")
         if output is not None:
             from medq_uni.annotate.plots import plot_rounds
-            from medq_uni.io.atomic import write_bytes, write_text
+            from medq_uni.files import write_bytes, write_text
 
             reports = [measure_round(opened, number) for number in numbers]
             values = {"agreement": [one.to_dict() for one in found], "drafts": [one.to_dict() for one in reports]}
@@ -204,7 +205,7 @@ def adjudicate(
             return
         account = opened.accounts.find(by)
         if account is None:
-            raise ValueError("there is no such account. List them with: medq annotate user list")
+            raise MedQError("there is no such account. List them with: medq annotate user list")
         decided = QualityDescription.from_json(description.read_text(encoding="utf-8"))
         newest = opened.outcomes.resolution(key, chosen)
         number = 0 if newest is None else newest.number
@@ -225,7 +226,7 @@ def export(
     """Write descriptions by key, reviews with their history, tasks of Label Studio, or questions to describers."""
     with clear_errors(), open_store(dataset, store) as opened:
         from medq_uni.annotate.export import export_descriptions, export_exchanges, export_reviews
-        from medq_uni.io import check_target
+        from medq_uni.files import check_target
 
         chosen = round_number or _newest(opened)
         if form is ExportFormat.LABEL_STUDIO:
@@ -251,14 +252,14 @@ def _check_outside(output: Path, dataset: Path, store: str | None) -> None:
     """Refuse an output in the dataset, which is only read, or in the place of its store."""
     target, url = output.resolve(), store_url(dataset, store)
     if dataset.resolve() in (target, *target.parents):
-        raise ValueError(f"{output.name}: lies in the dataset, which is only read. Choose another place.")
+        raise MedQError(f"{output.name}: lies in the dataset, which is only read. Choose another place.")
     if "://" not in url and target == Path(url).resolve():
-        raise ValueError(f"{output.name}: is the store of the annotations. Choose another name.")
+        raise MedQError(f"{output.name}: is the store of the annotations. Choose another name.")
 
 
 def _check_new(folder: Path) -> None:
     if folder.exists():
-        raise ValueError(f"{folder.name}: exists already, and such a folder is never replaced. Choose another name.")
+        raise MedQError(f"{folder.name}: exists already, and such a folder is never replaced. Choose another name.")
 
 
 @app.command("import")
@@ -307,7 +308,7 @@ def show_rounds(
                 typer.echo(f"  {slot:<18}changed in {count}")
         if output is not None:
             from medq_uni.annotate.images import open_source
-            from medq_uni.io import check_target
+            from medq_uni.files import check_target
 
             _check_new(output)
             _check_outside(output, dataset, store)
@@ -358,7 +359,7 @@ def serve(
     """Open the screen in which reviewers correct drafts and administrators decide."""
     with clear_errors():
         need_extra("serve", "sqlalchemy", "alembic", "fastapi", "uvicorn", "argon2", "multipart")
-        from medq_uni.serve.server import serve as run
+        from medq_uni.review.server import serve as run
 
         url = store_url(dataset, store)
         names, announce = name or (), functools.partial(typer.echo, err=True)

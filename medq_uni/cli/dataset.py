@@ -71,7 +71,7 @@ def show(
     """Write a contact sheet: pairs of every task and grade, degraded beside reference."""
     with clear_errors():
         from medq_uni.data.verify import contact_sheet
-        from medq_uni.io import check_target
+        from medq_uni.files import check_target
 
         target = output or folder.with_name(folder.name + ".png")
         check_target(target, overwrite=overwrite)

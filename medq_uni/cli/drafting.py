@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import typer
 
 from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED
+from medq_uni.errors import MedQError
 
 if TYPE_CHECKING:
-    from medq_uni.annotate.chat import ChatConfig
     from medq_uni.annotate.drafts import DraftReport
     from medq_uni.annotate.external import ExternalDescriber
     from medq_uni.annotate.images import ImageSource
-    from medq_uni.annotate.prompts import Example
     from medq_uni.annotate.store import Store
+    from medq_uni.describers.chat import ChatConfig
+    from medq_uni.describers.prompts import Example
     from medq_uni.image import MedicalImage
     from medq_uni.taxonomy import Modality
 
@@ -46,7 +47,7 @@ def ask_consent(
     """Say what a run costs and where the images go, and ask whether to begin where either matters.
 
     Raises:
-        ValueError: If it would cost more than is allowed.
+        MedQError: If it would cost more than is allowed.
     """
     image = _first_readable(source, keys)
     if image is None:
@@ -59,7 +60,7 @@ def ask_consent(
         err=True,
     )
     if config.max_cost is not None and estimate.cost > config.max_cost:
-        raise ValueError(f"the estimate is above --max-cost {config.max_cost:g}. Draft fewer (--limit) or allow more.")
+        raise MedQError(f"the estimate is above --max-cost {config.max_cost:g}. Draft fewer (--limit) or allow more.")
     if not yes and (estimate.cost > 0 or not config.is_local):
         typer.confirm("Begin?", abort=True, err=True)
 

@@ -40,11 +40,11 @@ def evaluate(
     Run it again with the same folder to go on where it stopped.
     """
     with clear_errors(), progress_bars() as progress:
-        from medq_uni.evaluate.benchmark import read_benchmarks
         from medq_uni.evaluate.evaluation import evaluate as run
         from medq_uni.evaluate.page import summary
-        from medq_uni.evaluate.systems import read_specs
-        from medq_uni.evaluate.trials import SafetySettings
+        from medq_uni.safety.output_cache import SafetySettings
+        from medq_uni.systems.benchmark import read_benchmarks
+        from medq_uni.systems.build import read_specs
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]

@@ -15,6 +15,7 @@ from medq_uni.cli.shared import (
     BAD_INPUT,
     NOTICE,
     SOME_FAILED,
+    AllowOodOption,
     CompileOption,
     DeviceOption,
     ModalityOption,
@@ -22,18 +23,19 @@ from medq_uni.cli.shared import (
     OffloadOption,
     OverwriteOption,
     PrecisionOption,
-    UnfamiliarOption,
     clear_errors,
     load_restorer,
     progress_bar,
 )
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Severity, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from medq_uni.pipeline import Restoration, Restorer
+    from medq_uni.pipeline import Restorer
     from medq_uni.report import ReportItem
+    from medq_uni.result import Restoration
 
     Tell = Callable[[str, Restoration], None]
     """Takes the name of an image and what was done."""
@@ -59,7 +61,7 @@ def assess(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
     modality: ModalityOption = None,
     instruction: Annotated[str | None, typer.Option(help="Question to ask instead of the usual one.")] = None,
-    unfamiliar: UnfamiliarOption = False,
+    allow_ood: AllowOodOption = False,
     model: ModelOption = "nano",
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -67,11 +69,11 @@ def assess(
 ) -> None:
     """Describe what is wrong with an image: five aspects, ending Good, Usable or Reject."""
     with clear_errors():
-        from medq_uni.io import read_image
+        from medq_uni.io.read_write import read_image
 
         image = read_image(path, modality=modality)
         restorer = load_restorer(model, device, precision, offload)
-        description = restorer.assess(image, instruction=instruction, unfamiliar=unfamiliar)
+        description = restorer.assess(image, instruction=instruction, allow_ood=allow_ood)
     typer.echo(description.to_json().rstrip() if as_json else description.to_text())
     typer.echo(NOTICE, err=True)
 
@@ -87,7 +89,7 @@ def restore(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Restore even what is judged Good.")] = False,
-    unfamiliar: UnfamiliarOption = False,
+    allow_ood: AllowOodOption = False,
     modality: ModalityOption = None,
     overwrite: OverwriteOption = False,
     maps: Annotated[bool, typer.Option(help="Write residual and uncertainty beside the result.")] = True,
@@ -109,7 +111,7 @@ def restore(
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         sampler = replace(restorer.pretrained.sampler, **wanted)
         options: dict[str, Any] = {
-            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force, unfamiliar=unfamiliar),
+            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force, allow_ood=allow_ood),
             "instruction": instruction,
             "description": _read_description(description),
         }
@@ -150,29 +152,25 @@ def degrade(
     with clear_errors():
         import torch
 
-        from medq_uni import physics
-        from medq_uni.io import (
-            Derivation,
-            check_target,
-            check_writable,
-            read_image,
-            sidecar_path,
-            write_image,
-            write_sidecar,
-        )
+        from medq_uni.files import check_target
+        from medq_uni.io.provenance import Derivation, sidecar_path, write_sidecar
+        from medq_uni.io.read_write import check_writable, read_image, write_image
+        from medq_uni.physics.degrade import apply_records, degrade
+        from medq_uni.physics.effect import own_noise
+        from medq_uni.physics.record import read_records
 
-        replayed = None if record is None else physics.read_records(record.read_text(encoding="utf-8"))
+        replayed = None if record is None else read_records(record.read_text(encoding="utf-8"))
         tasks = [one.task for one in replayed] if replayed else list(task or ())
         for target in (output, sidecar_path(output)):
             check_target(target, sources=[path], overwrite=overwrite)
         image = read_image(path, modality=modality or tasks[0].modality)
         check_writable(image, output, overwrite=overwrite)
         if replayed:
-            degraded, records = physics.apply(image, replayed), replayed
+            degraded, records = apply_records(image, replayed), replayed
         else:
             wanted = [(one, Severity(severity.value)) for one in dict.fromkeys(tasks)]
             generator = torch.Generator().manual_seed(seed)
-            made = physics.degrade(image, wanted, generator, method=method, own=physics.own_noise(image))
+            made = degrade(image, wanted, generator, method=method, own=own_noise(image))
             degraded, records = made.image, made.records
         fields = [json.loads(one.to_json()) for one in records]
         derivation = Derivation(
@@ -210,17 +208,17 @@ def _from_words(text: str) -> Any:
 
 def _is_one_series(folder: Path) -> bool:
     """Return whether a folder holds nothing but one DICOM series, directly."""
-    from medq_uni.io import find_images
+    from medq_uni.io.discover import find_images
 
     found = find_images(folder)
     return len(found) == 1 and found[0].format == "dicom" and found[0].path == folder
 
 
 def _check_report(path: Path) -> None:
-    from medq_uni.io import check_target
+    from medq_uni.files import check_target
 
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--report {path.name}: a report replaces its file; give it a name that ends in .html.")
+        raise MedQError(f"--report {path.name}: a report replaces its file; give it a name that ends in .html.")
     check_target(path, overwrite=True)
 
 
@@ -254,7 +252,7 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
     typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)
     total = sum(counts.values())
     if total == 0:
-        raise ValueError(f"{source.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
+        raise MedQError(f"{source.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
     if not counts["failed"]:
         return 0
     return BAD_INPUT if counts["failed"] == total else SOME_FAILED

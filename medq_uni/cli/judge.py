@@ -10,23 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medq_uni.cli.shared import (
-    NOTICE,
-    SOME_FAILED,
-    DeviceOption,
-    SourcesOption,
-    clear_errors,
-    progress_bar,
-)
+from medq_uni.cli.shared import NOTICE, SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from medq_uni.evaluate.answers import Answer
-    from medq_uni.evaluate.describers import Describer
-    from medq_uni.evaluate.descriptions import Trial
-    from medq_uni.evaluate.judge import Comparison, Judge, Judgment
-    from medq_uni.evaluate.medqbench import Item, Response
+    from medq_uni.describers.cache import Answer
+    from medq_uni.describers.describers import Describer
+    from medq_uni.judge.judging import Comparison, Judge, Judgment
+    from medq_uni.judge.medqbench import Item, Response
+    from medq_uni.judge.runs import DescriptionRun
 
 JUDGE_KEY = "MEDQ_JUDGE_KEY"
 
@@ -64,8 +57,8 @@ def judge(
     if not benchmark and medqbench is None:
         raise typer.BadParameter("give --benchmark, --medqbench, or both.")
     with clear_errors(), ExitStack() as stack:
-        from medq_uni.evaluate.describers import open_describers
-        from medq_uni.evaluate.medqbench import read_tsv
+        from medq_uni.describers.describers import open_describers
+        from medq_uni.judge.medqbench import read_tsv
 
         kept = output / "cache"
         trial, unreadable = _read_trial(benchmark or [], source or [], out_of_scope)
@@ -92,16 +85,16 @@ def judge(
     _finish(output, trial.failed, unscored, unreadable)
 
 
-def _read_trial(paths: Sequence[Path], sources: Sequence[str], out_of_scope: bool) -> tuple[Trial, int]:
+def _read_trial(paths: Sequence[Path], sources: Sequence[str], out_of_scope: bool) -> tuple[DescriptionRun, int]:
     """Return the trial of the benchmarks at paths, and how many of their pairs cannot be read; those are named."""
-    from medq_uni.evaluate.benchmark import read_benchmarks
-    from medq_uni.evaluate.descriptions import Trial
+    from medq_uni.judge.runs import DescriptionRun
+    from medq_uni.systems.benchmark import read_benchmarks
 
     read = [found for path in paths for found in read_benchmarks(path, sources)]
     unreadable = [line for found in read for line in found.unreadable]
     for line in unreadable:
         typer.echo(f"warning: {line}", err=True)
-    return Trial.of(read, out_of_scope=out_of_scope), len(unreadable)
+    return DescriptionRun.of(read, out_of_scope=out_of_scope), len(unreadable)
 
 
 def _finish(output: Path, failed: Sequence[Answer], unscored: int, unreadable: int) -> None:
@@ -127,22 +120,24 @@ def _open_judge(
 ) -> Judge | None:
     if name is None:
         return None
-    from medq_uni.annotate.chat import ChatClient
-    from medq_uni.evaluate.answers import AnswerCache
-    from medq_uni.evaluate.describers import chat_config
-    from medq_uni.evaluate.judge import Judge
+    from medq_uni.describers.cache import AnswerCache
+    from medq_uni.describers.chat import ChatClient
+    from medq_uni.describers.describers import chat_config
+    from medq_uni.judge.judging import Judge
 
     config = chat_config(f"openai:{name}", key_variable=JUDGE_KEY, **limits)
     assert config is not None
     return Judge(ChatClient(config), AnswerCache(kept), rounds=rounds, workers=workers)
 
 
-def _ask_describer_consent(chosen: Sequence[Describer], trial: Trial, items: Sequence[Item], yes: bool) -> None:
+def _ask_describer_consent(
+    chosen: Sequence[Describer], trial: DescriptionRun, items: Sequence[Item], yes: bool
+) -> None:
     """Say how much is sent where, and ask whether to begin where images leave the machine."""
-    from medq_uni.annotate.prompts import tokens_of
-    from medq_uni.evaluate.describers import ChatDescriber
-    from medq_uni.evaluate.medqbench import messages_of
-    from medq_uni.evaluate.scope import scope_subjects
+    from medq_uni.describers.describers import ChatDescriber
+    from medq_uni.describers.prompts import tokens_of
+    from medq_uni.judge.medqbench import messages_of
+    from medq_uni.judge.out_of_scope import scope_subjects
 
     for describer in chosen:
         if not isinstance(describer, ChatDescriber):
@@ -165,9 +160,9 @@ def _respond(
     chosen: Sequence[Describer], items: Sequence[Item], kept: Path, workers: int
 ) -> dict[str, list[Response] | None]:
     """Return the answers to the rows of MedQ-Bench by describer; None where it cannot answer free questions."""
-    from medq_uni.evaluate.answers import AnswerCache
-    from medq_uni.evaluate.describers import ChatDescriber
-    from medq_uni.evaluate.medqbench import respond
+    from medq_uni.describers.cache import AnswerCache
+    from medq_uni.describers.describers import ChatDescriber
+    from medq_uni.judge.medqbench import respond
 
     found: dict[str, list[Response] | None] = {}
     for describer in chosen if items else ():
@@ -182,25 +177,25 @@ def _respond(
 
 def _report(
     output: Path,
-    trial: Trial,
+    trial: DescriptionRun,
     items: Sequence[Item],
     responses: dict[str, list[Response] | None],
     one: Judge | None,
     yes: bool,
 ) -> int:
     """Write and print every table; return the number of questions without an answer or a score."""
-    from medq_uni.evaluate.descriptions import write_csv
-    from medq_uni.evaluate.judge import comparisons_of
-    from medq_uni.evaluate.medqbench import choice_markdown, choice_table, reasoning_of, write_responses
-    from medq_uni.evaluate.scope import scope_markdown, scope_table
-    from medq_uni.evaluate.slots import slot_markdown, slot_table
-    from medq_uni.io.atomic import write_text
+    from medq_uni.files import write_text
+    from medq_uni.judge.aspects import aspect_markdown, aspect_table
+    from medq_uni.judge.judging import comparisons_of
+    from medq_uni.judge.medqbench import choice_markdown, choice_table, reasoning_of, write_responses
+    from medq_uni.judge.out_of_scope import scope_markdown, scope_table
+    from medq_uni.judge.runs import write_csv
 
     parts = []
     if trial.cases:
-        slots = slot_table(trial.cases, trial.truths, trial.answers)
+        slots = aspect_table(trial.cases, trial.truths, trial.answers)
         write_csv(output / "slots.csv", slots)
-        parts.append(f"### Slots against the records: {trial.name}\n\n{slot_markdown(slots)}")
+        parts.append(f"### Slots against the records: {trial.name}\n\n{aspect_markdown(slots)}")
     if trial.scope_answers:
         scope = scope_table(trial.scope, trial.scope_answers)
         write_csv(output / "scope.csv", scope)
@@ -243,9 +238,9 @@ def _judge(one: Judge, comparisons: Sequence[Comparison], yes: bool) -> list[Jud
 
 
 def _judge_part(output: Path, one: Judge, comparisons: Sequence[Comparison], judgments: Sequence[Judgment]) -> str:
-    from medq_uni.evaluate.descriptions import write_csv
-    from medq_uni.evaluate.judge import judge_markdown, judge_table
-    from medq_uni.io.atomic import write_text
+    from medq_uni.files import write_text
+    from medq_uni.judge.judging import judge_markdown, judge_table
+    from medq_uni.judge.runs import write_csv
 
     rows = judge_table(comparisons, judgments, one.rounds)
     write_csv(output / "judge.csv", rows)

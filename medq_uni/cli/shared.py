@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Modality
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ DeviceOption = Annotated[
 ]
 OffloadOption = Annotated[bool, typer.Option("--offload", help="Keep the layers in host memory, bring one at a time.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the layers at their first run.")]
-UnfamiliarOption = Annotated[
+AllowOodOption = Annotated[
     bool, typer.Option("--unfamiliar", help="Go on where the image is unlike all that the model was trained on.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
@@ -106,7 +107,7 @@ def clear_errors() -> Iterator[None]:
         except (ValueError, OSError) as error:
             if state["debug"]:
                 raise
-            from medq_uni.io import words_of  # not needed to start
+            from medq_uni.errors import words_of
 
             text = words_of(error) if isinstance(error, OSError) else str(error)
             typer.echo(f"error: {text}", err=True)
@@ -129,13 +130,13 @@ def need_extra(extra: str, *modules: str) -> None:
     """Refuse to go on without the libraries of an extra.
 
     Raises:
-        ValueError: With what to install.
+        MedQError: With what to install.
     """
     from importlib.util import find_spec
 
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
-        raise ValueError(f'this needs {", ".join(missing)}. Install it: pip install "medq-uni[{extra}]"')
+        raise MedQError(f'this needs {", ".join(missing)}. Install it: pip install "medq-uni[{extra}]"')
 
 
 def store_url(dataset: Path, store: str | None) -> str:
@@ -149,7 +150,7 @@ def open_store(dataset: Path, store: str | None, *, create: bool = False) -> Ite
     """Yield the annotation store of a dataset.
 
     Raises:
-        ValueError: If it cannot be opened, or SQLAlchemy and alembic are not installed.
+        MedQError: If it cannot be opened, or SQLAlchemy and alembic are not installed.
     """
     need_extra("annotate", "sqlalchemy", "alembic")
     from medq_uni.annotate.store import Store

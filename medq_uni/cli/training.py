@@ -35,9 +35,9 @@ def train(
     On several GPUs: torchrun --nproc-per-node 8 --no-python medq train RECIPE -o OUTPUT
     """
     with clear_errors():
+        from medq_uni.train.export import publish
         from medq_uni.train.loop import replay
         from medq_uni.train.loop import train as run
-        from medq_uni.train.publish import publish
         from medq_uni.train.recipe import read_recipe
 
         config = read_recipe(recipe)
@@ -111,16 +111,16 @@ def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[di
 
 
 def ablate(
-    plan: Annotated[Path, typer.Argument(help="Plan; see recipes/ablations.json and recipes/peers.json.")],
+    plan: Annotated[Path, typer.Argument(help="Plan; see recipes/ablations.json and recipes/baselines.json.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs and the table.")],
     source: SourcesOption = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw the pairs.")] = 1,
     device: DeviceOption = None,
 ) -> None:
-    """Train and score recipes that differ in one thing, or peers, at equal budget; write a table with intervals."""
+    """Train and score recipes that differ in one thing, or baselines, at equal budget; write a table with intervals."""
     with clear_errors():
-        from medq_uni.evaluate.ablations import run_ablations
+        from medq_uni.ablate.run import run_ablations
 
         with progress_bars() as bars:
             is_done = run_ablations(

@@ -37,8 +37,8 @@ def inspect(
 ) -> None:
     """Say what a checkpoint is, what is missing, and what memory it needs, from headers alone."""
     with clear_errors():
-        from medq_uni.pretrained import folder_of
         from medq_uni.pretrained.inspection import inspect_folder
+        from medq_uni.pretrained.load import folder_of
 
         repository, _, revision = name.partition("@")
         findings = inspect_folder(folder_of(repository, revision=revision or None), verify=verify)
@@ -61,8 +61,8 @@ def export(
     """Write a model in the released layout, which the original code reads."""
     with clear_errors():
         from medq_uni.config import Execution
-        from medq_uni.pretrained import load_pretrained
-        from medq_uni.pretrained.export import export_released
+        from medq_uni.pretrained.load import load_pretrained
+        from medq_uni.pretrained.released_export import export_released
 
         _check_output(output, [name], overwrite)
         execution = Execution(precision="bfloat16" if bfloat16 else "float32")
@@ -88,8 +88,8 @@ def average(
 
 def _check_output(output: Path, sources: list[str], overwrite: bool) -> None:
     """Refuse a folder that exists, or that holds a model which is read."""
-    from medq_uni.io import UnwritableImage
-    from medq_uni.pretrained import folder_of
+    from medq_uni.errors import UnwritableImage
+    from medq_uni.pretrained.load import folder_of
 
     if output.exists() and not overwrite:
         raise UnwritableImage(f"{output.name}: exists already. Choose another folder, or pass --overwrite.")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from medq_uni.data.pairs import randint
-from medq_uni.data.pool import POOL_SIZE, Pool
+from medq_uni.data.pair_cache import CACHED_SIDE, TrainingPairs
 from medq_uni.preprocess import Scaling
+from medq_uni.seeding import randint
 from medq_uni.taxonomy import Severity, Task, restoration_strength
 
 VISION_SIZES = (128, 160, 192)
@@ -73,7 +73,7 @@ class BatchSampler:
         emphasis: Tasks that are drawn once more per round for every mention.
     """
 
-    def __init__(self, pool: Pool, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
+    def __init__(self, pool: TrainingPairs, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
         self.pool = pool
         self.token_pixels = token_pixels
         groups = ([i for i, item in enumerate(pool.items) if item.task is task] for task in (*Task, *emphasis))
@@ -99,7 +99,7 @@ class BatchSampler:
             if seen is not None:
                 vision.append(_window(both[0], *self._place(item.height, item.width, vision_size, seen), vision_size))
             top, left = self._place(item.height, item.width, crop, generator)
-            inside = torch.zeros(1, POOL_SIZE, POOL_SIZE, dtype=torch.bool)
+            inside = torch.zeros(1, CACHED_SIDE, CACHED_SIDE, dtype=torch.bool)
             inside[:, : item.height, : item.width] = True
             flips = [axis for axis in (-1, -2) if randint(2, generator)]
             views.append(_window(both, top, left, crop).flip(flips))

@@ -14,19 +14,12 @@ import numpy as np
 
 from medq_uni.config import ConfigError
 from medq_uni.config_json import read_json
-from medq_uni.data import layouts
+from medq_uni.data import readers
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
-from medq_uni.data.shards import (
-    THUMBNAIL,
-    DatasetError,
-    StoredPair,
-    read_shard,
-    store,
-    write_shard,
-)
+from medq_uni.data.shards import THUMBNAIL, DatasetError, StoredPair, read_shard, store, write_shard
 from medq_uni.data.sources import SPLIT_ENDS
 from medq_uni.distribute import WorkerError, map_items
-from medq_uni.io.atomic import file_digest, write_text
+from medq_uni.files import file_digest, write_text
 
 FORMAT = 1
 MANIFEST, INDEX, RECIPE = "dataset.json", "index.jsonl", "recipe.json"
@@ -319,7 +312,7 @@ def _check_sources(recipe: DatasetRecipe, strict: bool, warn: Callable[[str], No
             "Pass sources (--source KIND:FOLDER)."
         )
     sources = sorted({source for pairs in recipe.splits.values() for source in pairs.data})
-    problems = layouts.problems_of(sources)
+    problems = readers.problems_of(sources)
     for problem in problems:
         if warn is not None:
             warn(problem)

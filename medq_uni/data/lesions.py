@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from medq_uni.data.augment import between
 from medq_uni.data.regions import Place, distance_from, draw_place, tissue, uniform_places
-from medq_uni.data.vary import between
 from medq_uni.image import MedicalImage
 from medq_uni.physics.pet import RESOLUTION_MM, sigma_px
 from medq_uni.taxonomy import Modality

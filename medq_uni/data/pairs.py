@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass, replace
 
 import torch
 
-from medq_uni import physics
 from medq_uni.config import ConfigError
-from medq_uni.data import layouts, sources, unseen
+from medq_uni.data import ood, readers, sources
+from medq_uni.data.augment import vary
 from medq_uni.data.lesions import with_lesions
 from medq_uni.data.phantoms import draw_phantom
-from medq_uni.data.vary import vary
 from medq_uni.image import MedicalImage
+from medq_uni.physics.degrade import UnusableValues, degrade, methods_of
+from medq_uni.physics.effect import effect, own_noise, total_effect
+from medq_uni.physics.record import MEASURED, DegradationRecord
+from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import NOISE_LIMITS, Anatomy, Modality, Severity, Task, grade_of, tasks_of
 
 REFERENCE_DRAWS = 8
@@ -30,16 +32,16 @@ class Pair:
     reference: MedicalImage
     task: Task
     """The task that it was made for; a mixed degradation has another one beside it."""
-    records: tuple[physics.DegradationRecord, ...]
+    records: tuple[DegradationRecord, ...]
     """What was done, with the grades that were measured."""
     effects: tuple[float, ...]
     """What was measured, one number per record."""
     own_noise: float
-    """Noise of the reference itself, as ``physics.own_noise`` estimates it; 0 for phantoms, whose truth is known."""
+    """Noise of the reference itself, as ``own_noise`` estimates it; 0 for phantoms, whose truth is known."""
     anatomy: Anatomy
     subject: str
     source: str
-    """``phantom``, ``real`` or ``unseen``."""
+    """``phantom``, ``real`` or ``ood``."""
     volume: str
     """Name of the volume in its source; ``phantom``; the kind of an unseen reference."""
     z: int
@@ -82,7 +84,7 @@ class PairsConfig:
     lesion_fraction: float = 0.0
     """Share of pairs whose truth gets a few lesions of known contrast before it is degraded."""
     unseen: bool = False
-    """Whether the references are unlike all training images (:mod:`medq_uni.data.unseen`): a test of generality."""
+    """Whether the references are unlike all training images (:mod:`medq_uni.data.ood`): a test of generality."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -125,17 +127,6 @@ class Reference:
     volume_peak: float | None = None
 
 
-def generator_of(*numbers: int) -> torch.Generator:
-    """Return a generator whose seed is a hash of the numbers, so that near numbers give far streams."""
-    digest = hashlib.sha256(",".join(str(number) for number in numbers).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def randint(high: int, generator: torch.Generator) -> int:
-    """Return an integer drawn uniformly from 0 to ``high - 1``."""
-    return int(torch.randint(high, (1,), generator=generator))
-
-
 def draw_pair(config: PairsConfig, index: int) -> Pair:
     """Return pair number ``index``: the same for any number of workers and any order.
 
@@ -156,11 +147,11 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
         others = [other for other in tasks_of(task.modality) if other is not task]
         if others and severity is not Severity.NONE and _chance(config.mixed_fraction, generator):
             wanted.append((others[randint(len(others), generator)], Severity.from_level(1 + randint(3, generator))))
-        ways = physics.methods_of(task)
+        ways = methods_of(task)
         way = ways[1 + randint(len(ways) - 1, generator)] if config.second_way and len(wanted) == 1 else ways[0]
         try:
-            made = physics.degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
-        except physics.UnusableValues as error:
+            made = degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
+        except UnusableValues as error:
             if reference.source != "real":
                 raise
             raise sources.ManifestError(
@@ -217,7 +208,7 @@ def _phantom_reference(config: PairsConfig, modality: Modality, index: int, gene
 def _unseen_reference(config: PairsConfig, modality: Modality, index: int, generator: torch.Generator) -> Reference:
     """Return a picture, the Shepp-Logan head, or a phantom in the contrast of another modality; they take turns."""
     side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
-    drawn = unseen.draw(modality, index // (len(Task) * max(len(config.grades), 1)), generator, size=side)
+    drawn = ood.draw(modality, index // (len(Task) * max(len(config.grades), 1)), generator, size=side)
     return Reference(drawn.image, 0.0, Anatomy.BODY, drawn.name, drawn.kind, 0, source="unseen")
 
 
@@ -237,7 +228,7 @@ def _real_reference(
         is_varied = config.vary_real and not volume.lower
         if is_varied:
             image = vary(image, generator)
-        own = physics.own_noise(image)
+        own = own_noise(image)
         if must_be_good and own > NOISE_LIMITS[modality]:
             continue
         lower = None
@@ -259,12 +250,12 @@ def _perhaps_with_lesions(reference: Reference, config: PairsConfig, index: int)
 
 def _measured(
     reference: Reference, lower: tuple[float, MedicalImage], task: Task
-) -> tuple[MedicalImage, tuple[physics.DegradationRecord, ...], tuple[float, ...]]:
+) -> tuple[MedicalImage, tuple[DegradationRecord, ...], tuple[float, ...]]:
     reduction, image = lower
-    measured = physics.total_effect(physics.effect(image, reference.image, task), reference.own_noise, task)
+    measured = total_effect(effect(image, reference.image, task), reference.own_noise, task)
     is_ct = task.modality is Modality.CT
     params: dict[str, float | int] = {"dose_fraction": 1 / reduction} if is_ct else {"dose_reduction": reduction}
-    record = physics.DegradationRecord(task, grade_of(task, measured), params, method=physics.MEASURED)
+    record = DegradationRecord(task, grade_of(task, measured), params, method=MEASURED)
     return image, (record,), (measured,)
 
 
@@ -286,7 +277,7 @@ def _draw_volume(config: PairsConfig, modality: Modality, generator: torch.Gener
 
 @functools.lru_cache(maxsize=16)
 def _volumes(source: str) -> tuple[sources.Volume, ...]:
-    return tuple(layouts.read_source(source).volumes)
+    return tuple(readers.read_source(source).volumes)
 
 
 @functools.lru_cache(maxsize=16)

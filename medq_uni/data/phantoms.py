@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medq_uni.data.canvas import Canvas
+from medq_uni.data.drawing import Canvas
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units, axial_affine
 from medq_uni.physics.operators import gaussian_blur
 from medq_uni.taxonomy import Anatomy, Modality
@@ -43,10 +44,10 @@ def draw_phantom(modality: Modality, generator: torch.Generator, *, size: int = 
         size: Side in pixels, at least 32.
 
     Raises:
-        ValueError: If ``size`` is too small.
+        MedQError: If ``size`` is too small.
     """
     if size < MIN_SIZE:
-        raise ValueError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
+        raise MedQError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
     kinds = _KINDS[modality]
     anatomy, draw = kinds[int(torch.randint(len(kinds), (1,), generator=generator))]
     canvas, lesions = draw(size, generator)

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from medq_uni import physics
-from medq_uni.data.describe import NoisyLabel, describe, noisy_label
-from medq_uni.data.pairs import Pair, generator_of
+from medq_uni.data.pairs import Pair
+from medq_uni.data.reference_text import NoisyLabel, describe, noisy_label
+from medq_uni.errors import MedQError
+from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units, axial_affine
-from medq_uni.io.atomic import atomic_file
+from medq_uni.physics.record import DegradationRecord
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task
 
 THUMBNAIL = 16
@@ -28,7 +30,7 @@ DIGITS = 6
 """Significant digits of measured numbers in an index."""
 
 
-class DatasetError(ValueError):
+class DatasetError(MedQError):
     """A dataset that cannot be built, read or trusted; the message says what to do."""
 
 
@@ -229,9 +231,9 @@ def digest_of(array: np.ndarray) -> str:
     return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
 
 
-def records_of(meta: dict[str, Any]) -> tuple[physics.DegradationRecord, ...]:
+def records_of(meta: dict[str, Any]) -> tuple[DegradationRecord, ...]:
     """Return the degradation records of a line of the index."""
-    return tuple(physics.DegradationRecord.from_fields(fields) for fields in meta["records"])
+    return tuple(DegradationRecord.from_fields(fields) for fields in meta["records"])
 
 
 def _thumbnail(reference: np.ndarray) -> str:

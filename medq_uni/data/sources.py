@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io import ImageItem, read_image
-from medq_uni.physics import foreground
+from medq_uni.io.discover import ImageItem
+from medq_uni.io.read_write import read_image
+from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import PERCENTILE
 from medq_uni.taxonomy import Anatomy, Modality
 
@@ -40,7 +42,7 @@ _ANATOMY_WORDS = (
 )
 
 
-class ManifestError(ValueError):
+class ManifestError(MedQError):
     """A manifest that cannot be used; the message names the row and what it needs."""
 
 

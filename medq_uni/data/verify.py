@@ -11,7 +11,7 @@ import numpy as np
 from medq_uni.data.dataset import INDEX, Dataset, content_hash, leaks_between_splits
 from medq_uni.data.shards import DatasetError, StoredPair, digest_of, read_shard
 from medq_uni.description import DescriptionError, QualityDescription
-from medq_uni.io.atomic import atomic_file, file_digest
+from medq_uni.files import atomic_file, file_digest
 from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.taxonomy import Modality, Severity, Task
 

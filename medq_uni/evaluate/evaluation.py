@@ -12,16 +12,16 @@ from typing import Any
 
 from medq_uni import __version__
 from medq_uni.config import ConfigError
-from medq_uni.evaluate.benchmark import Benchmark
-from medq_uni.evaluate.cost import Cost, cost_of, probe
 from medq_uni.evaluate.page import write_page
 from medq_uni.evaluate.runner import Progress, Record, pictured, reference_pictures, run_system, slug
-from medq_uni.evaluate.safety import run_safety
-from medq_uni.evaluate.systems import INPUT, NotRun, SystemSpec, build, tuned
 from medq_uni.evaluate.tables import Harm, Row, as_csv, harm, rows_by
-from medq_uni.evaluate.trials import SafetySettings
-from medq_uni.io.atomic import write_text
-from medq_uni.restoration import RESEARCH_USE
+from medq_uni.files import write_text
+from medq_uni.result import RESEARCH_USE
+from medq_uni.safety.checks import run_safety
+from medq_uni.safety.output_cache import SafetySettings
+from medq_uni.systems.benchmark import Benchmark
+from medq_uni.systems.build import INPUT, NotRun, SystemSpec, build, tuned
+from medq_uni.systems.cost import Cost, cost_of, probe
 
 RESULTS = "results.json"
 Tables = dict[str, Sequence[Row] | Sequence[Harm]]

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.evaluate.figures import png_of, row_of_panels
 from medq_uni.evaluate.runner import Record, picture_path
-from medq_uni.evaluate.safety_plots import safety_plots
-from medq_uni.evaluate.safety_tables import SHARES, safety_tables
-from medq_uni.evaluate.systems import INPUT
-from medq_uni.io.atomic import write_text
+from medq_uni.figures import png_of, row_of_panels
+from medq_uni.files import write_text
+from medq_uni.safety.plots import safety_plots
+from medq_uni.safety.tables import SHARES, safety_tables
+from medq_uni.systems.build import INPUT
 from medq_uni.taxonomy import Severity, Task
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")

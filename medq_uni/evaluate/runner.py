@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from medq_uni.distribute import map_items
-from medq_uni.evaluate.benchmark import Benchmark
-from medq_uni.evaluate.sets import Case
-from medq_uni.evaluate.system import doubts_voiced
-from medq_uni.evaluate.systems import SystemSpec, build
+from medq_uni.errors import capture_warnings
+from medq_uni.files import write_bytes, write_text
 from medq_uni.image import MedicalImage
-from medq_uni.io.atomic import write_bytes, write_text
 from medq_uni.report import picture
 from medq_uni.scoring import DEFINITIONS, score_image
+from medq_uni.systems.benchmark import Benchmark
+from medq_uni.systems.build import SystemSpec, build
+from medq_uni.systems.cases import Case
 from medq_uni.taxonomy import Severity
 
 CHUNK = 6
@@ -48,7 +48,7 @@ class Record:
     """Whether the input came back bit-identical."""
     error: str = ""
     """Why there is no score."""
-    doubt: str = ""
+    warning: str = ""
     """What the system warned of, for example that it has seen nothing like the image."""
 
 
@@ -122,9 +122,9 @@ def run_job(job: Job) -> list[Record]:
         record = Record(index, case.task.value, case.severity.value, case.subject, case.group, seconds=0.0)
         began = time.perf_counter()
         try:
-            with doubts_voiced() as doubts:
+            with capture_warnings() as warned:
                 output = system.restore(case).image
-            record = replace(record, seconds=time.perf_counter() - began, doubt=" ".join(doubts))
+            record = replace(record, seconds=time.perf_counter() - began, warning=" ".join(warned))
             found, same = asdict(score_image(output, case.reference, case.data_range)), _is_same(output, case.degraded)
             if index in job.pictures:
                 write_bytes(job.pictures[index], picture(output, case.reference))

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from medq_uni.evaluate.runner import Record
-from medq_uni.evaluate.statistics import holm, known_interval, paired_p_value
 from medq_uni.scoring import ImageScores
+from medq_uni.statistics import holm, known_interval, paired_p_value
 from medq_uni.taxonomy import Severity, Task
 
 UNHARMED_DB = 45.0

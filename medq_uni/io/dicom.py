@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from pydicom import Dataset
 
+from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
 from medq_uni.io.dicom_pixels import decode, parsing, read_dataset, transfer_syntax
 from medq_uni.io.geometry import Plane, spacing_of, stack
-from medq_uni.io.limits import UnreadableImage, check_bytes, check_finite, warn
+from medq_uni.io.limits import check_bytes, check_finite, warn
 from medq_uni.io.rescale import Rescale, physical
 from medq_uni.io.suv import NoSuv, suv_factor
 from medq_uni.taxonomy import Modality

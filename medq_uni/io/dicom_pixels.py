@@ -25,14 +25,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medq_uni.io.limits import (
-    MAX_IMAGE_BYTES,
-    MAX_INFLATED_BYTES,
-    MAX_SEQUENCE_DEPTH,
-    UnreadableImage,
-    check_bytes,
-    third_party,
-)
+from medq_uni.errors import UnreadableImage
+from medq_uni.io.limits import MAX_IMAGE_BYTES, MAX_INFLATED_BYTES, MAX_SEQUENCE_DEPTH, check_bytes, third_party
 
 HEADER_ALLOWANCE = 64 * 2**20
 """Bytes beside the pixels that a file may have."""

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
+from medq_uni.errors import UnwritableImage
+from medq_uni.files import atomic_file, atomic_folder
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.atomic import atomic_file, atomic_folder
 from medq_uni.io.dicom import DicomSource, FrameRef, functional_group, mirror
 from medq_uni.io.dicom_derive import Lineage, derive_frames, derived_header
 from medq_uni.io.dicom_pixels import parsing
 from medq_uni.io.geometry import slice_offset
-from medq_uni.io.limits import UnwritableImage, check_finite, third_party
+from medq_uni.io.limits import check_finite, third_party
 from medq_uni.io.provenance import Derivation
 from medq_uni.io.rescale import Stored, decimal_string, quantize
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medq_uni.io.limits import UnreadableImage
+from medq_uni.errors import UnreadableImage
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SPACING_TOLERANCE = 0.05

@@ -10,9 +10,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
+
+from medq_uni.errors import ImageWarning, UnreadableImage, UnwritableImage
 
 MAX_IMAGE_BYTES = 2 * 2**30
 """Largest decoded image (slices x rows x columns x bytes per voxel) that is read: 2 GiB."""
@@ -22,25 +23,6 @@ MAX_RASTER_PIXELS = 2**26
 """Largest PNG, in pixels: 8192 x 8192."""
 MAX_SEQUENCE_DEPTH = 32
 """Deepest nesting of DICOM sequences that is read."""
-
-
-class UnreadableImage(ValueError):  # noqa: N818
-    """A file that cannot be read as an image; the message says why and what to do."""
-
-
-class UnwritableImage(ValueError):  # noqa: N818
-    """An image that cannot be written as asked; the message says why and what to do."""
-
-
-class ImageWarning(UserWarning):
-    """Something about an image that was assumed or could not be found out."""
-
-
-def words_of(error: OSError) -> str:
-    """Return what the system says, and of which file; of a path the name alone, of a file that we hide none."""
-    name = Path(error.filename).name if isinstance(error.filename, str) else ""
-    words = error.strerror or type(error).__name__
-    return f"{name}: {words}" if name and not name.startswith(".medq-") else words
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
+from medq_uni.errors import UnreadableImage, UnwritableImage
+from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.atomic import atomic_file
 from medq_uni.io.geometry import is_orthogonal, spacing_of
-from medq_uni.io.limits import UnreadableImage, UnwritableImage, check_bytes, check_finite, third_party, warn
+from medq_uni.io.limits import check_bytes, check_finite, third_party, warn
 from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation
 from medq_uni.taxonomy import Modality
 

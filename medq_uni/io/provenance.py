@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medq_uni.io.atomic import check_target, write_text
+from medq_uni.files import check_target, write_text
 
 NOT_DIAGNOSTIC = "Research use only. Not for diagnostic use."
 SIDECAR_SUFFIX = ".medq.json"

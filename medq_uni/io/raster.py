@@ -13,16 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from medq_uni.errors import UnreadableImage, UnwritableImage
+from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.atomic import atomic_file
-from medq_uni.io.limits import (
-    MAX_RASTER_PIXELS,
-    UnreadableImage,
-    UnwritableImage,
-    check_bytes,
-    check_finite,
-    third_party,
-)
+from medq_uni.io.limits import MAX_RASTER_PIXELS, check_bytes, check_finite, third_party
 from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation
 from medq_uni.taxonomy import Modality
 

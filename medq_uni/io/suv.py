@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 
 from pydicom import Dataset
 
+from medq_uni.errors import MedQError
+
 MAX_DELAY_S = 24 * 3600.0
 """Longest plausible time from injection to scan; beyond it, dates were altered."""
 
 
-class NoSuv(ValueError):  # noqa: N818
+class NoSuv(MedQError):  # noqa: N818
     """SUV cannot be computed; the message names the tag that is missing or implausible."""
 
 

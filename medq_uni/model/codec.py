@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import CodecConfig, FidelityCodecConfig, FluxCodecConfig
-from medq_uni.model.gated import GatedBlock
-from medq_uni.model.silent import silent
-from medq_uni.model.spectrum import BlockTransform, log_magnitudes
+from medq_uni.model.dct import BlockTransform, log_magnitudes
+from medq_uni.model.nafblock import NAFBlock
 from medq_uni.model.vae import Codec, DecodedImage, FluxCodec
+from medq_uni.model.zero_init import zero_init
 
 LOG_VARIANCE_RANGE = (-14.0, 2.0)
 SPREAD_WIDTH = 16
@@ -45,14 +45,14 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = silent(nn.Conv2d(width, width, 3, padding=1))
+        self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return x plus its correction, same shape."""
         return x + self.conv2(F.gelu(self.conv1(x)))
 
 
-class Guide(nn.Module):
+class FiLM(nn.Module):
     """What the restoration expert has understood, the words included, as the decoder can use it; nothing at first.
 
     Features that are added on the latent grid, and a factor for every channel of the levels above.
@@ -65,8 +65,8 @@ class Guide(nn.Module):
     def __init__(self, states: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         *self.outer, middle = widths
-        self.local = silent(nn.Conv2d(states, middle, 1))
-        self.gains = silent(nn.Linear(states, sum(self.outer)))
+        self.local = zero_init(nn.Conv2d(states, middle, 1))
+        self.gains = zero_init(nn.Linear(states, sum(self.outer)))
 
     def forward(
         self, states: Float[Tensor, "B E r k"], grid: tuple[int, int]
@@ -99,7 +99,7 @@ class FidelityCodec(nn.Module):
         *outer, middle = config.blocks
 
         def blocks(width: int, count: int) -> nn.Module:
-            each = [GatedBlock(width) if config.block == "gated" else ResidualBlock(width) for _ in range(count)]
+            each = [NAFBlock(width) if config.block == "gated" else ResidualBlock(width) for _ in range(count)]
             return each[0] if count == 1 else nn.Sequential(*each)
 
         self.down_blocks = nn.ModuleList(blocks(*level) for level in zip(widths, (*outer, 1), strict=True))
@@ -110,17 +110,17 @@ class FidelityCodec(nn.Module):
             nn.init.zeros_(mix.weight)
             self.spectrum = nn.Sequential(nn.Conv2d(latent, widths[-1], 1), nn.GELU(), mix)
         # silent, because a few coefficients are large and would drown the features at first
-        self.change = silent(nn.Conv2d(2 * latent, widths[-1], 1)) if config.latent_change else None
+        self.change = zero_init(nn.Conv2d(2 * latent, widths[-1], 1)) if config.latent_change else None
         self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))
         self.refining = nn.ModuleList(
-            nn.Sequential(*(GatedBlock(width) for _ in range(count)))
+            nn.Sequential(*(NAFBlock(width) for _ in range(count)))
             for width, count in zip(widths, config.refining, strict=True)
         )
-        self.guide = Guide(config.guide_width, widths) if config.guide_width else None
+        self.guide = FiLM(config.guide_width, widths) if config.guide_width else None
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.out = silent(nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.out = zero_init(nn.Conv2d(widths[0], channels, 3, padding=1))
         self.spread = None
         if config.predict_variance:
             self.spread = nn.Sequential(

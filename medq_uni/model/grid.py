@@ -7,11 +7,13 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medq_uni.errors import MedQError
+
 Offset = tuple[int, int] | Int[Tensor, "B 2"]
 """Row and column, in tokens, of the first token in a larger image: for all samples, or for each."""
 
 
-class SizeError(ValueError):
+class SizeError(MedQError):
     """An image that does not fit the token grid."""
 
 

@@ -16,23 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import ModelConfig, SamplerConfig
+from medq_uni.errors import MedQError
 from medq_uni.model.codec import build_codec
-from medq_uni.model.flow import (
-    Generators,
-    TimeEmbedder,
-    Velocity,
-    draw_noise,
-    euler,
-    guided_velocity,
-    is_guided,
-    times,
-)
+from medq_uni.model.flow import Generators, TimeEmbedder, Velocity, draw_noise, euler, guided_velocity, is_guided, times
+from medq_uni.model.generation import Constraint, Context, GuidanceContexts, write_text
 from medq_uni.model.grid import Offset, SizeError, grid_ids, grid_of, patchify, sincos_table, unpatchify
-from medq_uni.model.inference import Constraint, Context, GuidanceContexts, write_text
 from medq_uni.model.inputs import Sampled, StreamInputs, StreamOutputs
-from medq_uni.model.silent import silent
-from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert
+from medq_uni.model.transformer import DualExpertTransformer, ExpertPair, KVCache, PerExpert
 from medq_uni.model.vision import Connector, VisionEncoder
+from medq_uni.model.zero_init import zero_init
 from medq_uni.stream import BlockKind, ImageBlock, Past, TextBlock, TokenStream, pack
 
 __all__ = ["MedQ", "Sampled", "StreamInputs", "StreamOutputs", "codec_module"]
@@ -87,7 +79,7 @@ class MedQ(nn.Module):
                 module.ir.load_state_dict(module.iqa.state_dict())
         for head in (self.llm2vae, self.shrinkage):
             if head is not None:
-                silent(head)
+                zero_init(head)
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +123,7 @@ class MedQ(nn.Module):
         features = self.vision(image.to(self.dtype), offset)
         return self.connector(features) + self.vision_table[ids].to(self.dtype)
 
-    def embed(self, stream: TokenStream, inputs: StreamInputs) -> Pair:
+    def embed(self, stream: TokenStream, inputs: StreamInputs) -> ExpertPair:
         """Return the embedded tokens of a stream.
 
         Raises:
@@ -160,11 +152,11 @@ class MedQ(nn.Module):
                 raise SizeError(f"a block of {span.rows} x {span.cols} tokens got an image of {grid}.")
         iqa = text if stream.iqa_assembly is None else torch.cat([text, *vision], 1)[:, stream.iqa_assembly]
         ir = torch.cat(latents, 1) if latents else text[:, :0]
-        return Pair(iqa, ir)
+        return ExpertPair(iqa, ir)
 
     # Whole streams
 
-    def hidden(self, stream: TokenStream, inputs: StreamInputs) -> Pair:
+    def hidden(self, stream: TokenStream, inputs: StreamInputs) -> ExpertPair:
         """Return the final hidden states of a packed stream."""
         return self.transformer(self.embed(stream, inputs), stream)
 
@@ -237,7 +229,7 @@ class MedQ(nn.Module):
     @torch.no_grad()
     def _append(
         self, context: Context, block: TextBlock | ImageBlock, inputs: StreamInputs
-    ) -> tuple[TokenStream, Pair]:
+    ) -> tuple[TokenStream, ExpertPair]:
         stream = pack([block], self.config.tokens, past=context.past, device=self.device)
         hidden = self.transformer(self.embed(stream, inputs), stream, context.cache)
         assert stream.after is not None, "only blocks that stay are appended"
@@ -329,7 +321,7 @@ class MedQ(nn.Module):
             guidance: Contexts to guide away from; None takes the images alone, and the first text alone.
 
         Raises:
-            ValueError: If the start needs a latent, or guidance a text, and there is none.
+            MedQError: If the start needs a latent, or guidance a text, and there is none.
         """
         context = context.fork(sampler.num_samples) if sampler.num_samples > 1 else context
         at = times(sampler.num_steps, sampler.time_shift)
@@ -346,7 +338,7 @@ class MedQ(nn.Module):
             count = context.batch_size // sampler.num_samples
             start = draw_noise(count, sampler.num_samples, size, generator) if noise is None else noise
         elif start_latent is None:
-            raise ValueError("start='degraded' needs start_latent, the latent of the degraded image.")
+            raise MedQError("start='degraded' needs start_latent, the latent of the degraded image.")
         else:
             start = self.latent_tokens(start_latent)
         end = self.latent_image(euler(field, start.float().to(self.device), at), *shape)
@@ -374,17 +366,17 @@ class MedQ(nn.Module):
             guidance = guidance.fork(sampler.num_samples)
         without_images = [guidance.without_images] if sampler.image_guidance > 1 else []
         if None in without_images:
-            raise ValueError("image_guidance needs a context without images.")
+            raise MedQError("image_guidance needs a context without images.")
         return [guidance.without_text, *(c for c in without_images if c is not None)]
 
     def guidance_contexts(self, context: Context, sampler: SamplerConfig) -> GuidanceContexts:
         """Return the usual contexts to guide away from: before the first text, and the first text alone.
 
         Raises:
-            ValueError: If the context has no text.
+            MedQError: If the context has no text.
         """
         if context.before_text is None:
-            raise ValueError("text_guidance needs a context with text; append one, or set it to 1.")
+            raise MedQError("text_guidance needs a context with text; append one, or set it to 1.")
         without_images = None
         if sampler.image_guidance > 1:
             without_images = self.start(context.batch_size, latent_offset=context.latent_offset)

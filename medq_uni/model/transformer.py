@@ -25,15 +25,15 @@ from medq_uni.model.attention import attention, rotary_angles, rotate
 from medq_uni.stream import TokenStream
 
 
-class Pair(NamedTuple):
+class ExpertPair(NamedTuple):
     """Tokens of the two experts; either part may be of length 0."""
 
     iqa: Float[Tensor, "B L_iqa E"]
     ir: Float[Tensor, "B L_ir E"]
 
-    def __add__(self, other: tuple) -> Pair:  # type: ignore[override]
+    def __add__(self, other: tuple) -> ExpertPair:  # type: ignore[override]
         """Return the sum of both parts."""
-        return Pair(self.iqa + other[0], self.ir + other[1])
+        return ExpertPair(self.iqa + other[0], self.ir + other[1])
 
     def joined(self) -> Float[Tensor, "B L E"]:
         """Return the tokens in sorted order: iqa, then ir."""
@@ -55,16 +55,16 @@ class PerExpert(nn.Module):
         self.iqa = make()
         self.ir = None if is_shared else make()
 
-    def forward(self, x: Pair) -> Pair:
+    def forward(self, x: ExpertPair) -> ExpertPair:
         """Return the outputs; a part without tokens costs nothing and gets a part without tokens."""
         ir_module = self.iqa if self.ir is None else self.ir
         if not x.ir.shape[1]:
             iqa = self.iqa(x.iqa)
-            return Pair(iqa, iqa[:, :0])
+            return ExpertPair(iqa, iqa[:, :0])
         if not x.iqa.shape[1]:
             ir = ir_module(x.ir)
-            return Pair(ir[:, :0], ir)
-        return Pair(self.iqa(x.iqa), ir_module(x.ir))
+            return ExpertPair(ir[:, :0], ir)
+        return ExpertPair(self.iqa(x.iqa), ir_module(x.ir))
 
 
 class RMSNorm(nn.Module):
@@ -173,7 +173,7 @@ class JointAttention(nn.Module):
         self.k_norm = PerExpert(lambda: RMSNorm(head, config.rms_norm_eps), share.qk_norm)
         self.o = PerExpert(lambda: nn.Linear(width, width, bias=False), share.o)
 
-    def forward(self, x: Pair, see: Visibility, cache: KVCache | None, layer: int) -> Pair:
+    def forward(self, x: ExpertPair, see: Visibility, cache: KVCache | None, layer: int) -> ExpertPair:
         """Return the attention output of both parts; ``layer`` is the place in the cache."""
         q = self._heads(self.q_norm(self._split(self.q(x))))
         k = self._heads(self.k_norm(self._split(self.k(x))))
@@ -184,12 +184,12 @@ class JointAttention(nn.Module):
             q = q.to(v.dtype)
         bias = None if see.bias is None else see.bias.to(q.dtype)
         y = rearrange(attention(q, k, v, bias), "b a l k -> b l (a k)")
-        return self.o(Pair(y[:, : see.num_iqa], y[:, see.num_iqa :]))
+        return self.o(ExpertPair(y[:, : see.num_iqa], y[:, see.num_iqa :]))
 
-    def _split(self, x: Pair) -> Pair:
-        return Pair(*(part.unflatten(-1, (-1, self.head_dim)) for part in x))
+    def _split(self, x: ExpertPair) -> ExpertPair:
+        return ExpertPair(*(part.unflatten(-1, (-1, self.head_dim)) for part in x))
 
-    def _heads(self, x: Pair) -> Float[Tensor, "B A L K"]:
+    def _heads(self, x: ExpertPair) -> Float[Tensor, "B A L K"]:
         return rearrange(x.joined(), "b l a k -> b a l k")
 
 
@@ -218,7 +218,7 @@ class DualExpertBlock(nn.Module):
         self.ffn_norm = PerExpert(lambda: RMSNorm(width, config.rms_norm_eps), share.block_norms)
         self.ffn = PerExpert(lambda: SwiGLU(width, config.intermediate_size), share.ffn)
 
-    def forward(self, x: Pair, see: Visibility, cache: KVCache | None, layer: int) -> Pair:
+    def forward(self, x: ExpertPair, see: Visibility, cache: KVCache | None, layer: int) -> ExpertPair:
         """Return the tokens after this block."""
         x = x + self.attention(self.attention_norm(x), see, cache, layer)
         return x + self.ffn(self.ffn_norm(x))
@@ -238,7 +238,9 @@ class DualExpertTransformer(nn.Module):
         self.blocks = nn.ModuleList(DualExpertBlock(config) for _ in range(config.num_layers))
         self.norm = PerExpert(lambda: RMSNorm(config.hidden_size, config.rms_norm_eps), config.sharing.final_norm)
 
-    def forward(self, x: Pair, stream: TokenStream, cache: KVCache | None = None, *, update: bool = True) -> Pair:
+    def forward(
+        self, x: ExpertPair, stream: TokenStream, cache: KVCache | None = None, *, update: bool = True
+    ) -> ExpertPair:
         """Return the final hidden states of both parts.
 
         Args:
@@ -260,7 +262,7 @@ class DualExpertTransformer(nn.Module):
             cache.keep(stream.length)
         return self.norm(x)
 
-    def visibility(self, x: Pair, stream: TokenStream) -> Visibility:
+    def visibility(self, x: ExpertPair, stream: TokenStream) -> Visibility:
         """Return rotary angles and additive mask of a stream, in the type of ``x``."""
         dtype = x.iqa.dtype
         cos, sin = rotary_angles(stream.sorted_position, self.config.head_dim, self.config.rope_theta)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from medq_uni.config import VisionConfig
 from medq_uni.model.attention import attention
+from medq_uni.model.dct import BlockTransform, log_magnitudes
 from medq_uni.model.grid import Offset, SizeError, grid_ids, patchify
-from medq_uni.model.spectrum import BlockTransform, log_magnitudes
 
 
 class VisionEncoder(nn.Module):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medq_uni.errors import MedQError
 from medq_uni.physics import ct, mri, pet
 from medq_uni.physics.operators import Cartesian, FanBeam, from_k_space, gaussian_blur
 from medq_uni.physics.record import Parameter
@@ -169,7 +170,7 @@ def _torchio() -> ModuleType:
     try:
         import torchio
     except ImportError as error:
-        raise ValueError('this method needs TorchIO. Install it: pip install "medq-uni[torchio]"') from error
+        raise MedQError('this method needs TorchIO. Install it: pip install "medq-uni[torchio]"') from error
     return torchio
 
 

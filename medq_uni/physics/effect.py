@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.physics.ct import BODY_HU
 from medq_uni.physics.operators import gaussian_blur
@@ -42,10 +43,10 @@ def effect(degraded: MedicalImage, reference: MedicalImage, task: Task) -> float
         task: What kind of degradation it was.
 
     Raises:
-        ValueError: If the shapes differ.
+        MedQError: If the shapes differ.
     """
     if degraded.shape != reference.shape:
-        raise ValueError(f"degraded is {degraded.shape}, reference {reference.shape}; they must have one shape.")
+        raise MedQError(f"degraded is {degraded.shape}, reference {reference.shape}; they must have one shape.")
     inside = foreground(reference)
     if not inside.any():
         inside = np.ones_like(inside)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from medq_uni.errors import MedQError
+
 ALL_VIEWS = slice(None)
 
 
@@ -133,7 +135,7 @@ class FanBeam:
         num_detectors: Number of rays; None samples the center as finely as the pixels.
 
     Raises:
-        ValueError: If the source would be inside the image, or too close to it.
+        MedQError: If the source would be inside the image, or too close to it.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class FanBeam:
     ) -> None:
         radius = math.hypot(height, width) / 2 + 1
         if source_px < 1.1 * radius:
-            raise ValueError(
+            raise MedQError(
                 f"The source is {source_px:.0f} pixels from the center, inside or too close to an image of "
                 f"{height} x {width} pixels. It needs at least {1.1 * radius:.0f}."
             )

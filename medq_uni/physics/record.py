@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Severity, Task
 
 RECORD_VERSION = 2
@@ -20,7 +21,7 @@ MEASURED = "measured"
 Parameter = float | int
 
 
-class RecordError(ValueError):
+class RecordError(MedQError):
     """A degradation record that cannot be replayed."""
 
 
@@ -108,5 +109,5 @@ def _parsed(text: str) -> Any:
 def _numbers(values: Any) -> dict[str, Parameter]:
     for name, value in dict(values).items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"parameter {name} must be a number, got {value!r}")
+            raise MedQError(f"parameter {name} must be a number, got {value!r}")
     return dict(values)

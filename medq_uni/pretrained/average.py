@@ -8,17 +8,10 @@ from pathlib import Path
 import torch
 
 from medq_uni.config import ConfigError
-from medq_uni.io.atomic import atomic_folder
-from medq_uni.pretrained import (
-    MANIFEST,
-    TOKENIZER,
-    WeightsMismatch,
-    folder_of,
-    load_pretrained,
-    save_pretrained,
-    verify,
-)
-from medq_uni.pretrained.export import check_replaceable
+from medq_uni.files import atomic_folder
+from medq_uni.pretrained.keys import WeightsMismatch
+from medq_uni.pretrained.load import MANIFEST, TOKENIZER, folder_of, load_pretrained, save_pretrained, verify
+from medq_uni.pretrained.released_export import check_replaceable
 
 NOT_OF_THE_MEAN = ("uncertainty_scale", "validation")
 """What a card says about the weights themselves, which the mean has not."""

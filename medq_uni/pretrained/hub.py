@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from medq_uni.io.atomic import file_digest
+from medq_uni.files import file_digest
 from medq_uni.pretrained.keys import WeightsMismatch
 from medq_uni.pretrained.released import CODEC_FILE, LLM_FILE, NETWORK_FILES
 

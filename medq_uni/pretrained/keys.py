@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from medq_uni.errors import MedQError
+
 Shape = tuple[int, ...]
 
 
-class WeightsMismatch(ValueError):  # noqa: N818 (a name users read)
+class WeightsMismatch(MedQError):  # noqa: N818 (a name users read)
     """Weights that cannot be used: missing, altered, or not those of the model."""
 
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from medq_uni.config import Execution, FluxCodecConfig, ModelConfig, Precision
-from medq_uni.model.placement import BLOCK, weight_bytes
+from medq_uni.model.device_placement import BLOCK, weight_bytes
 from medq_uni.pretrained.keys import Shape, WeightsMismatch
 
 GIB = 1024**3

@@ -28,8 +28,8 @@ from medq_uni.config import (
     TransformerConfig,
     VisionConfig,
 )
+from medq_uni.model.device_placement import arrange, placed, put
 from medq_uni.model.medq import MedQ
-from medq_uni.model.placement import arrange, placed, put
 from medq_uni.pretrained.keys import Shape, WeightsMismatch, match, under_our_names
 from medq_uni.tokenizer import QWEN_NAMES, Tokenizer
 

@@ -21,8 +21,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from medq_uni.io.atomic import file_digest, flush, write_text
-from medq_uni.train.parallel import Ranks, is_divided
+from medq_uni.errors import MedQError
+from medq_uni.files import file_digest, flush, write_text
+from medq_uni.train.parallel import DistContext, is_divided
 
 PREFIX, PARTIAL, MANIFEST = "checkpoint-", "checkpoint.part", "progress.json"
 DIVERGED = "diverged"
@@ -35,7 +36,7 @@ LOCK, LOCK_SECONDS = ".lock", 10.0
 """File that a run holds while it writes to its folder, and how long another waits for it."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MedQError):
     """A run folder whose state cannot be used; the message says what to do."""
 
 
@@ -122,12 +123,12 @@ class TrainingState:
             for name, parameter in self.model.named_parameters():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
                     found[f"optimizer.{key}.{name}"] = value.reshape(1) if value.ndim == 0 else value
-        # files hold the standard layout only; an image layout comes back when weights are copied in place
+        # files hold the standard objective only; an image objective comes back when weights are copied in place
         return {name: x.contiguous() for name, x in found.items()} | {"generator": self.generator.get_state()}
 
 
 @contextmanager
-def sole_writer(folder: Path, together: Ranks) -> Iterator[None]:
+def sole_writer(folder: Path, dist: DistContext) -> Iterator[None]:
     """Hold the folder of a run, so that no second run writes to it; every process must enter.
 
     The operating system lets the folder go when the first process dies, however it dies.
@@ -137,13 +138,13 @@ def sole_writer(folder: Path, together: Ranks) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, is_held = FileLock(folder / LOCK), True
-    if together.is_first:
+    if dist.is_first:
         try:
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             is_held = False
     try:
-        if not together.as_first_says(is_held):
+        if not dist.as_first_says(is_held):
             raise CheckpointError(
                 f"{folder} is being written by another run. Wait for it or stop it; the workers of a launcher that was "
                 "killed may still be alive."
@@ -153,45 +154,45 @@ def sole_writer(folder: Path, together: Ranks) -> Iterator[None]:
         lock.release()
 
 
-def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, together: Ranks, name: str = "") -> None:
+def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, dist: DistContext, name: str = "") -> None:
     """Write a checkpoint; every process must call this. Those before the last two are removed.
 
     Args:
         folder: Folder of the run.
         state: What to write.
         progress: Where the run stands.
-        together: The processes that train together.
+        dist: The processes that train together.
         name: Name of its folder; by default it follows from the progress.
     """
     partial = folder / PARTIAL
     target = folder / (name or f"{PREFIX}{progress.stage:02d}-{progress.step:08d}")
-    if together.is_first:
+    if dist.is_first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    together.wait()
+    dist.wait()
     tensors = state.tensors()
     files = _files_of(tensors)
     writer = dcp.HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
     try:
         with _alone_is_fine():
-            dcp.save(tensors, storage_writer=writer, no_dist=together.world == 1)
+            dcp.save(tensors, storage_writer=writer, no_dist=dist.world == 1)
     except (dcp.api.CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go "
             "on with --resume."
         ) from error
-    mine = sorted(partial.glob(f"shard-{together.rank + 1:05d}-*.safetensors"))
+    mine = sorted(partial.glob(f"shard-{dist.rank + 1:05d}-*.safetensors"))
     for file in mine:
         flush(file)
-    parts = together.gathered({file.name: file_digest(file) for file in mine})
-    if together.is_first:
+    parts = dist.gathered({file.name: file_digest(file) for file in mine})
+    if dist.is_first:
         manifest = {"progress": asdict(progress), "files": {k: v for part in parts for k, v in part.items()}}
         write_text(partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         for old in _found(folder)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
-    together.wait()
+    dist.wait()
 
 
 def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medq_uni.data.pool import POOL_SIZE, Pool
+from medq_uni.data.pair_cache import CACHED_SIDE, TrainingPairs
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.model.medq import MedQ
 from medq_uni.preprocess import padded_side, vision_input
@@ -17,7 +17,7 @@ MAX_TOKENS = 160
 
 
 @torch.no_grad()
-def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: Pool, count: int) -> dict[int, list[int]]:
+def describe_pairs(model: MedQ, tokenizer: Tokenizer, pool: TrainingPairs, count: int) -> dict[int, list[int]]:
     """Return the description tokens that the model writes about the first ``count`` pairs, by index.
 
     It is told the modality, as a file's header tells it.
@@ -40,7 +40,7 @@ def describe_pool(model: MedQ, tokenizer: Tokenizer, pool: Pool, count: int) -> 
             chunk = indices[first : first + BATCH]
             images = torch.stack([pool.views(i)[0][:, :height, :width] for i in chunk])
             context = model.start(len(chunk))
-            seen = vision_input(images.to(model.device), model.config.vision, size=POOL_SIZE)
+            seen = vision_input(images.to(model.device), model.config.vision, size=CACHED_SIDE)
             model.append_vision(context, seen)
             model.append_text(context, [question] * len(chunk))
             constraints = [DescriptionConstraint(tokenizer, modality=pool.items[i].task.modality) for i in chunk]

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
+from medq_uni.baselines.network import Baseline
 from medq_uni.model.medq import MedQ
-from medq_uni.peers.network import Peer
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import DIVERGED, CheckpointError, newest_checkpoint, sole_writer
-from medq_uni.train.draws import next_seed
-from medq_uni.train.journal import Report
 from medq_uni.train.optimizer import choose_trainable
-from medq_uni.train.parallel import Ranks, ranks
+from medq_uni.train.parallel import DistContext, dist_context
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.run import DivergenceError, OutOfMemoryError, Run
+from medq_uni.train.run_log import Report
+from medq_uni.train.sampling import next_seed
 
 __all__ = ["CheckpointError", "DivergenceError", "OutOfMemoryError", "Trained", "replay", "train"]
 
@@ -28,9 +28,9 @@ __all__ = ["CheckpointError", "DivergenceError", "OutOfMemoryError", "Trained", 
 class Trained:
     """What a run leaves: the averaged weights, and whether all stages are done."""
 
-    model: MedQ | Peer
+    model: MedQ | Baseline
     tokenizer: Tokenizer | None
-    """None for a peer, which reads no text."""
+    """None for a baseline, which reads no text."""
     is_finished: bool
     is_first: bool = True
     """Whether this process, of all that trained together, writes files and holds the model."""
@@ -72,8 +72,8 @@ def train(
         OutOfMemoryError: If a step does not fit into memory.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with ranks(where) as together, sole_writer(Path(folder), together):
-        run = Run(config, Path(folder), where, together, pools)
+    with dist_context(where) as dist, sole_writer(Path(folder), dist):
+        run = Run(config, Path(folder), where, dist, pools)
         found = run.find(resume, may_change)
         run.prepare(workers, report or (lambda line: None), wandb)
         if found is not None:
@@ -84,7 +84,7 @@ def train(
         finally:
             run.close()
         run.state.average.swap(run.model)
-        return Trained(run.learner.finished(), run.learner.tokenizer, is_finished, together.is_first)
+        return Trained(run.learner.finished(), run.learner.tokenizer, is_finished, dist.is_first)
 
 
 def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, float], str]:
@@ -102,10 +102,10 @@ def replay(config: TrainConfig, folder: Path, *, device: str | torch.device = "c
     Raises:
         CheckpointError: If the run did not diverge, was of another recipe, or is being written.
     """
-    run = Run(config, Path(folder), torch.device(device), Ranks())
+    run = Run(config, Path(folder), torch.device(device), DistContext())
     if not (run.folder / DIVERGED).is_dir():
         raise CheckpointError(f"{folder} holds no step that diverged ({DIVERGED} is missing).")
-    with sole_writer(run.folder, run.together):
+    with sole_writer(run.folder, run.dist):
         return _replay(run)
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from medq_uni.train.adapters import MARK
+from medq_uni.train.lora import MARK
 from medq_uni.train.parallel import is_divided
 from medq_uni.train.recipe import Group, StageConfig, TrainConfig
 
@@ -42,7 +42,7 @@ def choose_trainable(model: nn.Module, config: TrainConfig, stage: StageConfig) 
     """
     small = (*IR_PREFIXES, "codec.")
     for name, parameter in model.named_parameters():
-        group = group_of(name) if config.peer is None else "peer"
+        group = group_of(name) if config.baseline is None else "baseline"
         is_base = config.lora is not None and MARK not in name and not name.startswith(small)
         parameter.requires_grad_(group in stage.trainable and not is_base)
 
@@ -52,7 +52,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, stage: StageConfig) -
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_decoder = config.peer is None and group_of(name) == "decoder"
+            is_decoder = config.baseline is None and group_of(name) == "decoder"
             # decayed first; divided weights and whole ones cannot be stepped in one go
             groups.setdefault((parameter.ndim <= 1, is_decoder, is_divided(parameter)), []).append(parameter)
     listed = [

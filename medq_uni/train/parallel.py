@@ -26,7 +26,7 @@ PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistContext:
     """The processes that train together."""
 
     rank: int = 0
@@ -89,33 +89,33 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: torch.device) -> Iterator[Ranks]:
+def dist_context(device: torch.device) -> Iterator[DistContext]:
     """Yield the processes that ``torchrun`` has started, or the only one."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Ranks()
+        yield DistContext()
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), world)
+        yield DistContext(dist.get_rank(), world)
     finally:
         dist.destroy_process_group()
 
 
-def shard(model: MedQ, together: Ranks, device: torch.device) -> None:
+def shard(model: MedQ, dist: DistContext, device: torch.device) -> None:
     """Divide a network among the processes, on their devices; call it before the optimizer is made.
 
     The small rest (codec, connector, latent head) is held whole by every process. A block comes to the device whole
     and leaves its part there, so no device ever holds the whole network.
     """
-    if together.world == 1:
+    if dist.world == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (together.world,))
+    mesh = init_device_mesh(device.type, (dist.world,))
     stacks: tuple[nn.Module, ...] = (model.transformer, model.vision, model.text_embedding, model.lm_head)
     for part in (*model.transformer.blocks, *model.vision.blocks, *stacks):
         # also the outermost parts give their weights back after each pass: the average is swapped in between passes
@@ -137,18 +137,18 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], together: Ranks) -> None:
+def average_gradients(parameters: Iterable[nn.Parameter], dist: DistContext) -> None:
     """Average the gradients of weights that every process holds whole; those of divided ones are averaged already."""
-    if together.world == 1:
+    if dist.world == 1:
         return
     for parameter in parameters:
         if parameter.grad is not None and not isinstance(parameter, DTensor):
-            parameter.grad = _summed(parameter.grad) / together.world
+            parameter.grad = _summed(parameter.grad) / dist.world
 
 
-def clip_gradients(parameters: list[nn.Parameter], largest: float, together: Ranks) -> float:
+def clip_gradients(parameters: list[nn.Parameter], largest: float, dist: DistContext) -> float:
     """Scale all gradients so that their common norm is at most ``largest``; return what it was."""
-    if together.world == 1:
+    if dist.world == 1:
         return float(nn.utils.clip_grad_norm_(parameters, largest))
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     divided = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from medq_uni.baselines.network import BaselineConfig
 from medq_uni.config import ConfigError, ModelConfig, SamplerConfig
 from medq_uni.config_json import chosen, read_json, to_json
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.peers.network import PeerConfig
 from medq_uni.taxonomy import Task
 from medq_uni.train.losses import LossWeights
 
-Group = Literal["decoder", "spread", "ir", "iqa", "peer"]
-Layout = Literal["codec", "restore", "assess", "joint", "peer"]
+Group = Literal["decoder", "spread", "ir", "iqa", "baseline"]
+ObjectiveName = Literal["codec", "restore", "assess", "joint", "baseline"]
 LabelForm = Literal["description", "class", "constant"]
 
 CHANGEABLE = ("checkpoint_minutes", "gradient_clip", "log_every", "recompute", "validate_every")
@@ -32,19 +32,19 @@ CHANGEABLE_OF_STAGES = (
     "crop_sizes",
 )
 """Keys that may change of stages that are not finished: what helps when a loss diverges, or memory is too small."""
-LEARNING: dict[Layout, set[Group]] = {
+LEARNING: dict[ObjectiveName, set[Group]] = {
     "codec": {"decoder", "spread"},
     "restore": {"decoder", "spread", "ir", "iqa"},
     "assess": {"iqa"},
     "joint": {"decoder", "spread", "ir", "iqa"},
-    "peer": {"peer"},
+    "baseline": {"baseline"},
 }
 """Weights that a layout can train."""
 NAME = re.compile(r"[A-Za-z0-9._-]{1,40}")
 """What a model may be called."""
 PIXEL_WEIGHTS = ("l1", "l2", "ssim")
-"""Loss terms of a peer, beside its own, which it weighs itself."""
-NOT_OF_PEERS: dict[str, object] = {
+"""Loss terms of a baseline, beside its own, which it weighs itself."""
+NOT_OF_BASELINES: dict[str, object] = {
     "name": None,
     "model": None,
     "tokenizer": None,
@@ -56,7 +56,7 @@ NOT_OF_PEERS: dict[str, object] = {
     "label": "description",
     "wrong_labels": 0.0,
 }
-"""Keys of a recipe that mean nothing for a peer, and the values that leave them out."""
+"""Keys of a recipe that mean nothing for a baseline, and the values that leave them out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +92,13 @@ class StageConfig:
 
     name: str
     """For the log and the checkpoints."""
-    layout: Layout
+    objective: ObjectiveName
     """codec: the decoder alone, from the degraded latent. restore: [latent][instruction][target].
-    assess: [vision][instruction][description]. joint: all blocks, both losses. peer: degraded and restored image,
-    the only one of a peer."""
+    assess: [vision][instruction][description]. joint: all blocks, both losses. baseline: degraded and restored image,
+    the only one of a baseline."""
     trainable: tuple[Group, ...]
     """Which weights learn: the decoder of the codec, its prediction of the error, the restoration expert, the
-    assessment expert; a peer learns whole."""
+    assessment expert; a baseline learns whole."""
     steps: int
     """Optimizer steps; over them the learning rate falls to ``final_rate``."""
     batch_size: int = 16
@@ -127,9 +127,9 @@ class StageConfig:
     """Pixel losses of batches that start from noise count up to this time, 1 as in the paper: an early guess from pure
     noise is garbage, and a decoder that learns would unlearn on it."""
     assess_share: float = 0.35
-    """Share of joint steps that train the assessment alone, in the layout in which it is asked."""
+    """Share of joint steps that train the assessment alone, in the objective in which it is asked."""
     assess_beside: bool = False
-    """Whether joint steps that restore train the assessment of their pairs too, in the layout in which it is asked,
+    """Whether joint steps that restore train the assessment of their pairs too, in the objective in which it is asked,
     instead of the tokens of the description that the restoration reads."""
     emphasis: tuple[Task, ...] = ()
     """Tasks that are drawn once more per round for every mention: those that are learned slowly."""
@@ -146,12 +146,16 @@ class StageConfig:
             raise ConfigError(f"stage {self.name!r}: decoder_rate must be positive, final_rate between 0 and 1.")
         if self.learning_rate < 0 or self.warmup_steps < 0:
             raise ConfigError(f"stage {self.name!r}: learning_rate and warmup_steps must not be negative.")
-        if self.assess_beside and self.layout != "joint":
-            raise ConfigError(f"stage {self.name!r}: assess_beside is for joint stages, this one is {self.layout!r}.")
+        if self.assess_beside and self.objective != "joint":
+            raise ConfigError(
+                f"stage {self.name!r}: assess_beside is for joint stages, this one is {self.objective!r}."
+            )
         if not self.trainable:
             raise ConfigError(f"stage {self.name!r}: trainable is empty; name decoder, spread, ir or iqa.")
-        if (self.layout == "peer") != (self.trainable == ("peer",)):
-            raise ConfigError(f'stage {self.name!r}: the layout "peer" has trainable ["peer"], no other layout has it.')
+        if (self.objective == "baseline") != (self.trainable == ("baseline",)):
+            raise ConfigError(
+                f'stage {self.name!r}: the objective "baseline" has trainable ["baseline"], no other objective has it.'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +185,8 @@ class TrainConfig:
     model: ModelConfig | None = None
     """Network to train from random weights; None takes that of ``initial``. With both, a network of this size that
     begins with the weights of ``initial``, but for a decoder of another size, which begins anew."""
-    peer: PeerConfig | None = None
-    """Peer to train from random weights, instead of ``model``: it restores and reads no text."""
+    baseline: BaselineConfig | None = None
+    """Baseline to train from random weights, instead of ``model``: it restores and reads no text."""
     tokenizer: str | None = None
     """Path of the tokenizer file, or the name of a pretrained model whose tokenizer is used; None takes that of
     ``initial``."""
@@ -232,8 +236,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check that there is one network, a tokenizer where it reads text, and stages that fit it."""
-        if self.peer is not None:
-            self._check_peer(self.peer)
+        if self.baseline is not None:
+            self._check_baseline(self.baseline)
         else:
             self._check_model()
         if (self.pairs is None) == (self.dataset is None):
@@ -253,15 +257,17 @@ class TrainConfig:
             if getattr(self, name) is None and self.initial is None:
                 raise ConfigError(f"{name} is missing. Give {name}, or initial to start from a pretrained model.")
         for stage in self.stages:
-            if stage.layout == "peer":
-                raise ConfigError(f'stage {stage.name!r}: the layout "peer" needs a peer. Give peer instead of model.')
-            can_learn = LEARNING[stage.layout]
+            if stage.objective == "baseline":
+                raise ConfigError(
+                    f'stage {stage.name!r}: the objective "baseline" needs a baseline. Give baseline instead of model.'
+                )
+            can_learn = LEARNING[stage.objective]
             if not can_learn.intersection(stage.trainable):
                 raise ConfigError(
-                    f"stage {stage.name!r}: the layout {stage.layout!r} can train {', '.join(sorted(can_learn))}, "
-                    f"trainable is {', '.join(stage.trainable)}."
+                    f"stage {stage.name!r}: the objective {stage.objective!r} can train "
+                    f"{', '.join(sorted(can_learn))}, trainable is {', '.join(stage.trainable)}."
                 )
-            if stage.layout == "joint" and stage.assess_share > 0 and "iqa" not in stage.trainable:
+            if stage.objective == "joint" and stage.assess_share > 0 and "iqa" not in stage.trainable:
                 raise ConfigError(
                     f"stage {stage.name!r}: assess_share {stage.assess_share:g} makes steps that train the assessment "
                     'alone, and trainable has no iqa. Write "assess_share": 0.'
@@ -269,23 +275,25 @@ class TrainConfig:
         if self.model is not None:
             check_crops(self.stages, self.model)
 
-    def _check_peer(self, peer: PeerConfig) -> None:
-        wrong = [name for name, default in NOT_OF_PEERS.items() if getattr(self, name) != default]
+    def _check_baseline(self, baseline: BaselineConfig) -> None:
+        wrong = [name for name, default in NOT_OF_BASELINES.items() if getattr(self, name) != default]
         if wrong:
-            raise ConfigError(f"a peer is trained from random weights, without text: leave out {', '.join(wrong)}.")
+            raise ConfigError(f"a baseline is trained from random weights, without text: leave out {', '.join(wrong)}.")
         for stage in self.stages:
-            if stage.layout != "peer":
-                raise ConfigError(f'stage {stage.name!r}: the layout of a peer is "peer", not {stage.layout!r}.')
-            wrong_sides = [side for side in (stage.crop_size, *stage.crop_sizes) if side % peer.multiple]
+            if stage.objective != "baseline":
+                raise ConfigError(
+                    f'stage {stage.name!r}: the objective of a baseline is "baseline", not {stage.objective!r}.'
+                )
+            wrong_sides = [side for side in (stage.crop_size, *stage.crop_sizes) if side % baseline.multiple]
             if wrong_sides:
                 raise ConfigError(
-                    f"stage {stage.name!r}: a crop of {wrong_sides[0]} pixels is not a multiple of {peer.multiple}, "
-                    f"which a {peer.kind} of {len(peer.blocks)} levels needs."
+                    f"stage {stage.name!r}: a crop of {wrong_sides[0]} pixels is not a multiple of "
+                    f"{baseline.multiple}, which a {baseline.kind} of {len(baseline.blocks)} levels needs."
                 )
             unknown = [name for name, weight in asdict(stage.weights).items() if weight and name not in PIXEL_WEIGHTS]
             if unknown:
                 raise ConfigError(
-                    f"stage {stage.name!r}: a peer has no loss {', '.join(unknown)}; its weights are those of "
+                    f"stage {stage.name!r}: a baseline has no loss {', '.join(unknown)}; its weights are those of "
                     f"{', '.join(PIXEL_WEIGHTS)}."
                 )
 

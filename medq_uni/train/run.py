@@ -15,11 +15,13 @@ import torch
 from medq_uni import __version__
 from medq_uni.config import ConfigError
 from medq_uni.config_json import to_json
-from medq_uni.data.pairs import PairsConfig, generator_of
-from medq_uni.data.pool import Pool, build_pool
-from medq_uni.data.stored_pool import StoredPool
-from medq_uni.io.atomic import write_text
+from medq_uni.data.dataset_pairs import DatasetPairs
+from medq_uni.data.pair_cache import TrainingPairs, build_pair_cache
+from medq_uni.data.pairs import PairsConfig
+from medq_uni.errors import MedQError
+from medq_uni.files import write_text
 from medq_uni.pretrained.memory import GIB
+from medq_uni.seeding import generator_of
 from medq_uni.train.checkpoint import (
     DIVERGED,
     CheckpointError,
@@ -31,31 +33,24 @@ from medq_uni.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from medq_uni.train.cost import SavedBytes, held_bytes
-from medq_uni.train.draws import Draw, Drawer, Feed, PeerDrawer, next_seed
-from medq_uni.train.journal import LOG, Journal, Report
-from medq_uni.train.learner import Learner, learner_of
+from medq_uni.train.memory import SavedBytes, held_bytes
+from medq_uni.train.objective import Losses
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
-from medq_uni.train.parallel import Ranks, average_gradients, clip_gradients
-from medq_uni.train.recipe import (
-    StageConfig,
-    TrainConfig,
-    differences,
-    is_changeable,
-    read_recipe,
-    recipe_hash,
-)
-from medq_uni.train.steps import Losses
+from medq_uni.train.parallel import DistContext, average_gradients, clip_gradients
+from medq_uni.train.recipe import StageConfig, TrainConfig, differences, is_changeable, read_recipe, recipe_hash
+from medq_uni.train.run_log import LOG, Report, RunLogger
+from medq_uni.train.sampling import BaselineBatchBuilder, BatchBuilder, Prefetcher, TrainBatch, next_seed
+from medq_uni.train.tasks import TrainingTask, training_task
 
 RECIPE, GENERATED, DATASET = "recipe.json", "generated-{}.json", "dataset.sha256"
 """The recipe of a run, what its model wrote about the pairs when a stage began, and the hash of a built dataset."""
 
 
-class DivergenceError(ValueError):
+class DivergenceError(MedQError):
     """A loss or gradient became NaN or infinite."""
 
 
-class OutOfMemoryError(ValueError):
+class OutOfMemoryError(MedQError):
     """A step does not fit; says what makes it smaller."""
 
 
@@ -63,16 +58,16 @@ class Run:
     """State of one run in one process."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, device: torch.device, together: Ranks, pools: Path | None = None
+        self, config: TrainConfig, folder: Path, device: torch.device, dist: DistContext, pools: Path | None = None
     ) -> None:
-        self.config, self.folder, self.device, self.together = config, folder, device, together
+        self.config, self.folder, self.device, self.dist = config, folder, device, dist
         self.pools = pools or folder
         self.hash = recipe_hash(config)
         self.progress = Progress(stage=0, step=0, seconds=0.0, recipe_hash=self.hash, software=__version__)
         self.loaded: Path | None = None
         self.changed: list[str] = []
         self.validated, self.goes_on = 0.0, False
-        self.journal: Journal | None = None
+        self.journal: RunLogger | None = None
         self.workers = 1
 
     def find(self, resume: bool, may_change: bool = False) -> tuple[Path, Progress] | None:
@@ -82,8 +77,8 @@ class Run:
             resume: Whether to go on at all.
             may_change: Whether to go on with other learning rates, batches and crops of the stages that are left.
         """
-        first = self.together.is_first
-        found, before = self.together.as_first_says(self._kept() if first else (None, None))
+        first = self.dist.is_first
+        found, before = self.dist.as_first_says(self._kept() if first else (None, None))
         if found is None:
             return None
         if not resume:
@@ -134,14 +129,14 @@ class Run:
     def prepare(self, workers: int, report: Report, wandb: str | None) -> None:
         """Build or open the pools and the model; ``workers`` processes draw pairs and, for a GPU, steps."""
         self.workers = workers
-        config, folder, together = self.config, self.folder, self.together
+        config, folder, dist = self.config, self.folder, self.dist
         folder.mkdir(parents=True, exist_ok=True)
         names = tuple(stage.name for stage in config.stages)
-        if together.is_first:
+        if dist.is_first:
             write_text(folder / RECIPE, to_json(config))
-            self.journal = Journal(folder, names, wandb=wandb, report=report)
-        pools = together.in_turn(lambda: self._pools(workers, report))
-        self.learner = learner_of(config, *pools, self.device, together)
+            self.journal = RunLogger(folder, names, wandb=wandb, report=report)
+        pools = dist.in_turn(lambda: self._pools(workers, report))
+        self.learner = training_task(config, *pools, self.device, dist)
         self.model = self.learner.model
         self.state = TrainingState(
             self.model,
@@ -167,19 +162,19 @@ class Run:
         if self.journal is not None:
             self.journal.close()
 
-    def _pools(self, workers: int, report: Report) -> tuple[Pool, Pool]:
-        def drawn(name: str, pairs: PairsConfig) -> Pool:
+    def _pools(self, workers: int, report: Report) -> tuple[TrainingPairs, TrainingPairs]:
+        def drawn(name: str, pairs: PairsConfig) -> TrainingPairs:
             def progress(done: int, total: int) -> None:
                 report({"event": name, "step": done, "steps": total})
 
-            return build_pool(pairs, self.pools / name, workers=workers, progress=progress)
+            return build_pair_cache(pairs, self.pools / name, workers=workers, progress=progress)
 
         config = self.config
         if config.pairs is not None:
             pool = drawn("train_pairs", config.pairs)
         else:
             assert config.dataset is not None, "checked by the recipe"
-            pool = StoredPool(config.dataset, "train")
+            pool = DatasetPairs(config.dataset, "train")
             self._refuse_another_dataset(pool.content_sha256)
         return pool, drawn("val_pairs", config.val_pairs)
 
@@ -192,7 +187,7 @@ class Run:
                 f"{self.config.dataset} is another dataset than the run in {self.folder} began with (content sha256 "
                 f"{sha256[:12]}, not {before[:12]}). Give that one with --dataset, or train in another folder."
             )
-        if self.together.is_first:
+        if self.dist.is_first:
             write_text(path, sha256 + "\n")
 
     def go(self, deadline: float) -> bool:
@@ -206,12 +201,12 @@ class Run:
             except (MemoryError, RuntimeError) as error:
                 if not _is_full(error):
                     raise
-                raise OutOfMemoryError(_smaller(self.config.stages[number], self.learner, self.together)) from error
+                raise OutOfMemoryError(_smaller(self.config.stages[number], self.learner, self.dist)) from error
             if not is_done:
                 return False
         return True
 
-    def drawer(self, stage: StageConfig) -> Drawer | PeerDrawer:
+    def drawer(self, stage: StageConfig) -> BatchBuilder | BaselineBatchBuilder:
         """Return what draws the steps of a stage."""
         return self.learner.drawer(stage, self.folder / GENERATED.format(self.progress.stage), self._averaged)
 
@@ -226,14 +221,14 @@ class Run:
         self._tell_memory(drawer)
         is_gpu = self.device.type == "cuda"
         workers = self.workers if is_gpu else 1  # else the cores are wanted for the computation
-        feed = Feed(drawer, self.state.generator.get_state(), workers=workers, pinned=is_gpu)
+        feed = Prefetcher(drawer, self.state.generator.get_state(), workers=workers, pinned=is_gpu)
         try:
             return self._steps(stage, feed, optimizer, deadline)
         finally:
             feed.close()
 
-    def _steps(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.AdamW, deadline: float) -> bool:
-        together = self.together
+    def _steps(self, stage: StageConfig, feed: Prefetcher, optimizer: torch.optim.AdamW, deadline: float) -> bool:
+        dist = self.dist
         began = saved = time.monotonic()
         before, step, self.validated = self.progress.seconds, self.progress.step, 0.0
 
@@ -243,7 +238,7 @@ class Run:
         if self.config.initial is not None and self.progress.stage == step == 0:
             self._validate(stage, step)  # what there was before
         while step < stage.steps:
-            if together.as_first_flags(time.monotonic() > deadline):
+            if dist.as_first_flags(time.monotonic() > deadline):
                 break
             terms = self._step(stage, feed, optimizer, step)
             step += 1
@@ -251,18 +246,18 @@ class Run:
                 self._log(stage, step, terms, before + spent(), feed.seconds / spent())
             if step % self.config.validate_every == 0 or step == stage.steps:
                 self._validate(stage, step)
-            if together.as_first_flags(time.monotonic() - saved > 60 * self.config.checkpoint_minutes):
+            if dist.as_first_flags(time.monotonic() - saved > 60 * self.config.checkpoint_minutes):
                 self._save(step, before + spent())
                 saved = time.monotonic()
         self._save(step, before + spent())
         self._tell_pace(stage, step, feed, spent() - self.validated)
         return step >= stage.steps
 
-    def _tell_memory(self, drawer: Drawer | PeerDrawer) -> None:
+    def _tell_memory(self, drawer: BatchBuilder | BaselineBatchBuilder) -> None:
         """Log what the stage will need: what must be held, and activations as one sample of a batch keeps them."""
-        stage, world = drawer.stage, self.together.world
+        stage, world = drawer.stage, self.dist.world
         largest = drawer.shapes[-1]
-        # the largest layout of a stage, with its largest crops; every process computes one sample
+        # the largest objective of a stage, with its largest crops; every process computes one sample
         sample = replace(stage, batch_size=world, token_budget=0, crop_size=largest.side, crop_sizes=())
         one = replace(drawer, stage=replace(sample, assess_share=0.0, noise_start=0.0))
         with SavedBytes(self.model) as saved:
@@ -273,7 +268,7 @@ class Run:
             line = {"event": "memory", "stage": stage.name, "step": self.progress.step}
             self.journal.write({**line, **{name: round(value, 3) for name, value in values.items()}})
 
-    def losses(self, stage: StageConfig, draw: Draw) -> tuple[Losses, torch.Tensor]:
+    def losses(self, stage: StageConfig, draw: TrainBatch) -> tuple[Losses, torch.Tensor]:
         """Return the loss terms of a step, and their weighted sum."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
             terms = self.learner.losses(draw)
@@ -281,17 +276,17 @@ class Run:
         zero = torch.zeros((), device=self.device)
         return terms, sum((weights.get(name, 1.0) * value for name, value in terms.items()), zero)
 
-    def _step(self, stage: StageConfig, feed: Feed, optimizer: torch.optim.AdamW, step: int) -> Losses:
+    def _step(self, stage: StageConfig, feed: Prefetcher, optimizer: torch.optim.AdamW, step: int) -> Losses:
         set_rate(optimizer, stage, step)
-        before, together = feed.state, self.together
+        before, dist = feed.state, self.dist
         terms, total = self.losses(stage, feed.take())
-        if together.any(not math.isfinite(total.item())):
+        if dist.any(not math.isfinite(total.item())):
             raise self._diverged(stage, step, terms, before)
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         learning = [p for group in optimizer.param_groups for p in group["params"]]
-        average_gradients(learning, together)
-        norm = clip_gradients(learning, self.config.gradient_clip, together)
+        average_gradients(learning, dist)
+        norm = clip_gradients(learning, self.config.gradient_clip, dist)
         if not math.isfinite(norm):
             raise self._diverged(stage, step, {**terms, "gradient": torch.tensor(norm)}, before)
         optimizer.step()
@@ -327,7 +322,7 @@ class Run:
             self.journal.write({"event": "validation", "stage": stage.name, "step": step, **scores})
         self.validated += time.monotonic() - began
 
-    def _tell_pace(self, stage: StageConfig, step: int, feed: Feed, seconds: float) -> None:
+    def _tell_pace(self, stage: StageConfig, step: int, feed: Prefetcher, seconds: float) -> None:
         """Log samples per second since a stage was begun or gone on with, and the share of time that waited."""
         if self.journal is None or not feed.samples:
             return
@@ -339,10 +334,10 @@ class Run:
     def _save(self, step: int, seconds: float, name: str = "") -> None:
         updates = self.state.average.updates
         self.progress = replace(self.progress, step=step, seconds=seconds, updates=updates)
-        save_checkpoint(self.folder, self.state, self.progress, self.together, name)
+        save_checkpoint(self.folder, self.state, self.progress, self.dist, name)
 
     def _log(self, stage: StageConfig, step: int, terms: Losses, seconds: float, waited: float) -> None:
-        values = {name: round(self.together.mean(float(value.detach())), 5) for name, value in terms.items()}
+        values = {name: round(self.dist.mean(float(value.detach())), 5) for name, value in terms.items()}
         if self.journal is not None:
             line = {"event": "step", "stage": stage.name, "step": step, "steps": stage.steps}
             self.journal.write({**line, "seconds": round(seconds, 1), "waited": round(waited, 4), **values})
@@ -353,10 +348,10 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _smaller(stage: StageConfig, learner: Learner, together: Ranks) -> str:
+def _smaller(stage: StageConfig, learner: TrainingTask, dist: DistContext) -> str:
     key, size = ("token_budget", stage.token_budget) if stage.token_budget else ("batch_size", stage.batch_size)
     crops, side = ("crop_sizes", max(stage.crop_sizes)) if stage.crop_sizes else ("crop_size", stage.crop_size)
     ways = [f"{key} below {size}", f"{crops} below {side}", *learner.smaller()]
-    ways += [f"more processes than {together.world}"]
+    ways += [f"more processes than {dist.world}"]
     listed = ", ".join(ways)
     return f"stage {stage.name!r}: out of memory. Any of these needs less: {listed}. Change the recipe and --resume."

@@ -9,57 +9,59 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medq_uni.baselines.network import Baseline, restore_views
 from medq_uni.config import SamplerConfig
-from medq_uni.data.pairs import generator_of
-from medq_uni.data.pool import POOL_SIZE, Pool
+from medq_uni.data.pair_cache import CACHED_SIDE, TrainingPairs
 from medq_uni.description import DEFAULT_RESTORE
 from medq_uni.image import MedicalImage
 from medq_uni.model.medq import MedQ
 from medq_uni.model.vae import DecodedImage
-from medq_uni.peers.network import Peer, restore_views
-from medq_uni.physics import foreground
+from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import as_channels, as_views, padded_side, vision_input
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity
-from medq_uni.train.generated import GRID, describe_pool, parsed
+from medq_uni.train.conditioning import PairTexts
+from medq_uni.train.generated import GRID, describe_pairs, parsed
 from medq_uni.train.losses import COVERAGE
-from medq_uni.train.recipe import Layout
-from medq_uni.train.words import Words
+from medq_uni.train.recipe import ObjectiveName
 
 MAX_PAIRS = 150
 Restore = Callable[[int, Tensor], Tensor]
 """From the place of a pair in its pool and its degraded views (1, 2, H, W) to the restored ones."""
 
 
-def validate(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) -> dict[str, float]:
-    """Return ``gain_<task>`` in dB and, where the layout assesses, shares of right verdicts and types.
+def validate(model: MedQ, words: PairTexts, objective: ObjectiveName, sampler: SamplerConfig) -> dict[str, float]:
+    """Return ``gain_<task>`` in dB and, where the objective assesses, shares of right verdicts and types.
 
     Args:
         model: In evaluation mode, with the weights to judge.
         words: Validation pairs and what is said about them; the first 150 are used.
-        layout: What the stage trains: ``codec`` decodes the degraded latent, the other restoring layouts
+        objective: What the stage trains: ``codec`` decodes the degraded latent, the other restoring objectives
             sample, ``joint`` with the true description.
         sampler: How they sample.
     """
     scores: dict[str, float] = {}
-    if layout != "assess":
-        scores |= restoration_gains(model, words, layout, sampler)
-    if layout in ("assess", "joint"):
-        scores |= right_shares(words, describe_pool(model, words.tokenizer, words.pool, MAX_PAIRS))
+    if objective != "assess":
+        scores |= restoration_gains(model, words, objective, sampler)
+    if objective in ("assess", "joint"):
+        scores |= right_shares(words, describe_pairs(model, words.tokenizer, words.pool, MAX_PAIRS))
     return scores
 
 
 @torch.no_grad()
-def restoration_gains(model: MedQ, words: Words, layout: Layout, sampler: SamplerConfig) -> dict[str, float]:
+def restoration_gains(
+    model: MedQ, words: PairTexts, objective: ObjectiveName, sampler: SamplerConfig
+) -> dict[str, float]:
     """Return the gains of MedQ-UNI; see :func:`mean_gains`."""
-    return mean_gains(words.pool, lambda i, degraded: decode_one(model, words, i, degraded, layout, sampler).image)
+    return mean_gains(words.pool, lambda i, degraded: decode_one(model, words, i, degraded, objective, sampler).image)
 
 
-def peer_gains(peer: Peer, pool: Pool) -> dict[str, float]:
-    """Return the gains of a peer, which must be in evaluation mode; see :func:`mean_gains`."""
-    return mean_gains(pool, lambda index, degraded: restore_views(peer, degraded, pool.scaling(index)))
+def baseline_gains(baseline: Baseline, pool: TrainingPairs) -> dict[str, float]:
+    """Return the gains of a baseline, which must be in evaluation mode; see :func:`mean_gains`."""
+    return mean_gains(pool, lambda index, degraded: restore_views(baseline, degraded, pool.scaling(index)))
 
 
-def mean_gains(pool: Pool, restore: Restore) -> dict[str, float]:
+def mean_gains(pool: TrainingPairs, restore: Restore) -> dict[str, float]:
     """Return the mean PSNR gain over the degraded input per task in dB, degraded pairs among the first 150 only."""
     gains: dict[str, list[float]] = defaultdict(list)
     for index, item in enumerate(pool.items[:MAX_PAIRS]):
@@ -72,7 +74,7 @@ def mean_gains(pool: Pool, restore: Restore) -> dict[str, float]:
 
 
 @torch.no_grad()
-def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict[str, float]:
+def uncertainty_scale(model: MedQ, words: PairTexts, sampler: SamplerConfig) -> dict[str, float]:
     """Return, per modality, the factor that makes the predicted standard deviation honest.
 
     It is the 68.3 % quantile of |error| / predicted over the pixels of bodies in the degraded validation pairs (split
@@ -97,7 +99,7 @@ def uncertainty_scale(model: MedQ, words: Words, sampler: SamplerConfig) -> dict
     return {name: round(float(torch.cat(r).quantile(COVERAGE)), 4) for name, r in sorted(ratios.items())}
 
 
-def native(pool: Pool, index: int) -> tuple[Tensor, Tensor]:
+def native(pool: TrainingPairs, index: int) -> tuple[Tensor, Tensor]:
     """Return degraded and reference views at their own size, rounded up to the token grid."""
     item = pool.items[index]
     height, width = (padded_side(side, GRID) for side in (item.height, item.width))
@@ -107,35 +109,35 @@ def native(pool: Pool, index: int) -> tuple[Tensor, Tensor]:
 
 def decode_one(
     model: MedQ,
-    words: Words,
+    words: PairTexts,
     index: int,
     degraded: Tensor,
-    layout: Layout,
+    objective: ObjectiveName,
     sampler: SamplerConfig,
     told: Sequence[int] | None = None,
 ) -> DecodedImage:
-    """Return the restored views of one degraded slice, as the layout restores it.
+    """Return the restored views of one degraded slice, as the objective restores it.
 
     Args:
         model: In evaluation mode.
         words: What is said about the pairs.
         index: Place of the pair in its pool, and seed of the noise.
         degraded: Its degraded views.
-        layout: What is read before the restoration.
+        objective: What is read before the restoration.
         sampler: How it samples.
-        told: Text tokens that a joint layout reads instead of the true label; none at all where it is empty.
+        told: Text tokens that a joint objective reads instead of the true label; none at all where it is empty.
     """
     scaling = words.pool.scaling(index)
     degraded = degraded.to(model.device)
     image = as_channels(degraded, channels=model.config.codec.in_channels)
     fidelity, latent, states = model.codec.features(image), model.codec.encode(image), None
-    if layout != "codec":
+    if objective != "codec":
         context = model.start(1)
         model.append_latent(context, latent)
-        if layout == "joint":
-            model.append_vision(context, vision_input(degraded, model.config.vision, size=POOL_SIZE))
+        if objective == "joint":
+            model.append_vision(context, vision_input(degraded, model.config.vision, size=CACHED_SIDE))
         model.append_text(context, [words.tokenizer.encode(DEFAULT_RESTORE)])
-        if layout == "joint":
+        if objective == "joint":
             told = words.tokens(index, generator_of(index)) if told is None else told
             if told:
                 model.append_text(context, [list(told)])
@@ -147,14 +149,16 @@ def decode_one(
     return DecodedImage(as_views(decoded.image.float().cpu(), scaling), log_variance)
 
 
-def gain_db(pool: Pool, index: int, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
+def gain_db(pool: TrainingPairs, index: int, degraded: Tensor, restored: Tensor, reference: Tensor) -> float:
     """Return 10 log10 of the ratio of squared errors before and after, on the scoring range."""
     values = [scoring_values(pool, index, views)[0] for views in (degraded, restored, reference)]
     before, after = ((x - values[2]).square().mean() for x in values[:2])
     return float(10 * torch.log10(before / after))
 
 
-def scoring_values(pool: Pool, index: int, views: Float[Tensor, "B 2 H W"]) -> tuple[Float[Tensor, "B h w"], float]:
+def scoring_values(
+    pool: TrainingPairs, index: int, views: Float[Tensor, "B 2 H W"]
+) -> tuple[Float[Tensor, "B h w"], float]:
     """Return the physical values on the scoring range, without padding, and the width of that range."""
     item, scaling = pool.items[index], pool.scaling(index)
     is_ct = item.task.modality is Modality.CT
@@ -162,7 +166,7 @@ def scoring_values(pool: Pool, index: int, views: Float[Tensor, "B 2 H W"]) -> t
     return scaling.from_views(views)[:, : item.height, : item.width].clamp(low, high), high - low
 
 
-def right_shares(words: Words, texts: Mapping[int, list[int]]) -> dict[str, float]:
+def right_shares(words: PairTexts, texts: Mapping[int, list[int]]) -> dict[str, float]:
     """Return the shares of right verdicts, severities and, in MR, degradation types: ``right_<what>`` in [0, 1].
 
     Args:

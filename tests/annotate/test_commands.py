@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from medq_uni.annotate.records import Entry, ImageRecord
 from medq_uni.annotate.store import Store
-from medq_uni.cli import app
+from medq_uni.cli.main import app
 from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED
 from medq_uni.data.descriptions import read_descriptions
 from medq_uni.taxonomy import Anatomy, Modality
@@ -196,7 +196,7 @@ def test_what_costs_or_leaves_the_machine_is_asked_for(dataset: Path, place: str
     text = medq("draft", dataset, *paid, "--max-cost", 0.001, "--yes", code=BAD_INPUT)
     assert "above --max-cost" in text
     assert chat.requests == []
-    monkeypatch.setattr("medq_uni.annotate.chat._LOOPBACK", ())
+    monkeypatch.setattr("medq_uni.describers.chat._LOOPBACK", ())
     text = medq("draft", dataset, "--describer", chat.url, *at, typed="n\n", code=1)
     assert "The images LEAVE this machine" in text
     assert chat.requests == []

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from medq_uni.annotate.chat import BudgetSpent, ChatConfig, ServerDown
 from medq_uni.annotate.drafts import PATIENCE, FunctionDescriber, RecordDescriber, draft_images
 from medq_uni.annotate.external import ExternalDescriber
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.store import Store
+from medq_uni.describers.chat import BudgetSpent, ChatConfig, ServerDown
 from medq_uni.description import QualityDescription
 from medq_uni.taxonomy import Modality
 

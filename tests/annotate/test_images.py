@@ -11,8 +11,9 @@ from medq_uni.annotate.images import DatasetImages, FolderImages, open_source
 from medq_uni.annotate.records import UnknownRecord
 from medq_uni.data.dataset import Dataset
 from medq_uni.data.shards import DatasetError
+from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage
-from medq_uni.io import UnreadableImage, write_image
+from medq_uni.io.read_write import write_image
 from medq_uni.taxonomy import Modality
 
 

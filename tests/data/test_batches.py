@@ -5,27 +5,28 @@ import pytest
 import torch
 
 from medq_uni.data.batches import BatchSampler, edited_target
-from medq_uni.data.pairs import PairsConfig, generator_of
-from medq_uni.data.pool import POOL_SIZE, build_pool
+from medq_uni.data.pair_cache import CACHED_SIDE, build_pair_cache
+from medq_uni.data.pairs import PairsConfig
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
 
 
 def test_batches_have_the_crop_size_mark_padding_and_match_their_reference(tmp_path: Path):
-    pool = build_pool(replace(CONFIG, none_fraction=1.0), tmp_path)
+    pool = build_pair_cache(replace(CONFIG, none_fraction=1.0), tmp_path)
     batch = BatchSampler(pool, token_pixels=16).draw(5, crop=64, generator=generator_of(1), seen=generator_of(2))
     assert batch.degraded.shape == batch.reference.shape == (5, 2, 64, 64)
     assert torch.equal(batch.degraded, batch.reference)
     assert batch.vision.shape[0] == 5
-    assert 128 <= batch.vision.shape[-1] <= POOL_SIZE
+    assert 128 <= batch.vision.shape[-1] <= CACHED_SIDE
     sizes = [min(pool.items[i].height, 64) * min(pool.items[i].width, 64) for i in batch.index]
     assert batch.valid.sum(dim=(1, 2, 3)).tolist() == sizes
     assert {pool.items[i].task for i in batch.index} == set(Task)
 
 
 def test_emphasis_draws_a_task_twice_as_often(tmp_path: Path):
-    pool = build_pool(CONFIG, tmp_path)
+    pool = build_pair_cache(CONFIG, tmp_path)
     sampler = BatchSampler(pool, token_pixels=16, emphasis=(Task.MR_MOTION,))
     batch = sampler.draw(6, crop=32, generator=generator_of(1))
     tasks = [pool.items[i].task for i in batch.index]

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import webdataset
 
-from medq_uni import physics
 from medq_uni.config import ConfigError
 from medq_uni.data import shards
 from medq_uni.data.dataset import Dataset, DatasetRecipe, build_dataset, leaks_between_splits, read_dataset_recipe
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.shards import DatasetError, records_of
 from medq_uni.data.verify import contact_sheet, verify_dataset
+from medq_uni.physics.degrade import apply_records
 from medq_uni.taxonomy import Severity, Task
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_a_dataset_holds_what_its_recipe_says(built: Path):
     for pair, meta in zip(pairs, dataset.index(), strict=True):
         meta.pop("shard")
         assert pair.meta == meta
-        again = physics.apply(pair.image(pair.reference), records_of(meta))
+        again = apply_records(pair.image(pair.reference), records_of(meta))
         assert np.allclose(again.voxels[0], pair.degraded, rtol=1e-4, atol=0.05)  # spacing has six digits
         is_good = pair.severity is Severity.NONE
         assert ("Degradation: none." in meta["description"]) == is_good

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from medq_uni.data.lesions import CONTRASTS_HU, MOST_LESIONS, RADII_PX, draw_wanted, place_lesions
-from medq_uni.data.pairs import PairsConfig, draw_pair, generator_of
+from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.regions import tissue
+from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity
 
 PLAIN = PairsConfig(count=20, seed=8, phantom_sizes=(96,), grades=(Severity.MILD,))

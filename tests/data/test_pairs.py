@@ -5,11 +5,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from medq_uni import physics
 from medq_uni.config import ConfigError
+from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
-from medq_uni.data.pool import build_pool
 from medq_uni.data.sources import ManifestError
+from medq_uni.physics.record import MEASURED
 from medq_uni.taxonomy import Modality, Severity, Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
@@ -25,13 +25,13 @@ def test_a_pair_depends_on_seed_and_index_alone():
 
 
 def test_a_pool_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path: Path):
-    one = build_pool(CONFIG, tmp_path / "one")
-    two = build_pool(CONFIG, tmp_path / "two", workers=2)
+    one = build_pair_cache(CONFIG, tmp_path / "one")
+    two = build_pair_cache(CONFIG, tmp_path / "two", workers=2)
     assert one.items == two.items
     assert np.array_equal(one.arrays, two.arrays)
     assert {item.task for item in one.items} == set(Task)
     calls = []
-    build_pool(CONFIG, tmp_path / "one", progress=lambda *numbers: calls.append(numbers))
+    build_pair_cache(CONFIG, tmp_path / "one", progress=lambda *numbers: calls.append(numbers))
     assert calls == []
 
 
@@ -41,7 +41,7 @@ def test_a_split_never_shows_subjects_of_another(data: Path):
 
 
 def test_pairs_measured_at_two_doses_are_taken_where_the_source_has_them(mayo: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("medq_uni.data.layouts.split_of", lambda subject: "train")
+    monkeypatch.setattr("medq_uni.data.readers.split_of", lambda subject: "train")
     config = replace(CONFIG, count=40, data=(f"aapm-mayo:{mayo}",), real_fraction=1.0, none_fraction=0.3)
     pairs = [draw_pair(config, index) for index in range(0, 40, len(Task))]  # every fifth is CT
     assert {pair.task for pair in pairs} == {Task.CT_LOW_DOSE}
@@ -51,7 +51,7 @@ def test_pairs_measured_at_two_doses_are_taken_where_the_source_has_them(mayo: P
         if pair.severity is Severity.NONE:
             assert np.array_equal(pair.degraded.voxels, pair.reference.voxels)
             continue
-        assert record.method == physics.MEASURED
+        assert record.method == MEASURED
         assert record.params["dose_fraction"] in (0.25, 0.1)
         assert pair.effects[0] == pytest.approx(25, abs=8)
         assert record.severity in (Severity.MILD, Severity.MODERATE)

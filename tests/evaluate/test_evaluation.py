@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from medq_uni.cli import app
+from medq_uni.cli.main import app
 from medq_uni.config import ConfigError
 from medq_uni.evaluate import evaluation, runner
-from medq_uni.evaluate.benchmark import Benchmark
 from medq_uni.evaluate.evaluation import evaluate
 from medq_uni.evaluate.runner import run_system
-from medq_uni.evaluate.sets import Case
-from medq_uni.evaluate.system import Output
-from medq_uni.evaluate.systems import INPUT, DegradedInput, SystemSpec, read_specs
-from medq_uni.evaluate.trials import SafetySettings
+from medq_uni.safety.output_cache import SafetySettings
 from medq_uni.scoring import data_range_of
+from medq_uni.systems.benchmark import Benchmark
+from medq_uni.systems.build import INPUT, DegradedInput, SystemSpec, read_specs
+from medq_uni.systems.cases import Case
+from medq_uni.systems.system import Output
 from medq_uni.taxonomy import Task
 
 

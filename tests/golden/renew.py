@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.data.pool import build_pool
 
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def store(name: str, pairs: PairsConfig) -> None:
     (HERE / name).mkdir(exist_ok=True)
     side = max(pairs.phantom_sizes)
     with tempfile.TemporaryDirectory() as folder:
-        pool = build_pool(pairs, Path(folder))
+        pool = build_pair_cache(pairs, Path(folder))
         np.savez_compressed(HERE / name / "pairs.npz", pixels=pool.arrays[..., :side, :side])
         shutil.copy(Path(folder) / "pairs.jsonl", HERE / name)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 
 from medq_uni.image import MedicalImage
-from medq_uni.io import Derivation
+from medq_uni.io.provenance import Derivation
 
 DERIVATION = Derivation(
     kind="restored",

@@ -7,8 +7,10 @@ import pydicom
 import pytest
 import SimpleITK
 
+from medq_uni.errors import ImageWarning, UnreadableImage
 from medq_uni.image import Units
-from medq_uni.io import ImageWarning, UnreadableImage, find_images, read_image, read_series
+from medq_uni.io.discover import find_images
+from medq_uni.io.read_write import read_image, read_series
 from medq_uni.taxonomy import Modality
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from medq_uni.io import Derivation, ImageWarning, read_image, write_image
+from medq_uni.errors import ImageWarning
+from medq_uni.io.provenance import Derivation
+from medq_uni.io.read_write import read_image, write_image
 from tests.io.derived import DERIVATION, digest, load, shifted
 
 

@@ -10,8 +10,9 @@ import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medq_uni.errors import ImageWarning, UnwritableImage
 from medq_uni.image import Units, axial_affine
-from medq_uni.io import ImageWarning, UnwritableImage, read_image, write_image
+from medq_uni.io.read_write import read_image, write_image
 from tests.io.derived import DERIVATION, digest, load, shifted
 
 

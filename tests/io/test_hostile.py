@@ -17,7 +17,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
-from medq_uni.io import UnreadableImage, dicom_pixels, read_image
+from medq_uni.errors import UnreadableImage
+from medq_uni.io import dicom_pixels
+from medq_uni.io.read_write import read_image
 
 MIB = 2**20
 

@@ -9,8 +9,10 @@ import SimpleITK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medq_uni.errors import ImageWarning, UnwritableImage
 from medq_uni.image import Units
-from medq_uni.io import Derivation, ImageWarning, UnwritableImage, read_image, write_image
+from medq_uni.io.provenance import Derivation
+from medq_uni.io.read_write import read_image, write_image
 from medq_uni.taxonomy import Modality
 
 AFFINE = np.array([[-0.7, 0.1, 0.0, 5], [0.2, -0.8, 0.4, 6], [0.05, 0.3, 2.4, 7], [0, 0, 0, 1.0]])

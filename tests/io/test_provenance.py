@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medq_uni.io import Derivation, UnwritableImage, sidecar_path, write_sidecar
-from medq_uni.io.provenance import derived_uid
+from medq_uni.errors import UnwritableImage
+from medq_uni.io.provenance import Derivation, derived_uid, sidecar_path, write_sidecar
 
 
 def test_uid_is_a_valid_uuid_uid_and_depends_on_every_fact():

@@ -7,8 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.image import Units
-from medq_uni.io import Derivation, UnreadableImage, UnwritableImage, read_image, write_image
+from medq_uni.io.provenance import Derivation
+from medq_uni.io.read_write import read_image, write_image
 from medq_uni.taxonomy import Modality
 
 

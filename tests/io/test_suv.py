@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from medq_uni.errors import ImageWarning
 from medq_uni.image import Units
-from medq_uni.io import ImageWarning, read_image
+from medq_uni.io.read_write import read_image
 
 STORED = np.array([[[0, 100], [2000, 30000]]], np.int16)
 PLAIN = 80_000 / 370e6

@@ -3,14 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from medq_uni.config import (
-    FluxCodecConfig,
-    ModelConfig,
-    SharingConfig,
-    SpecialTokens,
-    TransformerConfig,
-    VisionConfig,
-)
+from medq_uni.config import FluxCodecConfig, ModelConfig, SharingConfig, SpecialTokens, TransformerConfig, VisionConfig
 from medq_uni.model.medq import MedQ
 
 

@@ -5,8 +5,8 @@ import torch
 
 from medq_uni.config import ConfigError, FidelityCodecConfig, VisionConfig
 from medq_uni.model.codec import FidelityCodec
-from medq_uni.model.gated import GatedBlock
-from medq_uni.model.spectrum import block_cosine_basis, log_magnitudes
+from medq_uni.model.dct import block_cosine_basis, log_magnitudes
+from medq_uni.model.nafblock import NAFBlock
 from medq_uni.model.vision import VisionEncoder
 
 CONFIG = FidelityCodecConfig(widths=(4, 8, 8, 8))
@@ -51,9 +51,9 @@ def test_a_new_decoder_returns_the_image_of_the_latent(image: torch.Tensor, bloc
 
 def test_blocks_are_counted_by_level():
     codec = FidelityCodec(replace(CONFIG, block="gated", blocks=(2, 1, 3, 4)))
-    found = [sum(isinstance(m, GatedBlock) for m in part.modules()) for part in (*codec.down_blocks, codec.bottleneck)]
+    found = [sum(isinstance(m, NAFBlock) for m in part.modules()) for part in (*codec.down_blocks, codec.bottleneck)]
     assert found == [2, 1, 3, 1, 4]
-    assert [sum(isinstance(m, GatedBlock) for m in part.modules()) for part in codec.up_blocks] == [2, 1, 3]
+    assert [sum(isinstance(m, NAFBlock) for m in part.modules()) for part in codec.up_blocks] == [2, 1, 3]
 
 
 def test_a_new_guide_says_nothing_and_a_trained_one_steers(image: torch.Tensor):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medq_uni.config import ModelConfig, SamplerConfig
+from medq_uni.model.generation import Context, GuidanceContexts
 from medq_uni.model.grid import SizeError
-from medq_uni.model.inference import Context, GuidanceContexts
 from medq_uni.model.medq import MedQ, StreamInputs, StreamOutputs
 from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, pack
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from medq_uni.config import SHARED_ATTENTION, ModelConfig, SharingConfig
 from medq_uni.model.attention import attention, rotary_angles, rotate
 from medq_uni.model.medq import MedQ
-from medq_uni.model.transformer import DualExpertTransformer, KVCache, Pair, PerExpert, RMSNorm
+from medq_uni.model.transformer import DualExpertTransformer, ExpertPair, KVCache, PerExpert, RMSNorm
 from medq_uni.stream import BlockKind, ImageBlock, TextBlock, pack
 
 SWITCHES = ("qkv", "o", "qk_norm", "block_norms", "ffn", "final_norm")
@@ -79,7 +79,7 @@ def test_latents_use_the_weights_of_the_ir_expert_and_text_those_of_the_iqa_expe
     stream = pack([TextBlock(ids=[[1, 2]]), ImageBlock(kind=BlockKind.CLEAN, rows=1, cols=2)], config.tokens)
     g = torch.Generator().manual_seed(0)
     width = config.transformer.hidden_size
-    x = Pair(torch.randn(1, 6, width, generator=g), torch.randn(1, 2, width, generator=g))
+    x = ExpertPair(torch.randn(1, 6, width, generator=g), torch.randn(1, 2, width, generator=g))
     with torch.no_grad():
         before = transformer(x, stream)
         for block in transformer.blocks:
@@ -95,7 +95,7 @@ def test_a_part_without_tokens_passes_through_and_the_other_is_unchanged() -> No
     module = PerExpert(lambda: torch.nn.Linear(4, 6), False)
     x = torch.randn(2, 3, 4, generator=g)
     empty = x[:, :0]
-    for pair, full, expert in ((Pair(x, empty), 0, module.iqa), (Pair(empty, x), 1, module.ir)):
+    for pair, full, expert in ((ExpertPair(x, empty), 0, module.iqa), (ExpertPair(empty, x), 1, module.ir)):
         out = module(pair)
         assert torch.equal(out[full], expert(x))
         assert out[1 - full].shape == (2, 0, 6)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from medq_uni.config import SamplerConfig
 from medq_uni.model import attention as attention_module
 from medq_uni.model.flow import times
+from medq_uni.model.generation import Context
 from medq_uni.model.grid import SizeError, grid_ids, patchify
-from medq_uni.model.inference import Context
 from medq_uni.model.medq import MedQ
 from medq_uni.preprocess import view_shape
 from medq_uni.pretrained.released import ReleasedFolder, load_released

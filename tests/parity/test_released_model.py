@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from medq_uni.config import ModelConfig, SamplerConfig
 from medq_uni.model.flow import TimeEmbedder, interpolate, target_velocity, times
+from medq_uni.model.generation import Context
 from medq_uni.model.grid import grid_ids, patchify, sincos_table
-from medq_uni.model.inference import Context
 from medq_uni.model.medq import MedQ, StreamInputs
 from medq_uni.pretrained.keys import our_key
 from medq_uni.pretrained.released import ReleasedFolder, load_released, read_config

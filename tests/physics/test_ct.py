@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from medq_uni import physics
 from medq_uni.data.phantoms import phantom
 from medq_uni.physics import ct
+from medq_uni.physics.degrade import apply_records, draw_record
 from medq_uni.physics.operators import Radon
 from medq_uni.taxonomy import Modality, Severity, Task
 
@@ -15,8 +15,8 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("severity", list(Severity)[1:])
 def test_added_ct_noise_has_the_recorded_standard_deviation(severity: Severity):
     image = phantom(Modality.CT, generator(3), size=128)
-    record = physics.draw(Task.CT_LOW_DOSE, severity, generator(1))
-    added = physics.apply(image, record).voxels - image.voxels
+    record = draw_record(Task.CT_LOW_DOSE, severity, generator(1))
+    added = apply_records(image, record).voxels - image.voxels
     body = image.voxels > -500
     assert added[body].std() == pytest.approx(record.params["noise_sd_hu"], rel=0.1)
 

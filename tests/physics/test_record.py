@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from medq_uni import physics
 from medq_uni.image import MedicalImage
-from medq_uni.physics import DegradationRecord, RecordError, read_records
+from medq_uni.physics.degrade import apply_records, draw_record
+from medq_uni.physics.record import MEASURED, DegradationRecord, RecordError, read_records
 from medq_uni.taxonomy import Modality, Severity, Task
 
 
@@ -21,7 +21,7 @@ def test_what_is_no_record_is_refused(text: str):
 
 
 def test_a_record_of_another_version_is_refused():
-    values = json.loads(physics.draw(Task.MR_NOISE, Severity.MILD, generator()).to_json())
+    values = json.loads(draw_record(Task.MR_NOISE, Severity.MILD, generator()).to_json())
     with pytest.raises(RecordError, match="version 99"):
         DegradationRecord.from_json(json.dumps(values | {"version": 99}))
 
@@ -41,12 +41,12 @@ GOLDEN = [0.0, 0.0, 0.90559, 1.045856, 1.105671]
 def test_a_record_of_version_1_still_replays_what_it_gave():
     place = torch.linspace(-1, 1, 24)
     image = MedicalImage((torch.hypot(place[:, None], place[None] * 1.3) < 0.7).float().numpy(), modality=Modality.MR)
-    degraded = physics.apply(image, DegradationRecord.from_json(json.dumps(VERSION_1))).voxels[0]
+    degraded = apply_records(image, DegradationRecord.from_json(json.dumps(VERSION_1))).voxels[0]
     assert degraded[12, 4:9].tolist() == pytest.approx(GOLDEN, abs=1e-5)
 
 
 def test_lists_and_sidecars_are_read():
-    one = physics.draw(Task.MR_NOISE, Severity.MILD, generator())
+    one = draw_record(Task.MR_NOISE, Severity.MILD, generator())
     fields = json.loads(one.to_json())
     for text in (json.dumps(fields), json.dumps([fields]), json.dumps({"degradation": [fields], "notice": ""})):
         assert read_records(text) == (one,)
@@ -71,19 +71,19 @@ def test_parameters_are_numbers(value: object):
     ],
 )
 def test_a_dose_of_zero_and_other_impossible_parameters_are_refused(task: Task, name: str, value: float):
-    record = physics.draw(task, Severity.MILD, generator())
+    record = draw_record(task, Severity.MILD, generator())
     wrong = DegradationRecord(task, Severity.MILD, record.params | {name: value}, record.seed)
     image = MedicalImage(np.linspace(0, 500, 1024).reshape(32, 32), modality=task.modality)
     with pytest.raises(RecordError, match=name):
-        physics.apply(image, wrong)
+        apply_records(image, wrong)
 
 
 def test_a_measured_pair_and_an_unknown_method_cannot_be_replayed():
     image = MedicalImage(np.linspace(0, 500, 1024).reshape(32, 32), modality=Modality.CT)
-    measured = DegradationRecord(Task.CT_LOW_DOSE, Severity.MILD, {"dose_fraction": 0.25}, method=physics.MEASURED)
+    measured = DegradationRecord(Task.CT_LOW_DOSE, Severity.MILD, {"dose_fraction": 0.25}, method=MEASURED)
     with pytest.raises(RecordError, match="nothing to replay"):
-        physics.apply(image, measured)
+        apply_records(image, measured)
     with pytest.raises(RecordError, match="no method 'magic'"):
-        physics.apply(
+        apply_records(
             image, DegradationRecord(Task.CT_LOW_DOSE, Severity.MILD, {"dose_fraction": 0.25}, method="magic")
         )

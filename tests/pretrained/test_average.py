@@ -6,12 +6,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medq_uni.cli import app
+from medq_uni.cli.main import app
 from medq_uni.config import ConfigError
-from medq_uni.io import UnwritableImage
+from medq_uni.errors import UnwritableImage
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained import WeightsMismatch, load_pretrained, save_pretrained
 from medq_uni.pretrained.average import average_pretrained
+from medq_uni.pretrained.keys import WeightsMismatch
+from medq_uni.pretrained.load import load_pretrained, save_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_the_mean_lies_in_the_middle_and_claims_no_calibration(folders: list[Pat
     for name, value in nano.model.state_dict().items():
         torch.testing.assert_close(mean.model.state_dict()[name], value, rtol=1e-3, atol=1e-6)
     assert mean.card["mean_of"] == [load_pretrained(folder).sha256 for folder in folders]
-    assert (mean.uncertainty_scale, mean.familiarity, mean.tile_size) == ({}, None, nano.tile_size)
+    assert (mean.uncertainty_scale, mean.ood_detector, mean.tile_size) == ({}, None, nano.tile_size)
     assert mean.sha256[:12] in result.output
 
 

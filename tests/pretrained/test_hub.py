@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from medq_uni.pretrained import WeightsMismatch, load_pretrained
 from medq_uni.pretrained.hub import fetch, wanted
+from medq_uni.pretrained.keys import WeightsMismatch
+from medq_uni.pretrained.load import load_pretrained
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::ResourceWarning")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from medq_uni.pretrained import WeightsMismatch
 from medq_uni.pretrained.inspection import inspect_folder
+from medq_uni.pretrained.keys import WeightsMismatch
 
 
 def test_a_whole_checkpoint_has_no_problems(released: Path) -> None:

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from medq_uni.config import Execution
-from medq_uni.pretrained import NotEnoughMemory, WeightsMismatch, load_pretrained, memory
+from medq_uni.pretrained import memory
+from medq_uni.pretrained.keys import WeightsMismatch
+from medq_uni.pretrained.load import load_pretrained
+from medq_uni.pretrained.memory import NotEnoughMemory
 from medq_uni.pretrained.released import ReleasedFolder, match_stored
 from medq_uni.tokenizer import Tokenizer, TokenizerError
 

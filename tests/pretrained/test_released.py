@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from medq_uni.cli import app
+from medq_uni.cli.main import app
 from medq_uni.config import (
     PER_EXPERT,
     SHARED_ATTENTION,
@@ -22,12 +22,12 @@ from medq_uni.config import (
     TransformerConfig,
     VisionConfig,
 )
-from medq_uni.io import UnwritableImage
+from medq_uni.errors import UnwritableImage
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained import load_pretrained
-from medq_uni.pretrained.export import export_released, to_released
 from medq_uni.pretrained.keys import KeysMismatch, WeightsMismatch, match, our_key, released_key
+from medq_uni.pretrained.load import load_pretrained
 from medq_uni.pretrained.released import VIEW_SIDES, ReleasedFolder, load_released, read_config
+from medq_uni.pretrained.released_export import export_released, to_released
 from medq_uni.tokenizer import Tokenizer
 
 PARITY = Path(__file__).parents[1] / "parity"

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from medq_uni.annotate.store import Store
-from tests.serve.department import build_images, open_department, running_server
+from tests.review.department import build_images, open_department, running_server
 from tests.services.packages import CHROMIUM
 from tests.services.screen import PEOPLE, SIZES, Ward, fill_in
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from medq_uni.annotate.records import Account, Entry
 from medq_uni.annotate.store import Store
 from medq_uni.taxonomy import Modality
-from tests.serve.department import PASSWORD
+from tests.review.department import PASSWORD
 
 PEOPLE = tuple(f"reviewer {number}" for number in range(20))
 SIZES = ((1280, 800), (1920, 1080))

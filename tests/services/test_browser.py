@@ -11,7 +11,7 @@ from medq_uni.annotate.images import open_source
 from medq_uni.annotate.records import Entry
 from medq_uni.description import Degradation
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
-from tests.serve.department import PASSWORD
+from tests.review.department import PASSWORD
 from tests.services.screen import (
     HOSTILE,
     PEOPLE,

@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from medq_uni.annotate.store import Store
 from medq_uni.taxonomy import Modality, Verdict
-from tests.serve.department import PASSWORD, open_department, start_server
+from tests.review.department import PASSWORD, open_department, start_server
 from tests.services.postgres import free_port
 from tests.services.screen import (
     HOSTILE,

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.annotation import Browser, fill, review_at_once, running
+from experiments.annotation import Browser, fill, review_at_once, running
 from medq_uni.annotate.store import Store
-from tests.serve.department import build_images
+from tests.review.department import build_images
 
 pytestmark = [pytest.mark.services, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

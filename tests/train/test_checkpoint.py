@@ -20,7 +20,7 @@ from medq_uni.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from medq_uni.train.parallel import Ranks
+from medq_uni.train.parallel import DistContext
 
 
 def make(seed: int) -> TrainingState:
@@ -37,7 +37,7 @@ def make(seed: int) -> TrainingState:
 
 def save(folder: Path, seed: int, step: int) -> None:
     progress = Progress(stage=1, step=step, seconds=2.5, recipe_hash="x", updates=9)
-    save_checkpoint(folder, make(seed), progress, Ranks())
+    save_checkpoint(folder, make(seed), progress, DistContext())
 
 
 def test_everything_comes_back(tmp_path: Path):

@@ -11,22 +11,22 @@ import torch
 from medq_uni.config import ConfigError, FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
 from medq_uni.config_json import chosen
 from medq_uni.data.descriptions import description_line
+from medq_uni.data.pair_cache import CACHED_SIDE
 from medq_uni.data.pairs import PairsConfig, draw_pair
-from medq_uni.data.pool import POOL_SIZE
 from medq_uni.description import QualityDescription
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained import folder_of, load_pretrained
+from medq_uni.pretrained.load import folder_of, load_pretrained
 from medq_uni.taxonomy import Modality, Verdict
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError, sole_writer
-from medq_uni.train.journal import read_log
+from medq_uni.train.export import publish
 from medq_uni.train.loop import DivergenceError, OutOfMemoryError, replay, train
 from medq_uni.train.losses import LossWeights
+from medq_uni.train.objective import Objective
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, group_of, learning_rate, set_rate
-from medq_uni.train.parallel import Ranks
-from medq_uni.train.publish import publish
+from medq_uni.train.parallel import DistContext
 from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig
-from medq_uni.train.steps import Stepper
+from medq_uni.train.run_log import read_log
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses_tiny.json"
 BESIDE = {"assess_beside": True, "text": TextMix(max_generated=3, misread=0.1)}
@@ -71,13 +71,13 @@ def tiny_recipe(*stages: StageConfig) -> TrainConfig:
     )
 
 
-def stage(layout: str, **changes: object) -> StageConfig:
-    """Return a short stage of one layout."""
+def stage(objective: str, **changes: object) -> StageConfig:
+    """Return a short stage of one objective."""
     trainable = {"codec": ("decoder", "spread"), "restore": ("decoder", "spread", "ir"), "assess": ("iqa",)}
     values = {
-        "name": layout,
-        "layout": layout,
-        "trainable": trainable.get(layout, ("decoder", "spread", "ir", "iqa")),
+        "name": objective,
+        "objective": objective,
+        "trainable": trainable.get(objective, ("decoder", "spread", "ir", "iqa")),
         "steps": 6,
         "batch_size": 4,
         "crop_size": 64,
@@ -89,7 +89,7 @@ def stage(layout: str, **changes: object) -> StageConfig:
 
 
 def all_stages() -> TrainConfig:
-    return tiny_recipe(*(stage(layout) for layout in ("codec", "restore", "assess")), stage("joint", **BESIDE))
+    return tiny_recipe(*(stage(objective) for objective in ("codec", "restore", "assess")), stage("joint", **BESIDE))
 
 
 def step_lines(folder: Path) -> list[dict]:
@@ -196,7 +196,7 @@ def test_replay_with_another_recipe_touches_nothing(tmp_path: Path):
 def test_a_folder_in_which_another_run_writes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("medq_uni.train.checkpoint.LOCK_SECONDS", 0.0)
     recipe = tiny_recipe(stage("codec", steps=2))
-    with sole_writer(tmp_path / "run", Ranks()), pytest.raises(CheckpointError, match="another run"):
+    with sole_writer(tmp_path / "run", DistContext()), pytest.raises(CheckpointError, match="another run"):
         train(recipe, tmp_path / "run", device="cpu")
     train(recipe, tmp_path / "run", device="cpu")  # the folder is free again
 
@@ -262,7 +262,7 @@ def test_a_step_that_diverged_can_be_computed_again(tmp_path: Path, monkeypatch:
         train(config, tmp_path)
     first = json.loads((tmp_path / "diverged" / "progress.json").read_text())["progress"]["step"]
     assert first > 0  # the first step is taken from sound weights
-    with sole_writer(tmp_path, Ranks()), pytest.raises(CheckpointError, match="another run"):
+    with sole_writer(tmp_path, DistContext()), pytest.raises(CheckpointError, match="another run"):
         replay(config, tmp_path)
     terms, fault = replay(config, tmp_path)
     assert not all(math.isfinite(value) for value in terms.values())
@@ -278,7 +278,7 @@ def test_out_of_memory_says_what_needs_less(error: Exception, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Stepper, "losses", full)
+    monkeypatch.setattr(Objective, "losses", full)
     with pytest.raises(OutOfMemoryError, match=r"batch_size below 4, crop_size below 64, recompute: true"):
         train(tiny_recipe(stage("codec")), tmp_path)
 
@@ -321,7 +321,7 @@ def test_the_decoder_has_a_rate_of_its_own():
 
 
 def golden_recipe() -> TrainConfig:
-    stages = [stage(layout, steps=10) for layout in ("codec", "restore", "assess", "joint")]
+    stages = [stage(objective, steps=10) for objective in ("codec", "restore", "assess", "joint")]
     return replace(tiny_recipe(*stages, stage("joint", name="beside", steps=10, **BESIDE)), log_every=2)
 
 
@@ -336,7 +336,7 @@ def golden_lines(folder: Path) -> list[dict]:
         pool = folder / "pools" / name
         shutil.copytree(GOLDEN.parent / name, pool)
         with np.load(pool / "pairs.npz") as stored:
-            beyond = POOL_SIZE - stored["pixels"].shape[-1]
+            beyond = CACHED_SIDE - stored["pixels"].shape[-1]
             np.save(pool / "pairs.npy", np.pad(stored["pixels"], [(0, 0)] * 2 + [(0, beyond)] * 2, mode="edge"))
         (pool / "config.json").write_text(json.dumps(chosen(pairs), sort_keys=True))
     train(recipe, folder / "run", pools=folder / "pools")

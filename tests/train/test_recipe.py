@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from medq_uni.config import ConfigError
-from medq_uni.pretrained import load_pretrained
+from medq_uni.pretrained.load import load_pretrained
 from medq_uni.train.loop import CheckpointError, train
 from medq_uni.train.recipe import is_changeable, read_recipe
 from tests.train.test_loop import stage, tiny_recipe
 
-PLANS = ("dataset", "ablations", "peers")
+PLANS = ("dataset", "ablations", "baselines")
 RECIPES = [p for p in (Path(__file__).parents[2] / "recipes").glob("*.json") if not p.name.startswith(PLANS)]
 
 
@@ -26,7 +26,7 @@ def test_crops_of_recipes_that_begin_with_nano_fit_its_tokens(path: Path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "changes", "message"),
+    ("objective", "changes", "message"),
     [
         ("joint", {"trainable": ("spread",)}, r'"assess_share": 0'),
         ("assess", {"trainable": ("decoder", "ir")}, "can train iqa, trainable is decoder, ir"),
@@ -37,9 +37,9 @@ def test_crops_of_recipes_that_begin_with_nano_fit_its_tokens(path: Path):
         ("codec", {"warmup_steps": -1}, "learning_rate and warmup_steps must not be negative"),
     ],
 )
-def test_a_stage_that_could_not_run_is_refused_when_it_is_read(layout: str, changes: dict, message: str):
-    with pytest.raises(ConfigError, match=f"stage '{layout}': .*{message}"):
-        tiny_recipe(stage(layout, **changes))
+def test_a_stage_that_could_not_run_is_refused_when_it_is_read(objective: str, changes: dict, message: str):
+    with pytest.raises(ConfigError, match=f"stage '{objective}': .*{message}"):
+        tiny_recipe(stage(objective, **changes))
 
 
 def test_crops_that_do_not_fit_a_pretrained_model_are_refused_by_stage(tmp_path: Path):

@@ -9,12 +9,12 @@ import torch
 from medq_uni.config import ConfigError, Execution
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.model.medq import MedQ
-from medq_uni.pretrained import load_pretrained
-from medq_uni.train.adapters import MARK, add_lora, merged
+from medq_uni.pretrained.load import load_pretrained
+from medq_uni.train.export import publish
 from medq_uni.train.loop import train
+from medq_uni.train.lora import MARK, add_lora, merged
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.optimizer import IR_PREFIXES, choose_trainable, group_of
-from medq_uni.train.publish import publish
 from medq_uni.train.recipe import LoraConfig, StageConfig, TextMix, TrainConfig
 from tests.train.test_parallel import in_processes, losses
 
@@ -35,10 +35,10 @@ def fine_tuning(released: Path, **changes: object) -> TrainConfig:
     }
     pixels = {"flow": 1.0, "l1": 0.5, "ssim": 0.5}
     stages = (
-        StageConfig(name="one", layout="restore", trainable=("ir",), weights=LossWeights(**pixels), **values),
+        StageConfig(name="one", objective="restore", trainable=("ir",), weights=LossWeights(**pixels), **values),
         StageConfig(
             name="two",
-            layout="joint",
+            objective="joint",
             trainable=("ir", "iqa"),
             weights=LossWeights(**pixels, text=1.0),
             text=TextMix(generated=0.0),

@@ -1,0 +1,44 @@
+"""The root of every error that a user can cause, and what warnings and system errors say to people.
+
+Anything else that is raised is a fault of the package, and is never shown as if the user's file were to blame.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class MedQError(ValueError):
+    """What came cannot be used; the message says what came, what is needed and what to do."""
+
+
+class UnreadableImage(MedQError):  # noqa: N818
+    """A file that cannot be read as an image; the message says why and what to do."""
+
+
+class UnwritableImage(MedQError):  # noqa: N818
+    """An image that cannot be written as asked; the message says why and what to do."""
+
+
+class ImageWarning(UserWarning):
+    """Something about an image that was assumed or could not be found out."""
+
+
+def words_of(error: OSError) -> str:
+    """Return what the system says, and of which file; of a path the name alone, of a file that we hide none."""
+    name = Path(error.filename).name if isinstance(error.filename, str) else ""
+    words = error.strerror or type(error).__name__
+    return f"{name}: {words}" if name and not name.startswith(".medq-") else words
+
+
+@contextmanager
+def capture_warnings() -> Iterator[list[str]]:
+    """Collect what is warned of inside, each once, in the place of printing it; the list is filled at the end."""
+    warned: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield warned
+    warned += dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)

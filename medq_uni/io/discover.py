@@ -1,0 +1,202 @@
+"""Which files of a folder are images: DICOM by series, NIfTI, PNG and TIFF one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medq_uni.errors import UnreadableImage
+from medq_uni.io.provenance import SIDECAR_SUFFIX
+from medq_uni.taxonomy import Modality
+
+Format = Literal["dicom", "nifti", "png", "tiff"]
+SUFFIX_FORMATS: dict[str, Format] = {
+    ".nii.gz": "nifti",
+    ".nii": "nifti",
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".dcm": "dicom",
+    ".ima": "dicom",
+}
+MAGICS: tuple[tuple[bytes, Format], ...] = (
+    (b"\x89PNG", "png"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+)
+
+
+@dataclass(frozen=True)
+class ImageItem:
+    """One image of a folder; :func:`medq_uni.io.read_image` takes it in place of a path.
+
+    Attributes:
+        path: The file, or the folder that holds the series.
+        files: The files of the image, sorted by name.
+        format: What they are.
+        relative: Where the image belongs below the root, for a tree of results: that of the file,
+            or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    format: Format
+    relative: Path
+
+
+class NoImage(UnreadableImage):
+    """A sound DICOM object of another kind."""
+
+
+class FoundImages(list[ImageItem]):
+    """The images of a folder, with what was passed over.
+
+    Attributes:
+        skipped: (path, reason) of every other file.
+        broken: Those of them that are named like an image and cannot be read as one. A DICOM object that holds no
+            image, such as a report, is none of them.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[ImageItem] = (),
+        skipped: Iterable[tuple[Path, str]] = (),
+        broken: Iterable[tuple[Path, str]] = (),
+    ) -> None:
+        super().__init__(items)
+        self.skipped, self.broken = list(skipped), list(broken)
+
+
+def format_of(path: Path) -> Format | None:
+    """Return the format of a file by its first bytes, else by its suffix; None where both are silent."""
+    with path.open("rb") as file:
+        head = file.read(132)
+    if head[128:] == b"DICM":  # before the others: its preamble may look like a TIFF
+        return "dicom"
+    for magic, known in MAGICS:
+        if head.startswith(magic):
+            return known
+    name = path.name.lower()
+    for suffix, by_suffix in SUFFIX_FORMATS.items():
+        if name.endswith(suffix):
+            return by_suffix
+    # DICOM without preamble begins with an element of group 2 or 8, in either byte order
+    return "dicom" if head[:2] in (b"\x08\0", b"\0\x08", b"\x02\0") and len(head) == 132 else None
+
+
+def find_images(folder: str | Path) -> FoundImages:
+    """Return the images below a folder, sorted by place; links to folders are not followed.
+
+    Args:
+        folder: Root of the tree. Hidden files and ``*.medq.json`` are passed over silently.
+
+    Returns:
+        A list of :class:`ImageItem`, whose ``skipped`` says why other files are not in it.
+
+    Raises:
+        UnreadableImage: If the folder does not exist.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UnreadableImage(f"{root.name}: no such folder. Check the path.")
+    items: list[ImageItem] = []
+    skipped: list[tuple[Path, str]] = []
+    broken: list[tuple[Path, str]] = []
+    series: dict[str, list[Path]] = {}
+    for path in _files(root):
+        try:
+            kind = format_of(path)
+            if kind is None:
+                raise UnreadableImage(f"{path.name}: not an image. DICOM, NIfTI, PNG and TIFF are read.")
+            if kind == "dicom":
+                series.setdefault(_series_of(path), []).append(path)
+            else:
+                items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
+        except (UnreadableImage, OSError) as error:
+            is_foreign = isinstance(error, OSError)
+            reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
+            skipped.append((path, reason))
+            if path.name.lower().endswith(tuple(SUFFIX_FORMATS)) and not isinstance(error, NoImage):
+                broken.append((path, reason))
+    items += _series_items(root, series, [item.path for item in items])
+    return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
+
+
+def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
+    """Return the modality that an image's header states, and a key that is equal for images of one patient.
+
+    The key is a hash of the DICOM patient number, or of the study where there is none; other formats have neither.
+
+    Raises:
+        UnreadableImage: If the header cannot be read.
+    """
+    if item.format != "dicom":
+        return None, None
+    from medq_uni.io.dicom import MODALITIES
+    from medq_uni.io.dicom_pixels import parsing, read_dataset
+
+    with parsing(item.path.name):
+        header = read_dataset(item.files[0], header_only=True)
+        number = str(header.get("PatientID") or "") or str(header.get("StudyInstanceUID") or item.path)
+        modality = MODALITIES.get(str(header.get("Modality") or ""))
+    return modality, hashlib.sha256(number.encode()).hexdigest()[:12]
+
+
+def _files(root: Path) -> list[Path]:
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            path = Path(folder, name)
+            is_ours = name.endswith(SIDECAR_SUFFIX)
+            if not name.startswith(".") and not is_ours and _may_be_file(path):
+                found.append(path)
+    return sorted(found)
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # opening it will say why
+        return True
+
+
+def _series_of(path: Path) -> str:
+    """Return what tells the series of an image file apart: its UID, and the file if multi-frame."""
+    from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
+
+    with parsing(path.name):
+        header = read_dataset(path, header_only=True)
+        if not header.get("Rows") or not header.get("Columns"):
+            media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+            kind = header.get("SOPClassUID") or media
+            is_another_kind = kind and "Image Storage" not in uid_name(kind)
+            refusal = NoImage if is_another_kind else UnreadableImage
+            raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
+        uid = str(header.get("SeriesInstanceUID") or path)
+        return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
+
+
+def _series_items(root: Path, series: dict[str, list[Path]], others: Sequence[Path]) -> list[ImageItem]:
+    """Return one item per series; a lone file stays a file, more become their folder, if nothing else lies in it."""
+    folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in series.items()}
+    lone = (files[0] for files in series.values() if len(files) == 1)
+    shared = (folders[key] for key, files in series.items() if len(files) > 1)
+    holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
+    items = []
+    for key, files in series.items():
+        folder = folders[key]
+        if len(files) == 1:
+            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root)))
+            continue
+        relative = folder.relative_to(root)
+        if holds[folder] > 1 or folder == root:
+            relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        items.append(ImageItem(folder, tuple(files), "dicom", relative))
+    return items

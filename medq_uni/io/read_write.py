@@ -1,0 +1,201 @@
+"""The three calls that everything else uses: read an image, read every series, write an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medq_uni.errors import UnreadableImage, UnwritableImage
+from medq_uni.files import check_target
+from medq_uni.image import MedicalImage
+from medq_uni.io.discover import Format, FoundImages, ImageItem, find_images, format_of
+from medq_uni.io.provenance import IMAGE_SUFFIXES, Derivation
+from medq_uni.taxonomy import Modality
+
+
+def read_image(path: str | Path | ImageItem, *, modality: Modality | None = None) -> MedicalImage:
+    """Read one image in physical units, with its place in space (RAS+).
+
+    CT is in HU, PET in SUV (by body weight) where the header allows and Bq/ml with a warning where
+    not, all else in arbitrary units.
+
+    Args:
+        path: DICOM file (one or many frames), folder with one DICOM series, NIfTI, PNG or TIFF file,
+            or an item of :func:`find_images`. The order of names in a folder plays no part.
+        modality: Overrides what the header says. Without either, the image has none.
+
+    Raises:
+        UnreadableImage: If it is not one readable image; the message says what to do. It names files
+            and tags, never the values of tags.
+
+    Warns:
+        ImageWarning: What had to be assumed, or could not be found out.
+    """
+    if isinstance(path, ImageItem):
+        return _read(path.format, list(path.files), path.relative.name or path.path.name, modality)
+    path = Path(path)
+    if path.is_dir():
+        item = _only_series(path, find_images(path))
+        return _read("dicom", list(item.files), path.name, modality)
+    try:
+        if not path.is_file():
+            raise UnreadableImage(f"{path.name}: no such file or folder. Check the path.")
+        if path.stat().st_size == 0:
+            raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
+        kind = format_of(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage(
+            f"{path.name}: cannot be opened ({type(error).__name__}). Check its permissions."
+        ) from None
+    if kind is None:
+        raise UnreadableImage(f"{path.name}: not an image. Pass DICOM, NIfTI, PNG or TIFF.")
+    return _read(kind, [path], path.name, modality)
+
+
+def read_series(folder: str | Path, *, modality: Modality | None = None) -> Iterator[MedicalImage]:
+    """Yield every DICOM series below a folder, one image each, in the order of :func:`find_images`.
+
+    Args:
+        folder: Root of the tree; other formats in it are passed over.
+        modality: Overrides what the headers say.
+
+    Raises:
+        UnreadableImage: If a series cannot be read, or there is none.
+    """
+    found = [item for item in find_images(folder) if item.format == "dicom"]
+    if not found:
+        raise UnreadableImage(f"{Path(folder).name}: no DICOM image in this folder. Check the path.")
+    for item in found:
+        yield read_image(item, modality=modality)
+
+
+def write_image(
+    image: MedicalImage,
+    path: str | Path,
+    *,
+    derivation: Derivation | None = None,
+    overwrite: bool = False,
+    series_number_offset: int = 1,
+) -> None:
+    """Write an image, whole or not at all, in the form of its source and the format of the name.
+
+    Args:
+        image: Image in physical units, with the source that it was read with.
+        path: ``.dcm``, or a name without a suffix for a folder with a DICOM series (both need a DICOM
+            source); ``.nii`` or ``.nii.gz``; ``.png`` (one slice); ``.tif`` or ``.tiff``.
+        derivation: How the image was made; decides the UIDs of a DICOM series.
+        overwrite: Whether an existing target may be replaced. The source never is.
+        series_number_offset: DICOM SeriesNumber = original * 100 + this.
+
+    Raises:
+        UnwritableImage: If the target is the source, exists, or cannot hold this image.
+    """
+    path = Path(path)
+    kind = check_writable(image, path, overwrite=overwrite)
+    if kind == "dicom":
+        from medq_uni.io.dicom_write import write_dicom
+
+        write_dicom(image, path, derivation=derivation, series_number_offset=series_number_offset)
+    elif kind == "nifti":
+        from medq_uni.io.nifti import write_nifti
+
+        write_nifti(image, path, derivation=derivation)
+    elif kind == "png":
+        from medq_uni.io.raster import write_png
+
+        write_png(image, path, derivation=derivation)
+    else:
+        from medq_uni.io.raster import write_tiff
+
+        write_tiff(image, path, derivation=derivation)
+
+
+def check_writable(image: MedicalImage, path: Path, *, overwrite: bool = False) -> Format:
+    """Return the format that :func:`write_image` would write, or refuse what it would refuse, before any work is done.
+
+    Args:
+        image: Image of the form that will be written; its voxels may still change.
+        path: Target.
+        overwrite: Whether an existing target may be replaced.
+
+    Raises:
+        UnwritableImage: If the target is the source, exists, or cannot hold this image.
+    """
+    kind = target_format(path)
+    if kind == "dicom" and path.suffix == "" and path.is_file():
+        raise UnwritableImage(f"{path.name}: is a file, but a series needs a folder. Choose another name.")
+    if path.suffix and path.is_dir():
+        raise UnwritableImage(f"{path.name}: is a folder, but a file is to be written. Choose another name.")
+    check_target(path, sources=getattr(image.source, "paths", ()), overwrite=overwrite)
+    if kind == "dicom":
+        from medq_uni.io.dicom_write import own_frames
+
+        own_frames(image, path)
+    elif kind == "png" and image.shape[0] != 1:
+        raise UnwritableImage(
+            f"{path.name}: a PNG holds one slice, this image has {image.shape[0]}. "
+            "Write .tif or .nii.gz, or one image.slice_at(z) at a time."
+        )
+    return kind
+
+
+def _read(kind: Format, paths: list[Path], name: str, modality: Modality | None) -> MedicalImage:
+    if kind == "dicom":
+        from medq_uni.io.dicom import read_dicom
+
+        return read_dicom(paths, name=name, modality=modality)
+    if kind == "nifti":
+        from medq_uni.io.nifti import read_nifti
+
+        return read_nifti(paths[0], modality=modality)
+    if kind == "png":
+        from medq_uni.io.raster import read_png
+
+        return read_png(paths[0], modality=modality)
+    from medq_uni.io.raster import read_tiff
+
+    return read_tiff(paths[0], modality=modality)
+
+
+def _only_series(folder: Path, found: FoundImages) -> ImageItem:
+    """Return the one DICOM series of a folder.
+
+    Raises:
+        UnreadableImage: If there is none, or several; the message counts them.
+    """
+    series = [item for item in found if item.format == "dicom"]
+    if not series:
+        others = f"{len(found)} other image files; pass one of them" if found else "no image at all"
+        reason = f" First file passed over: {found.skipped[0][1]}" if found.skipped else ""
+        raise UnreadableImage(f"{folder.name}: no DICOM series, {others}.{reason}")
+    if len(series) > 1:
+        listing = ", ".join(f"{item.relative.name} ({len(item.files)} files)" for item in series[:8])
+        more = ", ..." if len(series) > 8 else ""
+        raise UnreadableImage(
+            f"{folder.name}: holds {len(series)} DICOM series: {listing}{more}. Pass the folder or file of "
+            "one, or choose with find_images(folder), or read all with read_series(folder)."
+        )
+    return series[0]
+
+
+def target_format(path: Path) -> Format:
+    """Return the format that a name asks for.
+
+    Raises:
+        UnwritableImage: If it asks for none that can be written.
+    """
+    name = path.name.lower()
+    if path.suffix == "" or name.endswith(".dcm"):
+        return "dicom"
+    if name.endswith((".nii", ".nii.gz")):
+        return "nifti"
+    if name.endswith(".png"):
+        return "png"
+    if name.endswith((".tif", ".tiff")):
+        return "tiff"
+    raise UnwritableImage(
+        f"{path.name}: cannot tell the format. The name must end in {', '.join(IMAGE_SUFFIXES)}, "
+        "or have no suffix for a DICOM folder."
+    )

@@ -1,0 +1,1 @@
+"""Restorers under test, and the slices that they are tested on."""

@@ -1,0 +1,84 @@
+"""Restorers made of a function, cases and safety cases for the tests of several folders."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from medq_uni.data.pairs import PairsConfig
+from medq_uni.describers.describers import truth_of
+from medq_uni.description import QualityDescription
+from medq_uni.image import MedicalImage
+from medq_uni.pipeline import Restorer
+from medq_uni.safety.output_cache import OutputCache, SafetyCase, SafetySettings, safety_cases_of
+from medq_uni.systems.cases import Case, drawn_cases
+from medq_uni.systems.system import Output
+from medq_uni.taxonomy import Severity
+from tests.chat import ChatServer
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return list(drawn_cases(PairsConfig(count=20, seed=5, phantom_sizes=(64,), grades=tuple(Severity))))
+
+
+@pytest.fixture(scope="module")
+def truths(cases: list[Case]) -> list[QualityDescription]:
+    return [truth_of(case) for case in cases]
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Restorer:
+    return Restorer.from_pretrained("nano", device="cpu")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def chat() -> Iterator[ChatServer]:
+    """A server that has one model, answers nothing until told what, and records what it was asked."""
+    server = ChatServer(lambda request: (503, {}, b"busy"))
+    yield server
+    server.stop()
+
+
+SMALL = SafetySettings(
+    size_px=128, per_grade=1, lesion_radii_px=(3.0, 5.0), edge_radius_px=9.0, roi_px=16, shift_count=1
+)
+
+
+@dataclass
+class Simple:
+    """A system made of a function."""
+
+    function: Callable[[Case], MedicalImage]
+    name: str = "simple"
+    identity: str = "one"
+    parameters: int = 0
+    calls: int = 0
+
+    def restore(self, case: Case) -> Output:
+        self.calls += 1
+        return Output(self.function(case))
+
+
+@pytest.fixture(scope="session")
+def safety_cases() -> list[SafetyCase]:
+    return safety_cases_of(SMALL)
+
+
+@pytest.fixture
+def oracle() -> OutputCache:
+    return OutputCache(Simple(lambda case: case.reference, "oracle"))
+
+
+@pytest.fixture
+def unchanged() -> OutputCache:
+    return OutputCache(Simple(lambda case: case.degraded, "unchanged"))
