@@ -36,7 +36,7 @@ from medq_uni.preprocess import (
     to_tensor,
 )
 from medq_uni.pretrained.load import Pretrained, load_pretrained
-from medq_uni.result import RESEARCH_USE, Restoration, targets_of
+from medq_uni.result import Restoration, targets_of
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-__all__ = ["RESEARCH_USE", "CannotAssess", "Restoration", "RestoreSettings", "Restorer"]
+__all__ = ["CannotAssess", "Restoration", "RestoreSettings", "Restorer"]
 
 
 @dataclass(frozen=True, kw_only=True)

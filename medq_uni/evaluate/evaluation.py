@@ -16,7 +16,7 @@ from medq_uni.evaluate.page import write_page
 from medq_uni.evaluate.runner import Progress, Record, pictured, reference_pictures, run_system, slug
 from medq_uni.evaluate.tables import Harm, Row, as_csv, harm, rows_by
 from medq_uni.files import write_text
-from medq_uni.result import RESEARCH_USE
+from medq_uni.notice import NOTICE
 from medq_uni.safety.checks import run_safety
 from medq_uni.safety.output_cache import SafetySettings
 from medq_uni.systems.benchmark import Benchmark
@@ -83,7 +83,7 @@ def evaluate(
     tables = {benchmark.name: _tables(found[benchmark.name], against) for benchmark in benchmarks}
     results = {
         "software": f"medq-uni {__version__}",
-        "notice": RESEARCH_USE,
+        "notice": NOTICE,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "against": against,
         "systems": [_system(entry) for entry in _with_costs(entries, progress("costs") if progress else None)],
