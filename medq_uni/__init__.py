@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "MedicalImage": "medq_uni.image",
     "QualityDescription": "medq_uni.description",
-    "Restoration": "medq_uni.pipeline",
+    "Restoration": "medq_uni.result",
     "RestoreSettings": "medq_uni.pipeline",
     "Restorer": "medq_uni.pipeline",
-    "read_image": "medq_uni.io",
+    "read_image": "medq_uni.io.read_write",
 }
 
 

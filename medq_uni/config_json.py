@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medq_uni.config import ConfigError
+from medq_uni.files import read_text
 
 T = TypeVar("T")
 
@@ -85,13 +86,14 @@ def read_json(cls: type[T], path: str | Path, *, where: str) -> T:
 
     Raises:
         ConfigError: If the file is missing, or as :func:`from_json`.
+        MedQError: If it is no text.
     """
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder. Give one recipe file, such as those in {where}.")
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in {where}.")
-    return from_json(cls, path.read_text(encoding="utf-8"))
+    return from_json(cls, read_text(path))
 
 
 def _nested_dataclasses(cls: Any, seen: set[type]) -> set[type]:

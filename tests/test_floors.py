@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
-    {"taxonomy", "errors"},
-    {"image", "description", "config"},
-    {"config_json", "files"},
+    {"taxonomy", "errors", "notice", "threads"},
+    {"image", "description", "config", "files"},
+    {"config_json"},
     {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures"},
     {"io", "physics", "preprocess"},
     {"data", "model", "result", "scoring"},
