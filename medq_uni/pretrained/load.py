@@ -87,7 +87,7 @@ class Pretrained:
     @property
     def sampler(self) -> SamplerConfig:
         """How it is sampled where nobody says otherwise."""
-        return SamplerConfig(**self.card.get("sampler", {}))
+        return from_json(SamplerConfig, json.dumps(self.card.get("sampler", {})))
 
     @property
     def uncertainty_scale(self) -> dict[str, float]:

@@ -163,7 +163,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(dataset: Path, place: str, ch
     chat.reply = reply
     words = ["annotate", "draft", str(dataset), "--describer", chat.url, "--store", place, "--threads", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from medq_uni.cli import main; main()", *words], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", "from medq_uni.cli.main import main; main()", *words], stderr=subprocess.DEVNULL
     )
     for _ in range(4):
         assert seen.acquire(timeout=60)

@@ -89,11 +89,12 @@ def test_a_killed_build_goes_on_to_the_same_bytes(built: Path, tmp_path: Path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(asdict(RECIPE)))
     folder = tmp_path / "killed"
-    code = "from medq_uni.cli import main; main()"
+    code = "from medq_uni.cli.main import main; main()"
     command = [sys.executable, "-c", code, "dataset", "build", str(recipe), "-o", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (folder / "train-000001.tar").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "the build ended before it was killed"
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
