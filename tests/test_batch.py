@@ -15,7 +15,7 @@ from medq_uni.data.phantoms import phantom as drawn_phantom
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.io.provenance import sidecar_path
 from medq_uni.io.read_write import read_image, write_image
-from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 FORCE = RestoreSettings(force=True, allow_ood=True)
