@@ -116,7 +116,7 @@ def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, P
 def _is_of_another(place: Path) -> bool:
     """Return whether there is a record in the place of that of an image, and it is of something else."""
     record = _record(place)
-    is_ours = provenance_of(record) is not None and record.get("image", place.name) == place.name
+    is_ours = bool(record.keys() & {"provenance", "settings"}) and record.get("image", place.name) == place.name
     return sidecar_path(place).exists() and not is_ours
 
 

@@ -82,9 +82,8 @@ class Provenance:
         try:
             given = {_OLD_KEYS.get(key, key): value for key, value in values.items()}
             own = {name: given.pop(name) for name in ("assessment", "ood_score", "strength")}
-            sampler = dict(given.pop("sampler"))
-            sampler["guidance_interval"] = tuple(sampler["guidance_interval"])
-            return cls(options=RunOptions(**given, sampler=SamplerConfig(**sampler)), **own)
+            sampler = SamplerConfig.from_dict(given.pop("sampler"))
+            return cls(options=RunOptions(**given, sampler=sampler), **own)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MedQError(f"not the provenance of a restoration: {type(error).__name__} {error}.") from error
 

@@ -167,7 +167,7 @@ def test_a_source_that_cannot_be_read_again_does_not_stop_the_others(
     for name in ("one.nii.gz", "two.nii.gz"):
         write_image(SLICE, source / name)
     results(restorer, source, target)
-    (target / "two.medq.json").write_text(json.dumps({"settings": [], "maps": 1, "source": None}))
+    (target / "two.medq.json").write_text(json.dumps({"provenance": [], "maps": 1, "source": None}))
 
     def gone(files: object) -> str:
         raise OSError(errno.EIO, "Input/output error", str(source / "one.nii.gz"))

@@ -88,7 +88,7 @@ class Pretrained:
     @property
     def sampler(self) -> SamplerConfig:
         """How it is sampled where nobody says otherwise."""
-        return SamplerConfig(**self.card.get("sampler", {}))
+        return SamplerConfig.from_dict(self.card.get("sampler", {}))
 
     @property
     def uncertainty_scale(self) -> dict[str, float]:
