@@ -75,7 +75,9 @@ class Assessor:
 
     def _describe(self, views: Tensor, modality: Modality | None, question: str) -> list[QualityDescription]:
         """Return one description per slice, mildest first."""
-        written = [self.inference.describe(one, [modality], question=question, looks=True)[0] for one in views.split(1)]
+        written = [
+            self.inference.describe(one, [modality], question=question, looks=True)[0] for one in torch.split(views, 1)
+        ]
         looks = {one.looks_like for one in written}
         if modality is not None and modality not in looks:
             seen = " or ".join(sorted(str(look).upper() for look in looks))

@@ -346,7 +346,7 @@ def as_views(x: Float[Tensor, "B C H W"], scaling: Scaling | Sequence[Scaling]) 
     if x.shape[1] == 2:
         return x
     if not isinstance(scaling, Scaling):
-        return torch.cat([as_views(one, own) for one, own in zip(x.split(1), scaling, strict=True)])
+        return torch.cat([as_views(one, own) for one, own in zip(torch.split(x, 1), scaling, strict=True)])
     wide = x.mean(1)
     return scaling.to_views((wide + 1) / 2 * (scaling.high - scaling.low) + scaling.low)
 

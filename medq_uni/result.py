@@ -70,7 +70,8 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types, the options among the rest."""
         found = asdict(self)
-        return json.loads(json.dumps(found.pop("options") | found))
+        plain: dict[str, Any] = json.loads(json.dumps(found.pop("options") | found))
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
