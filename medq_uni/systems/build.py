@@ -25,7 +25,7 @@ from medq_uni.systems.system import Output, System
 
 INPUT = "degraded input"
 UNIMEDVL = "General-Medical-AI/UniMedVL"
-Variant = Literal["", "forced", "expert-bypassed", "path-off", "codec-only"]
+Variant = Literal["", "forced", "expert-bypassed", "no-skip", "codec-only"]
 VARIANTS: dict[str, Variant] = {name: name for name in get_args(Variant) if name}
 
 
@@ -56,7 +56,7 @@ def read_specs(texts: Sequence[str], device: str | None = None) -> list[SystemSp
     Args:
         texts: ``input``; ``bilateral``, ``tv``, ``nlm``, ``wavelet``, ``bm3d`` or ``classical`` for all of them;
             ``unimedvl``; ``nano``, a folder of weights, that of a baseline too, or OWNER/NAME; a model also with
-            ``:forced`` (good images too), ``:expert-bypassed``, ``:path-off`` or ``:codec-only`` behind it.
+            ``:forced`` (good images too), ``:expert-bypassed``, ``:no-skip`` or ``:codec-only`` behind it.
             ``TITLE=`` before a name sets its title.
         device: Where models compute.
 
@@ -182,9 +182,9 @@ class Model:
             return Output(self._decoded(case, of_reference=False))
         if self.variant == "codec-only":
             return Output(self._decoded(case, of_reference=True))
-        is_forced = self.variant in ("forced", "path-off")
+        is_forced = self.variant in ("forced", "no-skip")
         settings = RestoreSettings(force=True) if is_forced else None
-        found = self.restorer.restore(case.degraded, settings=settings, use_fidelity=self.variant != "path-off")
+        found = self.restorer.restore(case.degraded, settings=settings, use_fidelity=self.variant != "no-skip")
         return Output(found.restored, found.uncertainty, found.description)
 
     @torch.inference_mode()
