@@ -14,7 +14,7 @@ FLOORS = (
     {"config_json", "files"},
     {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures", "csv_text"},
     {"io", "physics", "preprocess"},
-    {"data", "model", "result", "scoring"},
+    {"data", "model", "result", "scoring", "display"},
     {"baselines"},
     {"pretrained"},
     {"inference"},
