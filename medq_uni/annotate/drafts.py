@@ -59,8 +59,7 @@ def draft_images(
         MedQError: If records are asked for, and the images come from a folder, which has none.
         StoreError: If the store cannot be written, for example because the disk is full; what was drafted is kept.
     """
-    if isinstance(describer, RecordDescriber) and not isinstance(source, DatasetImages):
-        raise MedQError("these images have no degradation records; only a dataset has. Use another --describer.")
+    _check_records(describer, source)
     keys = pending_keys(store, source, round)
     kept = sum(1 for _ in source.records()) - len(keys)
     keys = keys[:limit]
@@ -98,6 +97,11 @@ def draft_images(
                 break
     undrafted = set(store.undrafted(round))
     return DraftReport(sum(key not in undrafted for key in keys), kept, tuple(failed), stopped)
+
+
+def _check_records(describer: Describer, source: ImageSource) -> None:
+    if isinstance(describer, RecordDescriber) and not isinstance(source, DatasetImages):
+        raise MedQError("these images have no degradation records; only a dataset has. Use another --describer.")
 
 
 def subject_of(store: Store, source: ImageSource, key: str) -> Subject:

@@ -80,11 +80,10 @@ def draft(
     with clear_errors(), open_store(dataset, store, create=True) as opened, ExitStack() as stack:
         from medq_uni.annotate.drafts import draft_images, pending_keys
         from medq_uni.annotate.images import open_source
+        from medq_uni.describers.record import RecordDescriber
 
         source = open_source(dataset, modality=modality, slices=slices)
         if describer == "record":
-            from medq_uni.describers.record import RecordDescriber
-
             chosen: Describer = RecordDescriber()
         elif describer == "nano":
             from medq_uni.describers.model import ModelDescriber

@@ -10,6 +10,8 @@ import typer
 from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from medq_uni.evaluate.page import Section
 
 
@@ -54,8 +56,7 @@ def evaluate(
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
-        for line in (f"{one.name}: {line}" for one in found for line in one.unreadable):
-            typer.echo(f"warning: {line}; it is left out", err=True)
+        _warn(f"{one.name}: {line}; it is left out" for one in found for line in one.unreadable)
         settings = SafetySettings(
             sources=tuple(source or ()),
             per_grade=safety_phantoms,
@@ -68,12 +69,16 @@ def evaluate(
             checked = run_safety(done.systems, settings, output, progress("safety"))
             sections.append(_safety_section(checked))
         results = write_evaluation(done, output, more={"safety": checked}, sections=sections)
-    for line in _missing(results):
-        typer.echo(f"warning: {line}", err=True)
+    _warn(_missing(results))
     typer.echo(summary(results), nl=False)
     typer.echo(f"\n{output / 'report.html'}")
     if _missing(results):
         raise typer.Exit(SOME_FAILED)
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
 
 
 def _safety_section(checked: dict[str, Any]) -> Section:

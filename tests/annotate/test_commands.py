@@ -163,7 +163,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(dataset: Path, place: str, ch
     chat.reply = reply
     words = ["annotate", "draft", str(dataset), "--describer", chat.url, "--store", place, "--threads", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from medq_uni.cli import main; main()", *words], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", "from medq_uni.cli.main import main; main()", *words], stderr=subprocess.DEVNULL
     )
     for _ in range(4):
         assert seen.acquire(timeout=60)
@@ -262,7 +262,7 @@ def test_the_command_line_answers_without_the_libraries_of_annotation():
     code = (
         "import sys\n"
         "for name in ('sqlalchemy', 'alembic', 'openai', 'fastapi', 'argon2'): sys.modules[name] = None\n"
-        "from medq_uni.cli import app\napp()"
+        "from medq_uni.cli.main import app\napp()"
     )
 
     def run(*words: str) -> subprocess.CompletedProcess:

@@ -121,4 +121,5 @@ def test_the_estimate_counts_every_question_with_its_examples(connect, subjects:
     assert (many.questions, many.tokens_in) == (10, 10 * plain.estimate(subjects[:1]).tokens_in)
     example = Example("other", subjects[0].image, truths[0])
     shown = ChatDescriber(plain.chat, plain._memory, examples=lambda key, modality: [example])
-    assert shown.estimate(subjects[:1]).tokens_in == tokens_of(messages_for(subjects[0].image, [example], may_refuse=True))
+    wanted = tokens_of(messages_for(subjects[0].image, [example], may_refuse=True))
+    assert shown.estimate(subjects[:1]).tokens_in == wanted
