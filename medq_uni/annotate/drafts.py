@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 from medq_uni.annotate.images import DatasetImages, ImageSource
 from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.data.shards import records_of
 from medq_uni.describers.client import BudgetSpent, in_order
-from medq_uni.describers.describer import PATIENCE, Answer, Describer, Subject
+from medq_uni.describers.describer import PATIENCE, Answer, Describer, Outcome, Subject
 from medq_uni.describers.record import RecordDescriber, recorded
 from medq_uni.description import QualityDescription
 from medq_uni.errors import MedQError
@@ -63,8 +63,6 @@ def draft_images(
     keys = pending_keys(store, source, round)
     kept = sum(1 for _ in source.records()) - len(keys)
     keys = keys[:limit]
-    failed: list[tuple[str, str]] = []
-    unanswered, stopped = 0, ""
 
     def draft(key: str) -> Answer:
         answer = describer(subject_of(store, source, key))
@@ -72,31 +70,47 @@ def draft_images(
             store.add_draft(key, round, describer.name, answer.description)
         return answer
 
+    tally = _Tally()
     ahead = 1 if describer.threads == 1 else 2 * describer.threads  # one slow image does not let the others wait
     with ThreadPoolExecutor(describer.threads) as pool:
         for number, (key, future) in enumerate(in_order(pool, draft, keys, ahead), start=1):
-            try:
-                answer = future.result()
-                unanswered = 0 if answer.is_final else unanswered + 1
-                if answer.description is None:
-                    failed.append((key, answer.reason))
-                if answer.warning:
-                    warnings.warn(answer.warning, stacklevel=2)
-            except StoreError:
-                raise
-            except BudgetSpent as error:
-                stopped = str(error)
-            except (MedQError, OSError) as error:
-                unanswered = 0
-                failed.append((key, str(error)))
-            if unanswered == PATIENCE:
-                stopped = f"stopped: {PATIENCE} images in a row got no answer. {failed[-1][1]}"
+            tally.count(key, future)
             if progress is not None:
                 progress(number, len(keys))
-            if stopped:
+            if tally.stopped:
                 break
     undrafted = set(store.undrafted(round))
-    return DraftReport(sum(key not in undrafted for key in keys), kept, tuple(failed), stopped)
+    drafted = sum(key not in undrafted for key in keys)
+    return DraftReport(drafted, kept, tuple(tally.failed), tally.stopped)
+
+
+@dataclass
+class _Tally:
+    """What came of the images so far."""
+
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    unanswered: int = 0
+    """Images in a row that a server left without any answer."""
+    stopped: str = ""
+
+    def count(self, key: str, future: Future[Answer]) -> None:
+        """Note what came of an image, and whether the run has to stop."""
+        try:
+            answer = future.result()
+        except StoreError:
+            raise
+        except BudgetSpent as error:
+            self.stopped = str(error)
+            return
+        except (MedQError, OSError) as error:
+            answer = Answer(Outcome.FAILED, reason=str(error))
+        self.unanswered = 0 if answer.is_final else self.unanswered + 1
+        if answer.description is None:
+            self.failed.append((key, answer.reason))
+        if answer.warning:
+            warnings.warn(answer.warning, stacklevel=3)
+        if self.unanswered == PATIENCE:
+            self.stopped = f"stopped: {PATIENCE} images in a row got no answer. {answer.reason}"
 
 
 def _check_records(describer: Describer, source: ImageSource) -> None:

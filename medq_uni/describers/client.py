@@ -233,7 +233,7 @@ class ChatClient:
         def run() -> None:
             try:
                 answer.set_result(self._request(messages, schema))
-            except BaseException as error:  # raised again where it is waited for
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 answer.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
@@ -283,7 +283,7 @@ class ChatClient:
 
     def _wait(self, attempt: int, reply: _Reply) -> float:
         """Return the seconds until the next attempt: doubling, with a random part that keeps threads out of step."""
-        wait = self.config.backoff_s * 2**attempt * (1 + 0.25 * random.random())
+        wait: float = self.config.backoff_s * 2**attempt * (1 + 0.25 * random.random())
         return min(max(wait, reply.wait_s), MAX_WAIT_S)
 
     def _only_model(self) -> str:

@@ -130,7 +130,7 @@ def run_job(job: Job) -> list[SliceRecord]:
             if index in job.pictures:
                 write_bytes(job.pictures[index], picture(output, case.reference))
             record = replace(record, scores=found, is_unchanged=same)
-        except Exception as error:  # whatever a system does, the slice is counted
+        except Exception as error:  # noqa: BLE001 - whatever a system does, the slice is counted
             record = replace(record, error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
         records.append(record)
     return records

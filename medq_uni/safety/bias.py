@@ -99,7 +99,8 @@ def hot_regions(truth: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
     least = HOT_TIMES * float(np.median(truth[body]))
     regions: list[np.ndarray] = []
     taken = np.zeros_like(body)
-    for row, column in peak_local_max(smooth, min_distance=HOT_DISTANCE_PX, threshold_abs=least):
+    peaks = peak_local_max(smooth, min_distance=HOT_DISTANCE_PX, threshold_abs=least)  # type: ignore[no-untyped-call]
+    for row, column in peaks:
         if taken[row, column] or len(regions) == MOST_HOT:
             continue
         labels, _ = ndimage.label(truth >= ISOCONTOUR * smooth[row, column])
@@ -117,7 +118,7 @@ def _tissue_classes(truth: np.ndarray, body: np.ndarray) -> tuple[np.ndarray, np
     nothing = np.zeros_like(body)
     if len(np.unique(truth[body])) <= RATIO_CLASSES:
         return nothing, nothing
-    low, high = threshold_multiotsu(truth[body], classes=RATIO_CLASSES)
+    low, high = threshold_multiotsu(truth[body], classes=RATIO_CLASSES)  # type: ignore[no-untyped-call]
     return _core(body & (truth >= low) & (truth < high)), _core(body & (truth >= high))
 
 

@@ -193,7 +193,7 @@ class OutputCache:
     def _outcome(self, restore: Callable[[], Output], like: MedicalImage) -> Output | str:
         try:
             output = restore()
-        except Exception as error:  # whatever a system raises is a finding about it
+        except Exception as error:  # noqa: BLE001 - whatever a system raises is a finding about it
             return f"{type(error).__name__}: {error}"[:LONGEST_REASON]
         if output.image.shape != like.shape:
             return f"the output has shape {output.image.shape}, the input {like.shape}"
