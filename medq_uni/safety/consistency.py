@@ -13,8 +13,8 @@ from medq_uni.image import MedicalImage
 from medq_uni.physics import ct, mri, pet
 from medq_uni.physics.degrade import slice_generator
 from medq_uni.physics.effect import foreground
-from medq_uni.physics.operators import Radon
-from medq_uni.safety.output_cache import PHANTOMS, OutputCache, Row, SafetyCase, SafetySettings, degraded_only
+from medq_uni.physics.operators import Cartesian, Radon
+from medq_uni.safety.output_cache import PHANTOMS, Measurement, OutputCache, SafetyCase, SafetySettings, degraded_only
 from medq_uni.taxonomy import Task
 
 BODY_MARGIN_PX = 3
@@ -25,7 +25,9 @@ Misfit = Callable[[Tensor], float]
 """From an image (H, W) to its misfit; 0 for the truth."""
 
 
-def check_consistency(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Row]:
+def check_consistency(
+    outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
+) -> list[Measurement]:
     """Return the misfit of every degraded phantom whose measurement can be replayed, of output and input.
 
     MR undersampling also has the shares of the change that was made, and of the error that is left, that lie in the
@@ -35,7 +37,7 @@ def check_consistency(trials: OutputCache, safety_cases: Sequence[SafetyCase], s
     for safety_case in degraded_only(safety_cases, PHANTOMS):
         if safety_case.pair.task not in _MISFIT or len(safety_case.pair.records) > 1:
             continue
-        output = trials.output(safety_case)
+        output = outputs.output(safety_case)
         if output is None:
             continue
         misfit = _MISFIT[safety_case.pair.task](safety_case)
@@ -142,7 +144,7 @@ def _turned(safety_case: SafetyCase, image: Tensor) -> Tensor:
     return image if int(safety_case.pair.records[0].params["phase_axis"]) == 1 else image.T
 
 
-def _acquisition(safety_case: SafetyCase) -> mri.Cartesian:
+def _acquisition(safety_case: SafetyCase) -> Cartesian:
     record = safety_case.pair.records[0]
     shape = _turned(safety_case, _slice(safety_case.pair.reference)).shape
     return mri.acquisition(shape, params=record.params, generator=slice_generator(record, 0))

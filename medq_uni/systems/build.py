@@ -124,7 +124,7 @@ def build(spec: SystemSpec) -> System:
             return _baseline(spec)
         kind = Model if spec.variant else ToldModel
         return kind(spec, _restorer(spec.source, spec.device))
-    except (ValueError, OSError, MemoryError) as error:
+    except (MedQError, OSError, MemoryError) as error:
         raise NotRun(str(error).splitlines()[0]) from error
 
 

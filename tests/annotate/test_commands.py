@@ -163,7 +163,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(dataset: Path, place: str, ch
     chat.reply = reply
     words = ["annotate", "draft", str(dataset), "--describer", chat.url, "--store", place, "--threads", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from medq_uni.cli import main; main()", *words], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", "from medq_uni.cli.main import main; main()", *words], stderr=subprocess.DEVNULL
     )
     for _ in range(4):
         assert seen.acquire(timeout=60)
@@ -196,7 +196,7 @@ def test_what_costs_or_leaves_the_machine_is_asked_for(dataset: Path, place: str
     text = medq("draft", dataset, *paid, "--max-cost", 0.001, "--yes", code=BAD_INPUT)
     assert "above --max-cost" in text
     assert chat.requests == []
-    monkeypatch.setattr("medq_uni.describers.chat._LOOPBACK", ())
+    monkeypatch.setattr("medq_uni.describers.client._LOOPBACK", ())
     text = medq("draft", dataset, "--describer", chat.url, *at, typed="n\n", code=1)
     assert "The images LEAVE this machine" in text
     assert chat.requests == []
@@ -262,7 +262,7 @@ def test_the_command_line_answers_without_the_libraries_of_annotation():
     code = (
         "import sys\n"
         "for name in ('sqlalchemy', 'alembic', 'openai', 'fastapi', 'argon2'): sys.modules[name] = None\n"
-        "from medq_uni.cli import app\napp()"
+        "from medq_uni.cli.main import app\napp()"
     )
 
     def run(*words: str) -> subprocess.CompletedProcess:

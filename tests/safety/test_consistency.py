@@ -26,7 +26,7 @@ def test_a_noisy_image_follows_the_noise_and_a_blurred_one_contradicts_the_rays(
         return case.reference.with_voxels(gaussian_filter(case.reference.voxels, (0, 2, 2)))
 
     for row in check_consistency(OutputCache(Simple(blurred)), safety_cases, SMALL):
-        assert row["misfit"] > 0, row["scene"]
+        assert row["misfit"] > 0, row["case"]
         if row["task"] == "ct-low-dose":
             assert row["misfit_of_input"] < 0 < row["misfit"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medq_uni.annotate.views import Window, png_of, windows_of
+from medq_uni.display import Window, png_of, windows_of
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality
 

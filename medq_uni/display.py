@@ -1,4 +1,4 @@
-"""Slices as pictures of 8 bits, windowed the way that readers of the modality look at them."""
+"""Slices as pictures of 8 bits, windowed as readers of the modality look at them."""
 
 from __future__ import annotations
 
