@@ -18,7 +18,8 @@ import torch
 from medq_uni.data.dataset import DatasetRecipe, build_dataset
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.phantoms import draw_phantom
-from medq_uni.physics.degrade import apply_records, degrade, draw_record, methods_of
+from medq_uni.physics.degrade import apply_records, degrade, draw_record
+from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Task
 
@@ -43,7 +44,7 @@ def _print_tasks(size: int) -> None:
     print("| task | method | one attempt (s) | to the wanted grade (s) |\n|---|---|---|---|")
     for number, task in enumerate(Task):
         image = draw_phantom(task.modality, generator_of(1, number), size=size).image
-        for method in methods_of(task):
+        for method in SPECS[task].methods:
             wanted = [(task, Severity.MODERATE)]
             once, whole = [], []
             for repeat in range(REPEATS):

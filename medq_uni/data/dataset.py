@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medq_uni.config import ConfigError
-from medq_uni.config_json import read_json
+from medq_uni.config_json import RENAMED, read_json
 from medq_uni.data import readers
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.shards import THUMBNAIL, DatasetError, StoredPair, read_shard, store, write_shard
@@ -326,10 +326,21 @@ def _claim(recipe: DatasetRecipe, folder: Path) -> None:
     text = json.dumps(asdict(recipe), indent=1, sort_keys=True) + "\n"
     path = folder / RECIPE
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if _with_present_keys(path.read_text(encoding="utf-8")) != json.loads(text):
             raise DatasetError(f"{folder.name}: holds a dataset of another recipe. Choose another folder.")
     elif folder.is_dir() and any(folder.iterdir()):
         raise DatasetError(f"{folder.name}: the folder is not empty. Choose another one.")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
+
+
+def _with_present_keys(text: str) -> Any:
+    """Return the recipe of a folder that an earlier version began, its keys as they are called now; None if damaged."""
+    try:
+        values = json.loads(text)
+        for name, pairs in values["splits"].items():
+            values["splits"][name] = {RENAMED.get(key, key): value for key, value in pairs.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return values

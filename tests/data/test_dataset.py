@@ -178,6 +178,22 @@ def test_another_recipe_or_a_foreign_folder_is_refused(copy: Path, tmp_path: Pat
         Dataset(tmp_path / "mine")
 
 
+def test_a_dataset_with_the_keys_of_version_0_1_is_read_and_gone_on_with(copy: Path, built: Path):
+    for name in ("dataset.json", "recipe.json"):
+        text = (copy / name).read_text()
+        (copy / name).write_text(text.replace('"alternative"', '"second_way"'))
+    assert '"second_way"' in (copy / "recipe.json").read_text()
+    assert len(Dataset(copy)) == 27
+    assert verify_dataset(copy) == []
+    (copy / "dataset.json").unlink()
+    (copy / "test-000001.tar").unlink()
+    build_dataset(RECIPE, copy)
+    assert bytes_of(copy)["index.jsonl"] == bytes_of(built)["index.jsonl"]
+    (copy / "recipe.json").write_text("{")
+    with pytest.raises(DatasetError, match="another recipe"):
+        build_dataset(RECIPE, copy)
+
+
 def test_real_volumes_without_a_source_are_not_replaced_by_phantoms(tmp_path: Path):
     for path in (ROOT / "benchmark/real.json", ROOT / "recipes/dataset-paper.json"):
         with pytest.raises(DatasetError, match=r"has no source.*--source"):
@@ -250,6 +266,9 @@ def test_bad_recipes_name_what_is_wrong(tmp_path: Path):
     (tmp_path / "typo.json").write_text('{"name": "x", "splits": {"test": {"cuont": 3, "seed": 1}}}')
     with pytest.raises(ConfigError, match="Did you mean 'count'"):
         read_dataset_recipe(tmp_path / "typo.json")
+    (tmp_path / "old.json").write_text('{"name": "x", "splits": {"test": {"count": 3, "seed": 1, "second_way": true}}}')
+    with pytest.raises(ConfigError, match="'second_way' is called 'alternative'"):
+        read_dataset_recipe(tmp_path / "old.json")
     with pytest.raises(ConfigError, match="same seed"):
         DatasetRecipe(name="x", splits=dict.fromkeys(("a", "b"), PairsConfig(count=1, seed=1)))
 

@@ -69,8 +69,8 @@ def test_grades_take_turns_and_mixed_pairs_have_two_records():
         assert len({record.task for record in pair.records}) == len(pair.records)
 
 
-def test_the_second_way_is_another_simulation():
-    config = PairsConfig(count=20, seed=3, phantom_sizes=(64,), grades=(Severity.MODERATE,), second_way=True)
+def test_an_alternative_is_another_simulation():
+    config = PairsConfig(count=20, seed=3, phantom_sizes=(64,), grades=(Severity.MODERATE,), alternative=True)
     assert all(draw_pair(config, index).records[0].method != "default" for index in range(5))
 
 

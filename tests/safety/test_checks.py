@@ -95,7 +95,7 @@ def test_the_tables_say_what_was_measured(results: dict[str, Any]):
     assert noise["mr-noise", "half"][2] == "0.250"  # half the error has a quarter of its variance
     assert noise["mr-noise", INPUT][2] == "1.000"
     shift = {(row[0], row[1], row[2]): row for row in tables["Shift of the degradation"][1]}
-    assert shift["second way", "mr-noise", "half"][4] == "+6.02"
+    assert shift["alternative simulation", "mr-noise", "half"][4] == "+6.02"
     honest = {(row[1], row[2]): row for row in tables["Calibration of the uncertainty map"][1]}
     assert honest["ct", "half"][3] == "100 %"
     assert honest["ct", INPUT][-1] == "3"
