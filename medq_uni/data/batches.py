@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -147,11 +146,3 @@ def moved_target(
 ) -> Float[Tensor, "2 H W"]:
     """Return a share of the way from the degraded to the true image; 1 is all of it."""
     return degraded + strength * (reference - degraded)
-
-
-def pad_tokens(sequences: list[list[int]], *, fill: int) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """Return token ids padded at the end to one length, and where they are real."""
-    length = max(len(sequence) for sequence in sequences)
-    ids = [F.pad(torch.tensor(s, dtype=torch.long), (0, length - len(s)), value=fill) for s in sequences]
-    real = [torch.arange(length) < len(s) for s in sequences]
-    return torch.stack(ids), torch.stack(real)

@@ -240,11 +240,12 @@ def content_hash(metas: list[dict[str, Any]]) -> str:
 
 def leaks_between_splits(metas: list[dict[str, Any]]) -> list[str]:
     """Return every subject that is on two sides, then every near-duplicate slice."""
-    leaks = []
     sides: dict[str, str] = {}
-    for meta in metas:
-        if sides.setdefault(meta["subject"], meta["split"]) != meta["split"]:
-            leaks.append(f"subject {meta['subject']} is in {sides[meta['subject']]} and in {meta['split']}.")
+    leaks = [
+        f"subject {meta['subject']} is in {sides[meta['subject']]} and in {meta['split']}."
+        for meta in metas
+        if sides.setdefault(meta["subject"], meta["split"]) != meta["split"]
+    ]
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for meta in metas:
         if meta["source"] == "real":
@@ -274,7 +275,7 @@ def _unit_rows(thumbnails: list[str]) -> np.ndarray:
     rows = np.array([list(bytes.fromhex(text)) for text in thumbnails], dtype=np.float32)
     rows = rows.reshape(-1, THUMBNAIL**2)
     rows -= rows.mean(1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
 
 
 def _make_shard(recipe: DatasetRecipe, folder: Path, job: ShardJob) -> tuple[dict[str, Any], list[dict[str, Any]]]:

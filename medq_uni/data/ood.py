@@ -74,7 +74,8 @@ def picture(name: str, size: int) -> np.ndarray:
     from skimage.transform import resize
     from skimage.util import img_as_float
 
-    return np.asarray(resize(img_as_float(getattr(data, name)()), (size, size), anti_aliasing=True))
+    gray = img_as_float(getattr(data, name)())  # type: ignore[no-untyped-call]
+    return np.asarray(resize(gray, (size, size), anti_aliasing=True))  # type: ignore[no-untyped-call]
 
 
 def levels_of(image: MedicalImage) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medq_uni.physics.operators import FanBeam, Radon
 from medq_uni.physics.record import Params
-from medq_uni.physics.spec import EffectScale, DataConsistency, Stage, TaskSpec, standard_deviation
+from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, standard_deviation
 from medq_uni.taxonomy import Severity, Task
 
 MU_WATER_PER_MM = 0.0195

@@ -31,9 +31,8 @@ for FDG imaging (2015) allow.
 
 def foreground(image: MedicalImage) -> np.ndarray:
     """Return where the body is, (Z, Y, X) bool: above -500 HU, or above 5 % of the 99.9th percentile."""
-    if image.modality is Modality.CT:
-        return image.voxels > BODY_HU
-    return image.voxels > FOREGROUND * np.percentile(image.voxels, 99.9)
+    least = BODY_HU if image.modality is Modality.CT else FOREGROUND * np.percentile(image.voxels, 99.9)
+    return np.asarray(image.voxels > least)
 
 
 def effect(degraded: MedicalImage, reference: MedicalImage, task: Task) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
 from medq_uni.physics.record import Params
-from medq_uni.physics.spec import EffectScale, DataConsistency, Stage, TaskSpec, nrmse, without_spacing
+from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse, without_spacing
 from medq_uni.physics.torchio_mr import torchio_ghosting, torchio_motion, torchio_noise
 from medq_uni.taxonomy import Severity, Task
 
@@ -226,7 +226,8 @@ def smooth_phase(height: int, width: int, strength: float, generator: torch.Gene
     """Return a polynomial of second degree in the coordinates, (H, W) in radians: a slowly varying object phase."""
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     a, b, c, d, e = (strength * torch.randn(PHASE_TERMS, generator=generator)).tolist()
-    return a * x + b * y + c * x * y + d * x**2 + e * y**2
+    phase: Tensor = a * x + b * y + c * x * y + d * x**2 + e * y**2
+    return phase
 
 
 def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medq_uni.physics.operators import ALL_VIEWS, Radon, gaussian_blur
 from medq_uni.physics.record import Params
-from medq_uni.physics.spec import EffectScale, DataConsistency, Stage, TaskSpec, nrmse
+from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse
 from medq_uni.taxonomy import Severity, Task
 
 REDUCTION = {Severity.MILD: (2.0, 6.0), Severity.MODERATE: (6.0, 25.0), Severity.SEVERE: (25.0, 100.0)}

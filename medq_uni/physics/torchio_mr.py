@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def _torchio() -> ModuleType:
 
 
 def _in_torchio(
-    image: Tensor, phase_axis: int, spacing_mm: tuple[float, float], transform: Callable[[Tensor], Tensor]
+    image: Tensor, phase_axis: int, spacing_mm: tuple[float, float], transform: Callable[[Any], Any]
 ) -> Tensor:
     """Return the image transformed by TorchIO, whose third axis is the phase-encoding one, rotated about its center."""
     turned = image if phase_axis == 1 else image.T
@@ -89,5 +90,5 @@ def _in_torchio(
     affine = np.diag([1.0, *spacing, 1.0])
     affine[1:3, 3] = [-spacing[i] * turned.shape[i] / 2 for i in range(2)]
     scalar = _torchio().ScalarImage(tensor=turned[None, None].abs().contiguous(), affine=affine)
-    result = transform(scalar).data[0, 0].abs().float()  # type: ignore[attr-defined, arg-type]
+    result: Tensor = transform(scalar).data[0, 0].abs().float()
     return result if phase_axis == 1 else result.T
