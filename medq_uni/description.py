@@ -205,8 +205,10 @@ class QualityDescription:
         The grade none removes them all.
 
         Raises:
-            MedQError: If there is no such grade.
+            DescriptionError: If there is no such grade.
         """
+        if severity not in list(Severity):
+            raise DescriptionError(f"severity: needs one of {', '.join(Severity)}; got {_short(str(severity))}")
         severity = Severity(severity)
         if severity is Severity.NONE:
             degradations: tuple[Degradation, ...] = ()

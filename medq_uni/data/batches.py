@@ -1,4 +1,4 @@
-"""Random training batches from a pool of pairs."""
+"""Random training batches from pairs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Batch:
     """Crops of several pairs."""
 
     index: list[int]
-    """Position of every pair in its pool."""
+    """Number of every pair among the training pairs."""
     degraded: Float[Tensor, "B 2 H W"]
     reference: Float[Tensor, "B 2 H W"]
     valid: Bool[Tensor, "B 1 H W"]
@@ -67,15 +67,15 @@ class BatchSampler:
     """Draws batches in which tasks are balanced.
 
     Args:
-        pool: Where the pairs come from.
+        pairs: Where the crops come from.
         token_pixels: Crops begin on multiples of this.
         emphasis: Tasks that are drawn once more per round for every mention.
     """
 
-    def __init__(self, pool: TrainingPairs, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
-        self.pool = pool
+    def __init__(self, pairs: TrainingPairs, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
+        self.pairs = pairs
         self.token_pixels = token_pixels
-        groups = ([i for i, item in enumerate(pool.items) if item.task is task] for task in (*Task, *emphasis))
+        groups = ([i for i, item in enumerate(pairs.items) if item.task is task] for task in (*Task, *emphasis))
         self.by_task = [group for group in groups if group]
 
     def draw(self, size: int, *, crop: int, generator: torch.Generator, seen: torch.Generator | None = None) -> Batch:
@@ -93,8 +93,8 @@ class BatchSampler:
         for position in range(size):
             group = self.by_task[(first + position) % len(self.by_task)]
             chosen = group[randint(len(group), generator)]
-            both = torch.stack(self.pool.views(chosen))
-            item = self.pool.items[chosen]
+            both = torch.stack(self.pairs.views(chosen))
+            item = self.pairs.items[chosen]
             if seen is not None:
                 vision.append(_window(both[0], *self._place(item.height, item.width, vision_size, seen), vision_size))
             top, left = self._place(item.height, item.width, crop, generator)
@@ -112,7 +112,7 @@ class BatchSampler:
             valid=torch.stack(valid),
             vision=torch.stack(vision) if vision else torch.empty(0),
             offset=(randint(MAX_OFFSET, generator), randint(MAX_OFFSET, generator)),
-            scaling=[self.pool.scaling(chosen) for chosen in index],
+            scaling=[self.pairs.scaling(chosen) for chosen in index],
         )
 
     def _place(self, height: int, width: int, size: int, generator: torch.Generator) -> tuple[int, int]:

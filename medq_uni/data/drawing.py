@@ -1,4 +1,4 @@
-"""A drawing surface for phantoms: soft-edged wobbling shapes on smoothly warped coordinates."""
+"""Drawing of phantoms: soft-edged wobbling shapes on smoothly warped coordinates."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def corpus(generator: torch.Generator, count: int) -> Iterator[str]:
     yield FOLLOW_REPORT
     for number in range(count):
         task = list(Task)[number % len(Task)]
-        severity = Severity.from_level(int(torch.randint(4, (1,), generator=generator)))
+        severity = Severity.from_level(randint(4, generator))
         anatomy = _pick(tuple(Anatomy), generator)
         record = draw_record(task, severity, generator)
         yield describe(task.modality, anatomy, record, generator).to_text()

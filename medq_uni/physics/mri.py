@@ -13,6 +13,7 @@ from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse, without_spacing
 from medq_uni.physics.torchio_mr import torchio_ghosting, torchio_motion, torchio_noise
+from medq_uni.seeding import randint
 from medq_uni.taxonomy import Severity, Task
 
 ACCELERATION = {Severity.MILD: (2, 4), Severity.MODERATE: (3, 7), Severity.SEVERE: (5, 10)}
@@ -35,7 +36,7 @@ def draw_undersampling(severity: Severity, generator: torch.Generator) -> Params
     return {
         "acceleration": acceleration,
         "center_fraction": 0.08 if acceleration < 8 else 0.04,
-        "phase_axis": int(torch.randint(2, (1,), generator=generator)),
+        "phase_axis": randint(2, generator),
         "phase_strength": 0.5 + float(torch.rand(1, generator=generator)),
     }
 
@@ -118,7 +119,7 @@ def equispaced(image: Tensor, *, params: Params, generator: torch.Generator) -> 
     axis, acceleration = int(params["phase_axis"]), int(params["acceleration"])
     turned = image if axis == 1 else image.T
     lines = turned.shape[1]
-    offset = int(torch.randint(acceleration, (1,), generator=generator))
+    offset = randint(acceleration, generator)
     half = max(1, round(lines * float(params["center_fraction"]) / 2))
     place = torch.arange(lines)
     mask = ((place % acceleration == offset) | ((place - lines // 2).abs() <= half)).float()
@@ -151,7 +152,7 @@ def draw_motion(severity: Severity, generator: torch.Generator) -> Params:
         "translation_px": float(size[1]),
         "drift_deg": float(drift[0]),
         "drift_px": float(drift[1]),
-        "phase_axis": int(torch.randint(2, (1,), generator=generator)),
+        "phase_axis": randint(2, generator),
     }
 
 

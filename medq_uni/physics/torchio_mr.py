@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medq_uni.errors import MedQError
 from medq_uni.physics.record import Params
+from medq_uni.seeding import randint
 
 
 def torchio_motion(
@@ -52,7 +53,7 @@ def torchio_ghosting(
         spacing_mm: Pixel spacing (row, column).
         generator: Source of the number of ghosts.
     """
-    ghosts = 2 + int(torch.randint(7, (1,), generator=generator))
+    ghosts = 2 + randint(7, generator)
     intensity = 1 - math.exp(-0.35 * float(params["translation_px"]))
     transform = _torchio().Ghosting(ghosts, 2, intensity, 0.02)
     return _in_torchio(image, int(params["phase_axis"]), spacing_mm, transform)
@@ -67,7 +68,7 @@ def torchio_noise(image: Tensor, *, params: Params, generator: torch.Generator) 
         generator: Source of the seed.
     """
     sigma = float(params["sigma_fraction"]) * float(torch.quantile(image.abs(), 0.995))
-    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    seed = randint(2**31 - 1, generator)
     return _in_torchio(image, 1, (1.0, 1.0), _torchio().Noise(0.0, sigma, seed)).clamp(min=0)
 
 

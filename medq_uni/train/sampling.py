@@ -194,7 +194,7 @@ class BatchBuilder:
         mix = self.stage.text
         told = Conditioning([], [], [], [], batch.reference.clone())
         for place, index in enumerate(batch.index):
-            item = self.sampler.pool.items[index]
+            item = self.sampler.pairs.items[index]
             draw = float(torch.rand(1, generator=generator))
             words, text, is_reference = DEFAULT_RESTORE, None, False
             if draw < mix.reference or (draw < mix.reference + mix.generated and index not in self.generated):

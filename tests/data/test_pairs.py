@@ -24,7 +24,7 @@ def test_a_pair_depends_on_seed_and_index_alone():
     )
 
 
-def test_a_pool_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path: Path):
+def test_a_cache_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path: Path):
     one = build_pair_cache(CONFIG, tmp_path / "one")
     two = build_pair_cache(CONFIG, tmp_path / "two", workers=2)
     assert one.items == two.items
