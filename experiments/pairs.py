@@ -11,6 +11,7 @@ import gc
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
-def _seconds(make: functools.partial) -> float:
+def _seconds(make: Callable[[], object]) -> float:
     began = time.perf_counter()
     make()
     return time.perf_counter() - began

@@ -41,7 +41,7 @@ TASKS = {
     "mr-noise": "MR noise",
     "pet-low-count": "PET low count",
 }
-LIMITS = """**What they do not show.** The degradations are simulated, the second way of simulating them too. There are
+LIMITS = """**What they do not show.** The degradations are simulated, the alternative ones of the test of shift too. There are
 few real subjects (two of MR, patches of PET), no readers and no patients' lesions. Real references have noise of their
 own, which counts as truth here: removing it lowers the score. A p-value over two subjects cannot be small. Grades and
 pairs come from the same code as the training pairs.
