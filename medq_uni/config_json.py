@@ -12,6 +12,10 @@ from typing import Any, TypeVar
 from medq_uni.config import ConfigError
 
 T = TypeVar("T")
+RENAMED = {
+    "second_way": "alternative",
+}
+"""Keys of version 0.1 and their names since. A file that has one of them is refused, and told the new name."""
 
 
 def to_json(config: Any) -> str:
@@ -63,6 +67,9 @@ def from_json(cls: type[T], text: str) -> T:
         near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", valid, n=1)
         is_unknown = first["type"] == "unexpected_keyword_argument"
         hint = f" Did you mean {near[0]!r}?" if near and is_unknown else ""
+        name = str(first["loc"][-1]) if first["loc"] else ""
+        if is_unknown and name in RENAMED:
+            hint = f" Since version 0.1, {name!r} is called {RENAMED[name]!r}."
         raise ConfigError(f"{cls.__name__}: {key or 'JSON'}: {first['msg'].removesuffix('.')}.{hint}") from None
 
 

@@ -149,7 +149,7 @@ def test_a_record_replays_what_it_says(slice_file: Path, tmp_path: Path):
     assert medq("degrade", slice_file, "--record", sidecar, "--task", "mr-noise", "-o", tmp_path / "no.nii.gz")[0] == 2
 
 
-def test_a_second_way_by_name_and_a_wrong_modality(slice_file: Path, tmp_path: Path):
+def test_an_alternative_simulation_by_name_and_a_wrong_modality(slice_file: Path, tmp_path: Path):
     target = tmp_path / "out.nii.gz"
     code, text = medq("degrade", slice_file, "--task", "mr-motion", "--method", "torchio-ghosting", "-o", target)
     assert code == 0, text

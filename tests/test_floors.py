@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
     {"taxonomy", "errors"},
+    {"wording"},
     {"image", "description", "config"},
     {"config_json", "files"},
     {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures", "csv_text"},

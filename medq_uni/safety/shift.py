@@ -12,22 +12,19 @@ from medq_uni.data.reference_text import describe
 from medq_uni.description import QualityDescription
 from medq_uni.errors import MedQError
 from medq_uni.physics.degrade import apply_records
+from medq_uni.physics.tasks import SPECS
 from medq_uni.safety.output_cache import PHANTOMS, Measurement, OutputCache, SafetyCase, SafetySettings, degraded_only
 from medq_uni.scoring import scores
 from medq_uni.seeding import generator_of
 from medq_uni.systems.system import Output, Steerable
 from medq_uni.taxonomy import Severity, Task
 
-BEYOND = {
-    Task.CT_LOW_DOSE: {"dose_fraction": 0.02, "noise_sd_hu": 200.0},
-    Task.MR_UNDERSAMPLING: {"acceleration": 16, "center_fraction": 0.03},
-    Task.MR_MOTION: {"num_poses": 24, "rotation_deg": 12.0, "translation_px": 12.0},
-    Task.MR_NOISE: {"sigma_fraction": 0.35},
-    Task.PET_LOW_COUNT: {"dose_reduction": 300.0},
-}
-"""Parameters beyond what training draws (``ct.DOSE``, ``mri.ACCELERATION`` and so on)."""
-BEYOND_RANGE, MIXED, ALTERNATIVE = "beyond the range", "mixed", "alternative simulation"
-DESCRIPTION_SWAP = "description swap"
+BEYOND_RANGE, MIXED, ALTERNATIVE, DESCRIPTION_SWAP = (
+    "beyond the range",
+    "mixed",
+    "alternative simulation",
+    "description swap",
+)
 
 
 def check_shift(
@@ -69,7 +66,7 @@ def _shifted(settings: SafetySettings) -> tuple[list[tuple[str, SafetyCase]], di
         grades=(Severity.SEVERE,),
     )
     mixed = replace(base, seed=settings.seed + 2, grades=degraded, mixed_fraction=1.0)
-    alternative = replace(base, seed=settings.seed + 3, grades=degraded, second_way=True)
+    alternative = replace(base, seed=settings.seed + 3, grades=degraded, alternative=True)
     found: list[tuple[str, SafetyCase]] = []
     failed: dict[str, str] = {}
     for family, config in ((BEYOND_RANGE, base), (MIXED, mixed), (ALTERNATIVE, alternative)):
@@ -77,13 +74,13 @@ def _shifted(settings: SafetySettings) -> tuple[list[tuple[str, SafetyCase]], di
             label = f"{family} {index}"
             try:
                 pair = draw_pair(config, index)
-            except MedQError as error:  # the alternative simulation of some tasks needs TorchIO
+            except MedQError as error:  # some alternative simulations need TorchIO
                 failed[label] = f"not simulated: {error}"
                 continue
             if family == MIXED and len(pair.records) == 1:
                 continue  # CT and PET have one degradation each
             if family == BEYOND_RANGE:
-                record = replace(pair.records[0], params=pair.records[0].params | BEYOND[pair.task])
+                record = replace(pair.records[0], params=pair.records[0].params | SPECS[pair.task].beyond)
                 pair = replace(pair, records=(record,), degraded=apply_records(pair.reference, record))
             found.append((family, SafetyCase(label, PHANTOMS, pair)))
     return found, failed

@@ -15,7 +15,8 @@ from medq_uni.data.lesions import RING_PX, Lesion, inserted, lesion_at
 from medq_uni.data.regions import apart, distance_from, draw_place, tissue, uniform_places
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import apply_records
-from medq_uni.physics.effect import ADDITIVE, foreground
+from medq_uni.physics.effect import foreground
+from medq_uni.physics.tasks import SPECS
 from medq_uni.safety.output_cache import (
     PHANTOMS,
     Measurement,
@@ -122,7 +123,7 @@ def check_texture(
     """
     rows = []
     for number, safety_case in enumerate(degraded_only(safety_cases, PHANTOMS)):
-        if safety_case.pair.task in ADDITIVE:
+        if SPECS[safety_case.pair.task].is_noise:
             rows += _noise_rows(outputs, safety_case, settings)
         rows += _edge_rows(outputs, safety_case, settings, number)
     return rows

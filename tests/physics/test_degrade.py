@@ -5,9 +5,9 @@ import torch
 from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import apply_records, degrade, draw_record
-from medq_uni.physics.effect import effect, total_effect
+from medq_uni.physics.effect import effect, grade_of
 from medq_uni.physics.record import DegradationRecord
-from medq_uni.taxonomy import Modality, Severity, Task, grade_of
+from medq_uni.taxonomy import Modality, Severity, Task
 
 GRADES = list(Severity)[1:]
 
@@ -93,12 +93,6 @@ def test_the_grade_is_what_was_measured(task: Task, severity: Severity):
     assert sum(one.records[0].severity is severity for one in made) >= 5
 
 
-def test_noise_of_a_reference_counts_only_above_its_limit_and_for_its_kind():
-    assert total_effect(20.0, 10.0, Task.CT_LOW_DOSE) == 20.0
-    assert total_effect(20.0, 21.0, Task.CT_LOW_DOSE) == pytest.approx(29.0)
-    assert total_effect(0.1, 0.5, Task.MR_MOTION) == 0.1
-
-
 def test_a_noisy_reference_is_not_good():
     image = image_for(Task.CT_LOW_DOSE)
     made = degrade(image, [(Task.CT_LOW_DOSE, Severity.NONE)], generator(), own=30.0)
@@ -154,9 +148,3 @@ def test_values_that_cannot_be_the_modality_s_are_refused(modality: Modality, va
     task = next(task for task in Task if task.modality is modality)
     with pytest.raises(ValueError, match=message):
         apply_records(image, draw_record(task, Severity.MILD, generator()))
-
-
-def test_shapes_that_differ_have_no_effect_to_measure():
-    image = image_for(Task.MR_NOISE)
-    with pytest.raises(ValueError, match="one shape"):
-        effect(image, image_for(Task.MR_NOISE, 64), Task.MR_NOISE)
