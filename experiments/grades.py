@@ -117,7 +117,7 @@ def _picture(task: Task, folder: Path) -> None:
     reference = draw_phantom(task.modality, generator_of(SEED, 99, list(Task).index(task)), size=PICTURE_SIZE).image
     truth = reference.voxels[0]
     low, high = CT_WINDOW_HU if task.modality is Modality.CT else (0, float(np.percentile(truth, 99.7)))
-    figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), objective="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), layout="constrained")
     for column, grade in enumerate(Severity):
         made = _degrade(reference, task, grade, 0, 0)
         voxels = made.image.voxels[0]

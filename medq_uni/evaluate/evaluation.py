@@ -187,6 +187,6 @@ def _benchmark(benchmark: Benchmark, records: dict[str, list[Record]], tables: T
         "unreadable": list(benchmark.unreadable),
         **{name: [asdict(row) for row in rows] for name, rows in tables.items()},
         "failed": _noted(records, "error"),
-        "doubted": _noted(records, "doubt"),
+        "doubted": _noted(records, "warning"),
         "pictured": pictured(benchmark),
     }

@@ -28,6 +28,8 @@ from medq_uni.taxonomy import Severity
 CHUNK = 6
 """Slices of one job."""
 Progress = Callable[[int, int], None]
+OLD_NAMES = {"doubt": "warning"}
+"""Fields of a :class:`Record` in the files of version 0.1, and their names since."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def _kept(path: Path, head: dict[str, Any]) -> Iterator[Record]:
         if number == 0 and values != head:
             return
         if number:
+            values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
             scores = values["scores"]
             known = None if scores is None else {name: float(score) for name, score in scores.items()}
             yield Record(**(values | {"scores": known}))

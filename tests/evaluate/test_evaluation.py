@@ -164,7 +164,7 @@ def test_a_warning_stays_with_the_image_that_it_is_about(
         results = evaluate([benchmark], read_specs(["input"]), tmp_path)
         (one,) = results["benchmarks"]
         of_ct = [number for number, case in enumerate(benchmark.test) if case.task is Task.CT_LOW_DOSE]
-        assert [(row["system"], row["case"], row["doubt"]) for row in one["doubted"]] == [
+        assert [(row["system"], row["case"], row["warning"]) for row in one["doubted"]] == [
             (INPUT, number, "Never seen.") for number in of_ct
         ]
         assert f"Restored with a warning ({len(of_ct)})" in (tmp_path / "report.html").read_text()
