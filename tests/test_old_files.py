@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ from medq_uni.pretrained.load import load_pretrained
 from medq_uni.taxonomy import Modality, Severity, Task, Verdict
 from medq_uni.train.checkpoint import newest_checkpoint
 from medq_uni.train.recipe import TrainConfig, read_recipe
+from tests.chat import ChatServer
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
@@ -328,6 +331,52 @@ def test_an_answer_that_was_kept_is_not_asked_for_again():
     assert answer.description is not None
     assert answer.description.verdict is Verdict.USABLE
     assert answer.warning.startswith("The image is read as CT and looks like PET")
+
+
+@pytest.fixture
+def silent() -> Iterator[ChatServer]:
+    """A chat server that answers nothing, so that a question to it is seen and fails."""
+    server = ChatServer(lambda request: (503, {}, b"busy"))
+    yield server
+    server.stop()
+
+
+def test_a_draft_that_was_paid_for_is_not_asked_for_again(tmp_path: Path, silent: ChatServer):
+    slices, place = tmp_path / "slices", tmp_path / "store.sqlite"
+    slices.mkdir()
+    shutil.copyfile(OLD / "images" / "ct.nii.gz", slices / "ct.nii.gz")
+    with Store.open(place) as store:
+        assert fill(OLD / "asked" / "store.jsonl", store) == {"image": 1, "draft": 1, "exchange": 1}
+        (before,) = store.drafts(1)
+        (exchange,) = store.exchanges()
+    words = ["annotate", "draft", slices, "--modality", "ct", "--store", place, "--describer", silent.url]
+    code, text = medq(*words, "--model-name", "vlm", "--round", 2, "--examples", 0, "--retries", 0)
+    if silent.requests and pictures_of(silent.requests[0]["messages"]) != pictures_of(exchange.prompt["messages"]):
+        pytest.skip("this build of Pillow writes other bytes for the same picture")
+    assert silent.requests == []
+    assert code == 0, text
+    with Store.open(place) as store:
+        (again,) = store.drafts(2)
+    assert (again.key, again.describer, again.description) == (before.key, "external:vlm", before.description)
+
+
+def pictures_of(messages: list[dict[str, Any]]) -> list[str]:
+    """Return the sha256 of the pictures of chat messages, as they are sent or as they are kept."""
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    sent = [part["image_url"]["url"].partition(",")[2] for part in parts if part["type"] == "image_url"]
+    kept = [part["sha256"] for part in parts if part["type"] == "image_sha256"]
+    return [hashlib.sha256(base64.b64decode(data)).hexdigest() for data in sent] + kept
+
+
+def test_a_score_that_was_paid_for_is_not_asked_for_again(tmp_path: Path, silent: ChatServer):
+    out = Path(shutil.copytree(OLD / "asked" / "judge", tmp_path / "judge"))
+    words = ["judge", "--benchmark", OLD / "dataset" / "set", "--describers", "majority", "--no-out-of-scope"]
+    code, text = medq(*words, "--judge", f"vlm@{silent.url}", "--rounds", 1, "--retries", 0, "-o", out)
+    assert silent.requests == []
+    assert code == 0, text
+    assert "8 of them answered before" in text
+    judgments = json.loads((out / "judgments.json").read_text())["judgments"]
+    assert [one["score"] for one in judgments] == 8 * [1]
 
 
 @pytest.mark.parametrize("name", ["peer.json", "joint.json"])
