@@ -10,7 +10,7 @@ from medq_uni.data.pairs import PairsConfig
 from medq_uni.describers.describers import truth_of
 from medq_uni.description import QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.pipeline import Restorer
+from medq_uni.restorer import Restorer
 from medq_uni.safety.output_cache import OutputCache, SafetyCase, SafetySettings, safety_cases_of
 from medq_uni.systems.cases import Case, drawn_cases
 from medq_uni.systems.system import Output

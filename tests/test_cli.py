@@ -67,7 +67,7 @@ def test_an_image_unlike_all_is_refused_unless_asked_for(tmp_path: Path):
     code, text = medq("restore", path, "-o", tmp_path / "out.nii.gz", "--modality", "pet")
     assert code == 1
     assert not (tmp_path / "out.nii.gz").exists()
-    code, text = medq("assess", path, "--modality", "pet", "--unfamiliar")
+    code, text = medq("assess", path, "--modality", "pet", "--allow-ood")
     assert code == 0
     assert "Image: PET" in text
     assert "with doubt" in text

@@ -21,8 +21,8 @@ from medq_uni.description import DescriptionError, QualityDescription
 from medq_uni.errors import capture_warnings
 from medq_uni.image import MedicalImage
 from medq_uni.physics.record import DegradationRecord
-from medq_uni.pipeline import Restorer
 from medq_uni.preprocess import CannotAssess
+from medq_uni.restorer import Restorer
 from medq_uni.seeding import generator_of, seed_of
 from medq_uni.systems.cases import Case
 from medq_uni.taxonomy import Anatomy, Modality
@@ -120,7 +120,7 @@ class ModelDescriber:
         """Load ``nano``, a folder of weights, or OWNER/NAME[@REVISION].
 
         Raises:
-            WeightsMismatch: See :meth:`medq_uni.pipeline.Restorer.from_pretrained`.
+            WeightsMismatch: See :meth:`medq_uni.restorer.Restorer.from_pretrained`.
         """
         self.name = name
         plain, _, revision = name.partition("@")
