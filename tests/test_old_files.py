@@ -19,7 +19,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medq_uni import __version__
+from medq_uni import Restorer, RestoreSettings, __version__
 from medq_uni.ablate.plan import read_plan
 from medq_uni.annotate.backup import restore as fill
 from medq_uni.annotate.records import Role, State
@@ -38,7 +38,6 @@ from medq_uni.image import MedicalImage
 from medq_uni.io.read_write import read_image
 from medq_uni.physics.degrade import apply_records, methods_of
 from medq_uni.physics.record import read_records
-from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.pretrained.baselines import is_baseline, load_baseline
 from medq_uni.pretrained.keys import WeightsMismatch
 from medq_uni.pretrained.load import load_pretrained
@@ -149,7 +148,7 @@ def test_weights_load_and_keep_their_identity():
     loaded = load_pretrained(OLD / "weights")
     assert loaded.sha256 == WEIGHTS_SHA256
     assert (loaded.config.name, loaded.config.transformer.hidden_size) == ("tiny", 16)
-    assert (loaded.tile_size, loaded.sampler.num_steps) == (64, 2)
+    assert (loaded.card["tile_size"], loaded.sampler.num_steps) == (64, 2)
     assert loaded.uncertainty_scale == {"mr": 1.5}
     assert sum(weight.numel() for weight in loaded.model.parameters()) == 40510
     assert loaded.ood_detector is not None
