@@ -148,7 +148,7 @@ def test_whole_weights_end_with_0_and_damaged_ones_with_1(tmp_path: Path):
 def test_a_tree_ends_with_3_only_if_some_failed_and_some_did_not(tmp_path: Path, one_thread: None):
     tree, out = tmp_path / "tree", tmp_path / "out"
     tree.mkdir()
-    words = ("restore", tree, "-o", out, "--modality", "mr", "--model", MODEL, "--device", "cpu", "--unfamiliar")
+    words = ("restore", tree, "-o", out, "--modality", "mr", "--model", MODEL, "--device", "cpu")
     empty = medq(*words)
     assert (empty.exit_code, "no image in this folder" in empty.stderr) == (BAD_INPUT, True)
     (tree / "bad.nii.gz").write_bytes(b"no image")
