@@ -64,6 +64,7 @@ def medq(*words: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(word) for word in words])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
+    assert "fault of medq" not in result.output
     return result.exit_code, result.output
 
 
