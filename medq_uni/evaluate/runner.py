@@ -25,11 +25,11 @@ from medq_uni.systems.build import SystemSpec, build
 from medq_uni.systems.cases import Case
 from medq_uni.taxonomy import Severity
 
+OLD_NAMES = {"doubt": "warning"}
+"""Fields in the scores that version 0.1 kept, and their names since."""
 CHUNK = 6
 """Slices of one job."""
 Progress = Callable[[int, int], None]
-OLD_NAMES = {"doubt": "warning"}
-"""Fields of a :class:`Record` in the files of version 0.1, and their names since."""
 
 
 @dataclass(frozen=True)
