@@ -25,6 +25,8 @@ from medq_uni.systems.cases import Case
 from medq_uni.systems.naming import slug
 from medq_uni.taxonomy import Severity
 
+OLD_NAMES = {"doubt": "warning"}
+"""Fields in the scores that version 0.1 kept, and their names since."""
 CHUNK = 6
 """Slices of one job."""
 ProgressCallback = Callable[[int, int], None]
@@ -165,6 +167,7 @@ def _kept(path: Path, head: dict[str, Any]) -> Iterator[SliceRecord]:
         if number == 0 and values != head:
             return
         if number:
+            values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
             scores = values["scores"]
             known = None if scores is None else {name: float(score) for name, score in scores.items()}
             yield SliceRecord(**(values | {"scores": known}))

@@ -104,7 +104,7 @@ def draw_curves(log: Path, target: Path) -> None:
 
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), objective="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
     for place, (name, (steps, values)) in enumerate(sorted(curves.items()), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.plot(steps, values, linewidth=1, marker="." if len(steps) == 1 else "")
