@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
-SYSTEMS ?= classical,nano,nano:expert-bypassed,nano:path-off,nano:codec-only
+SYSTEMS ?= classical,nano,nano:expert-bypassed,nano:no-skip,nano:codec-only
 
 .PHONY: help setup demo test test-slow test-services check format golden benchmark pairs grades speed clean
 

@@ -16,11 +16,12 @@ import numpy as np
 from medq_uni.data import readers, sources
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
-from medq_uni.physics.degrade import Degraded, degrade, methods_of
-from medq_uni.physics.effect import own_noise
+from medq_uni.physics.degrade import Degraded, degrade
+from medq_uni.physics.effect import NOISE_LIMITS, own_noise
+from medq_uni.physics.tasks import SPECS
 from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.seeding import generator_of
-from medq_uni.taxonomy import EFFECT_BOUNDS, EFFECT_UNITS, NOISE_LIMITS, Modality, Severity, Task
+from medq_uni.taxonomy import Modality, Severity, Task
 
 GRADES = tuple(Severity)[1:]
 SEED = 515
@@ -69,7 +70,7 @@ def _real(data: list[str], count: int) -> Iterator[MedicalImage]:
 
 
 def _print_effects(sets: dict[str, list[MedicalImage]]) -> None:
-    print("| task | grade | bounds | set | slices | 5 % | median | 95 % | hit the grade | second way, median |")
+    print("| task | grade | bounds | set | slices | 5 % | median | 95 % | hit the grade | alternative, median |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for task in Task:
         for grade in GRADES:
@@ -78,18 +79,21 @@ def _print_effects(sets: dict[str, list[MedicalImage]]) -> None:
                 made = [_degrade(image, task, grade, index, 0) for index, image in enumerate(chosen)]
                 effects = [one.effects[0] for one in made]
                 hit = np.mean([one.records[0].severity is grade for one in made])
-                second = np.median([_degrade(image, task, grade, i, 1).effects[0] for i, image in enumerate(chosen)])
+                alternative = np.median(
+                    [_degrade(image, task, grade, i, 1).effects[0] for i, image in enumerate(chosen)]
+                )
                 numbers = " | ".join(f"{value:.3g}" for value in np.quantile(effects, QUANTILES))
-                bounds = (*EFFECT_BOUNDS[task], np.inf)[grade.level - 1 : grade.level + 1]
-                span = f"{bounds[0]:g} to {bounds[1]:g} {EFFECT_UNITS[task]}"
+                scale = SPECS[task].effect
+                bounds = (*scale.bounds, np.inf)[grade.level - 1 : grade.level + 1]
+                span = f"{bounds[0]:g} to {bounds[1]:g} {scale.unit}"
                 head = f"{task.value} | {grade.value} | {span} | {name} | {len(chosen)}"
-                print(f"| {head} | {numbers} | {100 * hit:.0f} % | {second:.3g} |")
+                print(f"| {head} | {numbers} | {100 * hit:.0f} % | {alternative:.3g} |")
             print(f"{task.value} {grade.value}", file=sys.stderr, flush=True)
 
 
-def _degrade(image: MedicalImage, task: Task, grade: Severity, index: int, way: int) -> Degraded:
+def _degrade(image: MedicalImage, task: Task, grade: Severity, index: int, method: int) -> Degraded:
     generator = generator_of(SEED, list(Task).index(task), grade.level, index)
-    return degrade(image, [(task, grade)], generator, method=methods_of(task)[way])
+    return degrade(image, [(task, grade)], generator, method=SPECS[task].methods[method])
 
 
 def _print_own_noise(sets: dict[str, list[MedicalImage]]) -> None:
@@ -117,12 +121,12 @@ def _picture(task: Task, folder: Path) -> None:
     reference = draw_phantom(task.modality, generator_of(SEED, 99, list(Task).index(task)), size=PICTURE_SIZE).image
     truth = reference.voxels[0]
     low, high = CT_WINDOW_HU if task.modality is Modality.CT else (0, float(np.percentile(truth, 99.7)))
-    figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), objective="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), layout="constrained")
     for column, grade in enumerate(Severity):
         made = _degrade(reference, task, grade, 0, 0)
         voxels = made.image.voxels[0]
         axes[0, column].imshow(voxels, cmap="gray", vmin=low, vmax=high)
-        unit = EFFECT_UNITS[task]
+        unit = SPECS[task].effect.unit
         title = grade.value if grade is Severity.NONE else f"{grade.value}: {made.effects[0]:.3g} {unit}"
         axes[0, column].set_title(title, fontsize=10)
         span = (high - low) / 3

@@ -11,6 +11,7 @@ import gc
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ import torch
 from medq_uni.data.dataset import DatasetRecipe, build_dataset
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.data.phantoms import draw_phantom
-from medq_uni.physics.degrade import apply_records, degrade, draw_record, methods_of
+from medq_uni.physics.degrade import apply_records, degrade, draw_record
+from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Task
 
@@ -43,7 +45,7 @@ def _print_tasks(size: int) -> None:
     print("| task | method | one attempt (s) | to the wanted grade (s) |\n|---|---|---|---|")
     for number, task in enumerate(Task):
         image = draw_phantom(task.modality, generator_of(1, number), size=size).image
-        for method in methods_of(task):
+        for method in SPECS[task].methods:
             wanted = [(task, Severity.MODERATE)]
             once, whole = [], []
             for repeat in range(REPEATS):
@@ -87,7 +89,7 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
-def _seconds(make: functools.partial) -> float:
+def _seconds(make: Callable[[], object]) -> float:
     began = time.perf_counter()
     make()
     return time.perf_counter() - began

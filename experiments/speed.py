@@ -49,7 +49,7 @@ def main() -> None:
 def _measure(side: int) -> tuple[float, float, float]:
     from medq_uni.data.phantoms import phantom
     from medq_uni.physics.degrade import degrade
-    from medq_uni.pipeline import Restorer, RestoreSettings
+    from medq_uni.restorer import Restorer, RestoreSettings
     from medq_uni.seeding import generator_of
     from medq_uni.systems.cases import Case
     from medq_uni.systems.classical import filtered

@@ -1,7 +1,4 @@
-"""Looking at an image: what is wrong with it in words, and whether the model may know.
-
-Only this module knows the order: image -> key slices -> what the encoder sees -> description.
-"""
+"""Looking at an image: what is wrong with it in words, and whether the model may know."""
 
 from __future__ import annotations
 
@@ -13,13 +10,11 @@ from torch import Tensor
 
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.model.generation import Context
-from medq_uni.model.vision import summary
-from medq_uni.preprocess import CannotAssess, assessable, scaling_of, to_tensor, vision_input
+from medq_uni.inference import Inference
+from medq_uni.preprocess import CannotAssess, assessable, scaling_of
 from medq_uni.pretrained.load import Pretrained
 from medq_uni.pretrained.ood_detector import REFUSED_ABOVE
 from medq_uni.taxonomy import Modality
-from medq_uni.tokenizer import DescriptionConstraint
 
 KEY_SLICES = 3
 """Slices of a volume that are assessed; their middle grade speaks for the volume."""
@@ -42,17 +37,8 @@ class Assessor:
     """
 
     def __init__(self, pretrained: Pretrained) -> None:
-        self.pretrained, self.model, self.tokenizer = pretrained, pretrained.model, pretrained.tokenizer
-
-    @property
-    def multiple(self) -> int:
-        """Sides of an image must be multiples of this number of pixels."""
-        return self.pretrained.config.token_pixels
-
-    def seen(self, views: Tensor) -> Tensor:
-        """Return what the vision encoder sees of both views of slices (B, 2, H, W)."""
-        size = self.pretrained.tile_size
-        return vision_input(views, self.pretrained.config.vision, size=size).to(self.model.device)
+        self.pretrained = pretrained
+        self.inference = Inference.of(pretrained)
 
     @torch.inference_mode()
     def assess(self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False) -> Assessment:
@@ -73,47 +59,26 @@ class Assessor:
         image = assessable(image)
         scaling = scaling_of(image)
         slices = [image.slice_at(z) for z in _key_slices(image)]
-        views = torch.cat([to_tensor(s, multiple=self.multiple, scaling=scaling)[0] for s in slices])
-        ood_score = self._unlikeness(image, views)
-        self._check_familiar(image, ood_score, allow_ood)
-        found = sorted(self._describe(views, image.modality, instruction), key=lambda d: d.worst.level)
+        views = torch.cat([self.inference.preprocessor.views(one, scaling=scaling)[0] for one in slices])
+        ood_score = self._ood_score(views, image.modality)
+        _check_known(image.modality, ood_score, allow_ood)
+        found = self._describe(views, image.modality, instruction or DEFAULT_ASSESS)
         return Assessment(found[len(found) // 2], ood_score)
 
-    def _unlikeness(self, image: MedicalImage, views: Tensor) -> float | None:
+    def _ood_score(self, views: Tensor, modality: Modality | None) -> float | None:
         """Return that of the middle slice."""
-        seen, modality = self.pretrained.ood_detector, image.modality
-        if seen is None or modality is None:
+        detector = self.pretrained.ood_detector
+        if detector is None or modality is None:
             return None
-        features = self.model.vision(self.seen(views).to(self.model.dtype))
-        found = seen.ood_score(summary(features).float().cpu(), modality)
+        found = detector.ood_score(self.inference.vision_features(views), modality)
         return None if found is None else float(found.median())
 
-    def _check_familiar(self, image: MedicalImage, found: float | None, allow_ood: bool) -> None:
-        """Warn of an image that is unlike the training images, and refuse one that is far from them."""
-        if found is None or found <= 1:
-            return
-        says = (
-            f"As {str(image.modality).upper()} the image is unlike all that the model was trained on "
-            f"({found:.1f} times the limit)."
-        )
-        if found > REFUSED_ABOVE and not allow_ood:
-            raise CannotAssess(
-                f"Cannot assess: {says} Check the modality (--modality on the command line); "
-                "to go on nevertheless, pass unfamiliar=True (--unfamiliar)."
-            )
-        warnings.warn(f"{says} Treat what it says, and what it restores, with doubt.", stacklevel=5)
-
-    def _describe(self, views: Tensor, modality: Modality | None, instruction: str | None) -> list[QualityDescription]:
-        model, tokens = self.model, self.tokenizer.encode(instruction or DEFAULT_ASSESS)
-        found, looks = [], set()
-        for one in self.seen(views).split(1):
-            context = model.start(1)
-            model.append_vision(context, one)
-            model.append_text(context, [tokens])
-            looks.add(self._look(context))
-            constraint = DescriptionConstraint(self.tokenizer, modality=modality)
-            ids = model.generate(context, constraint=constraint, max_tokens=160)[0]
-            found.append(QualityDescription.from_text(self.tokenizer.decode(ids)))
+    def _describe(self, views: Tensor, modality: Modality | None, question: str) -> list[QualityDescription]:
+        """Return one description per slice, mildest first."""
+        written = [
+            self.inference.describe(one, [modality], question=question, looks=True)[0] for one in torch.split(views, 1)
+        ]
+        looks = {one.looks_like for one in written}
         if modality is not None and modality not in looks:
             seen = " or ".join(sorted(str(look).upper() for look in looks))
             warnings.warn(
@@ -121,13 +86,23 @@ class Assessor:
                 "Check the modality (--modality on the command line).",
                 stacklevel=5,
             )
-        return found
+        return sorted((one.description for one in written), key=lambda description: description.worst.level)
 
-    def _look(self, context: Context) -> Modality | None:
-        """Return the modality that the network itself would write."""
-        constraint = DescriptionConstraint(self.tokenizer)
-        ids = self.model.generate(context.fork(), constraint=constraint, max_tokens=len(constraint.literals[0]) + 4)[0]
-        return constraint.chosen_modality(ids)
+
+def _check_known(modality: Modality | None, found: float | None, allow_ood: bool) -> None:
+    """Warn of an image that is unlike the training images, and refuse one that is far from them."""
+    if found is None or found <= 1:
+        return
+    says = (
+        f"As {str(modality).upper()} the image is unlike all that the model was trained on "
+        f"({found:.1f} times the limit)."
+    )
+    if found > REFUSED_ABOVE and not allow_ood:
+        raise CannotAssess(
+            f"Cannot assess: {says} Check the modality (--modality on the command line); "
+            "to go on nevertheless, pass allow_ood=True (--allow-ood)."
+        )
+    warnings.warn(f"{says} Treat what it says, and what it restores, with doubt.", stacklevel=5)
 
 
 def _key_slices(image: MedicalImage) -> list[int]:

@@ -14,8 +14,9 @@ from medq_uni.errors import MedQError, UnwritableImage, words_of
 from medq_uni.io.discover import SUFFIX_FORMATS, ImageItem, find_images
 from medq_uni.io.provenance import sidecar_path, split_suffix
 from medq_uni.io.read_write import target_format
-from medq_uni.pipeline import Restorer, source_record
-from medq_uni.result import Restoration, map_path, targets_of
+from medq_uni.pipeline import restore_file, source_record
+from medq_uni.restorer import Restorer
+from medq_uni.result import Restoration, map_path, provenance_of, targets_of
 from medq_uni.taxonomy import Modality
 
 Status = Literal["restored", "unchanged", "skipped", "failed"]
@@ -60,7 +61,7 @@ def restore_folder(
         overwrite: Make results again that exist.
         maps: Also write residual and uncertainty.
         on_start: Called with the number of images that were found, broken ones included.
-        **options: See :meth:`medq_uni.pipeline.Restorer.restore`.
+        **options: See :meth:`medq_uni.restorer.Restorer.restore`.
 
     Raises:
         MedQError: If the target is the source or lies inside it.
@@ -78,10 +79,10 @@ def restore_folder(
             if not overwrite and _is_done(restorer, item, place, modality, maps, options):
                 yield ItemResult(item.relative, relative, "skipped", "done already")
                 continue
-            result = restorer.run(
-                item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
+            result = restore_file(
+                restorer, item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
             )
-        except (ValueError, OSError) as error:
+        except (MedQError, OSError) as error:
             words = words_of(error) if isinstance(error, OSError) else str(error)
             yield ItemResult(item.relative, relative, "failed", words)
             continue
@@ -115,7 +116,7 @@ def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, P
 def _is_of_another(place: Path) -> bool:
     """Return whether there is a record in the place of that of an image, and it is of something else."""
     record = _record(place)
-    is_ours = "settings" in record and record.get("image", place.name) == place.name
+    is_ours = bool(record.keys() & {"provenance", "settings"}) and record.get("image", place.name) == place.name
     return sidecar_path(place).exists() and not is_ours
 
 
@@ -147,11 +148,12 @@ def _is_done(
     restorer: Restorer, item: ImageItem, place: Path, modality: Modality | None, maps: bool, options: dict[str, Any]
 ) -> bool:
     record = _record(place)
-    if not place.exists() or not record.keys() >= {"settings", "maps", "source"}:
+    made = provenance_of(record)
+    if not place.exists() or made is None or not record.keys() >= {"maps", "source"}:
         return False
+    written = record["maps"]
     wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
-    made, written = record["settings"], record["maps"]
-    if not isinstance(made, dict) or made != made | json.loads(json.dumps(restorer.recorded(**wanted))):
+    if made.options != restorer.options(**wanted):
         return False
     if maps and not (
         written and isinstance(written, list) and all(map_path(place, str(name)).exists() for name in written)

@@ -5,8 +5,9 @@ Every size in the package comes from here; no code asks which preset it is runni
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from medq_uni.errors import MedQError
 
@@ -301,6 +302,15 @@ class SamplerConfig:
     """Lower bound of that scale."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Guidance is active for lo < t <= hi."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplerConfig:
+        """Return the configuration of plain JSON types, in which a tuple is a list; what is missing has its default."""
+        given = dict(values)
+        if "guidance_interval" in given:
+            low, high = given["guidance_interval"]
+            given["guidance_interval"] = (float(low), float(high))
+        return cls(**given)
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -13,6 +13,12 @@ from medq_uni.config import ConfigError
 from medq_uni.files import read_text
 
 T = TypeVar("T")
+RENAMED = {
+    "layout": "objective",
+    "second_way": "alternative",
+    "peer": "baseline",
+}
+"""Keys of version 0.1 and their names since. A file that has one of them is refused, and told the new name."""
 
 
 def to_json(config: Any) -> str:
@@ -42,10 +48,8 @@ def from_json(cls: type[T], text: str) -> T:
 
     Raises:
         ConfigError: If the text is not JSON, or a key is missing, unknown, given twice or of the wrong type;
-            the message names the key, and the nearest valid one.
+            the message names the key, and the nearest valid one, or what it is called since version 0.1.
     """
-    import difflib
-
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     _forbid_unknown_keys(cls, ConfigDict(extra="forbid"), set())
@@ -54,17 +58,29 @@ def from_json(cls: type[T], text: str) -> T:
             json.loads(text, object_pairs_hook=_once)
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
-        # of several kinds of object that it may be, the kind with the fewest faults is meant
-        errors = error.errors()
-        faults = Counter(one["loc"][:-1] for one in errors)
-        errors.sort(key=lambda one: faults[one["loc"][:-1]])
-        first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
-        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(_fault(cls, error.errors())) from None
+
+
+def _fault(cls: type, errors: list[Any]) -> str:
+    """Return what is wrong with a text, of several faults the one that most helps."""
+    import difflib
+
+    # of several kinds of object that it may be, the kind with the fewest faults is meant
+    faults = Counter(one["loc"][:-1] for one in errors)
+    errors.sort(key=lambda one: faults[one["loc"][:-1]])
+    unknown = [one for one in errors if one["type"] == "unexpected_keyword_argument"]
+    old = [one for one in unknown if one["loc"][-1] in RENAMED]
+    first = next(iter(old or unknown or errors))
+    key = ".".join(str(part) for part in first["loc"])
+    hint = ""
+    if old:
+        names = dict.fromkeys(str(one["loc"][-1]) for one in old)
+        hint = f" Since version 0.1, {', '.join(f'{name!r} is called {RENAMED[name]!r}' for name in names)}."
+    elif unknown:
         valid = [f.name for c in _nested_dataclasses(cls, set()) for f in dataclasses.fields(c)]
-        near = difflib.get_close_matches(str(first["loc"][-1]) if first["loc"] else "", valid, n=1)
-        is_unknown = first["type"] == "unexpected_keyword_argument"
-        hint = f" Did you mean {near[0]!r}?" if near and is_unknown else ""
-        raise ConfigError(f"{cls.__name__}: {key or 'JSON'}: {first['msg'].removesuffix('.')}.{hint}") from None
+        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{cls.__name__}: {key or 'JSON'}: {first['msg'].removesuffix('.')}.{hint}"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -93,7 +109,10 @@ def read_json(cls: type[T], path: str | Path, *, where: str) -> T:
         raise ConfigError(f"{path} is a folder. Give one recipe file, such as those in {where}.")
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in {where}.")
-    return from_json(cls, read_text(path))
+    try:
+        return from_json(cls, read_text(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _nested_dataclasses(cls: Any, seen: set[type]) -> set[type]:

@@ -9,8 +9,8 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.io.read_write import read_image
 from medq_uni.physics.degrade import degrade
-from medq_uni.pipeline import Restorer
 from medq_uni.report import ReportItem, write_report
+from medq_uni.restorer import Restorer
 from medq_uni.result import Restoration
 from medq_uni.scoring import scores
 from medq_uni.seeding import generator_of

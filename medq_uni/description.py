@@ -19,19 +19,15 @@ from typing import Any
 
 from medq_uni.errors import MedQError
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
+from medq_uni.wording import WORDING
 
 DEFAULT_ASSESS = "Assess the quality of this image."
 DEFAULT_RESTORE = "Restore this image."
 FOLLOW_REPORT = "Restore as the report says."
 """Instruction that goes with a description that a person supplies."""
 MAX_FREE_CHARS = 160
-PHRASES = {
-    Task.CT_LOW_DOSE: "low-dose noise",
-    Task.MR_UNDERSAMPLING: "undersampling aliasing",
-    Task.MR_MOTION: "motion artifact",
-    Task.MR_NOISE: "Rician noise",
-    Task.PET_LOW_COUNT: "low-count noise",
-}
+PHRASES = {task: words.phrase for task, words in WORDING.items()}
+"""What a description calls every kind of degradation."""
 LABELS = ("Image", "Degradation", "Cause", "Impact", "Verdict")
 _SYNONYMS = {"mri": "mr", "magnetic resonance": "mr", "computed tomography": "ct", "x-ray ct": "ct"}
 _FREE = re.compile(r"[ -9;-~]+")  # printable ASCII without the colon that would look like a label
@@ -209,8 +205,10 @@ class QualityDescription:
         The grade none removes them all.
 
         Raises:
-            MedQError: If there is no such grade.
+            DescriptionError: If there is no such grade.
         """
+        if severity not in list(Severity):
+            raise DescriptionError(f"severity: needs one of {', '.join(Severity)}; got {_short(str(severity))}")
         severity = Severity(severity)
         if severity is Severity.NONE:
             degradations: tuple[Degradation, ...] = ()

@@ -14,7 +14,7 @@ import torch
 from medq_uni import __version__
 from medq_uni.data.phantoms import phantom
 from medq_uni.physics.degrade import degrade
-from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task
 

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medq_uni.errors import MedQError, UnwritableImage
@@ -200,4 +200,5 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):
+                _remove(aside)

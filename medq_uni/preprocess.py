@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from medq_uni.config import VisionConfig
+from medq_uni.config import ModelConfig, VisionConfig
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units
 from medq_uni.taxonomy import Modality
@@ -29,6 +29,8 @@ PERCENTILE = 99.9
 LOWER_FRACTION = 0.5
 """Upper end of the window view of MR, and of PET beside SUV, as a fraction of the range."""
 PET_WINDOW_FRACTION = 0.25
+TILE_SIZE = 256
+"""Largest side, in pixels, of what our networks are trained on, and so of a tile."""
 PADDED_SIDE = 128
 """Smaller slices are padded to this side by repeating their edge, as in training."""
 MOST_VIEW_PIXELS = 14 * 14 * 9 * 1024
@@ -164,6 +166,62 @@ def to_image(views: Float[Tensor, "Z 2 H W"], inverse: Inverse) -> MedicalImage:
     return inverse.image.with_voxels(np.where(inverse.passthrough, inverse.image.voxels, values))
 
 
+@dataclass(frozen=True)
+class Preprocessor:
+    """What a network is shown of slices, and the way back to the image.
+
+    Attributes:
+        config: Sizes of the network.
+        tile_size: Largest side, in pixels, that is restored in one piece, and that the assessor sees of a slice.
+    """
+
+    config: ModelConfig
+    tile_size: int = TILE_SIZE
+
+    @property
+    def multiple(self) -> int:
+        """Sides of what the network reads are multiples of this number of pixels."""
+        return self.config.token_pixels
+
+    def padded_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size to which :meth:`views` pads a slice."""
+        return padded_side(height, self.multiple), padded_side(width, self.multiple)
+
+    def views(self, image: MedicalImage, *, scaling: Scaling | None = None) -> tuple[Float[Tensor, "Z 2 H W"], Inverse]:
+        """Return both views of every slice, padded to the token grid, and the way back; see :func:`to_tensor`."""
+        return to_tensor(image, multiple=self.multiple, scaling=scaling)
+
+    def codec_input(self, views: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B C H W"]:
+        """Return what the codec encodes, in its own channels."""
+        return as_channels(views, channels=self.config.codec.in_channels)
+
+    def vision_input(self, views: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B C h w"]:
+        """Return what the assessor sees; see :func:`vision_input`."""
+        return vision_input(views, self.config.vision, size=self.tile_size)
+
+    def image(
+        self, decoded: Float[Tensor, "Z C H W"], inverse: Inverse
+    ) -> tuple[MedicalImage, Float[Tensor, "Z 2 H W"]]:
+        """Return the image of what the codec decoded, in the units and geometry of the original, and its views."""
+        views = as_views(decoded.detach().float().cpu(), inverse.scaling)
+        return to_image(views, inverse), views
+
+    def deviation(
+        self, spread: Float[Tensor, "Z C H W"], views: Float[Tensor, "Z 2 H W"], inverse: Inverse
+    ) -> MedicalImage:
+        """Return standard deviations of what the codec decoded in physical units; 0 where voxels pass through.
+
+        Args:
+            spread: Standard deviation in the channels of the codec.
+            views: What :meth:`image` returned beside the image.
+            inverse: The way back.
+        """
+        _, height, width = inverse.image.shape
+        both = spread_as_views(spread.detach().float().cpu(), inverse.scaling)
+        sigma = inverse.scaling.spread_from_views(both, views)[:, :height, :width].numpy()
+        return inverse.image.with_voxels(np.where(inverse.passthrough, np.float32(0), sigma))
+
+
 def guess_modality(image: MedicalImage) -> Modality:
     """Return the modality that the intensities suggest, with a warning that says it is a guess.
 
@@ -288,7 +346,7 @@ def as_views(x: Float[Tensor, "B C H W"], scaling: Scaling | Sequence[Scaling]) 
     if x.shape[1] == 2:
         return x
     if not isinstance(scaling, Scaling):
-        return torch.cat([as_views(one, own) for one, own in zip(x.split(1), scaling, strict=True)])
+        return torch.cat([as_views(one, own) for one, own in zip(torch.split(x, 1), scaling, strict=True)])
     wide = x.mean(1)
     return scaling.to_views((wide + 1) / 2 * (scaling.high - scaling.low) + scaling.low)
 

@@ -76,7 +76,7 @@ class ReportItem:
                 ("Verdict", words.verdict.value),
             ),
             seconds=f"{restoration.seconds:.1f}",
-            settings=json.dumps(restoration.settings, indent=2),
+            settings=json.dumps(restoration.provenance.to_dict(), indent=2),
         )
 
 

@@ -32,10 +32,6 @@ class Task(StrEnum):
         return Modality(self.value.split("-", 1)[0])
 
 
-NOISES = frozenset({Task.CT_LOW_DOSE, Task.MR_NOISE, Task.PET_LOW_COUNT})
-"""Degradations that are noise, and nothing else."""
-
-
 class Severity(StrEnum):
     """Grade of a degradation, ordered from ``none`` (level 0) to ``severe`` (level 3)."""
 
@@ -74,35 +70,6 @@ class Anatomy(StrEnum):
     TORSO = "torso"
     EXTREMITY = "extremity"
     BODY = "body"
-
-
-EFFECT_UNITS = {
-    Task.CT_LOW_DOSE: "HU",
-    Task.MR_UNDERSAMPLING: "NRMSE",
-    Task.MR_MOTION: "NRMSE",
-    Task.MR_NOISE: "NRMSE",
-    Task.PET_LOW_COUNT: "NRMSE",
-}
-"""What the effect of a degradation is measured in: noise SD in the body, or the error's norm over the reference's."""
-EFFECT_BOUNDS = {
-    Task.CT_LOW_DOSE: (12.0, 25.0, 50.0),
-    Task.MR_UNDERSAMPLING: (0.04, 0.15, 0.21),
-    Task.MR_MOTION: (0.02, 0.10, 0.21),
-    Task.MR_NOISE: (0.03, 0.085, 0.17),
-    Task.PET_LOW_COUNT: (0.04, 0.15, 0.36),
-}
-"""Least effect of mild, moderate and severe, calibrated on training images (``python -m experiments.grades``)."""
-NOISE_LIMITS = {Modality.CT: 18.0, Modality.MR: 0.04, Modality.PET: 0.15}
-"""Noise of its own up to which an image passes as a reference: HU, else a fraction of the mean signal.
-
-CT: what routine abdominal protocols aim at, with a margin. PET: the variation in the liver that EANM guidelines
-for FDG imaging (2015) allow.
-"""
-
-
-def grade_of(task: Task, effect: float) -> Severity:
-    """Return the grade of a measured effect, in the unit that :data:`EFFECT_UNITS` states."""
-    return Severity.from_level(sum(effect >= bound for bound in EFFECT_BOUNDS[task]))
 
 
 def tasks_of(modality: Modality) -> tuple[Task, ...]:

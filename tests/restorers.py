@@ -3,19 +3,44 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.describers.describers import truth_of
-from medq_uni.description import QualityDescription
-from medq_uni.image import MedicalImage
-from medq_uni.pipeline import Restorer
+from medq_uni.describers.record import truth_of
+from medq_uni.description import Degradation, QualityDescription
+from medq_uni.image import MedicalImage, Units
+from medq_uni.restorer import Restorer
 from medq_uni.safety.output_cache import OutputCache, SafetyCase, SafetySettings, safety_cases_of
 from medq_uni.systems.cases import Case, drawn_cases
 from medq_uni.systems.system import Output
-from medq_uni.taxonomy import Severity
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 from tests.chat import ChatServer
+
+NOISE = QualityDescription(
+    Modality.CT,
+    Anatomy.CHEST,
+    (Degradation(Task.CT_LOW_DOSE, Severity.MILD),),
+    "the tube current was reduced",
+    "soft tissue is a little grainy",
+    Verdict.USABLE,
+)
+
+
+@pytest.fixture
+def noise() -> QualityDescription:
+    """A valid description of a CT slice with mild noise."""
+    return NOISE
+
+
+@pytest.fixture
+def slice_ct() -> MedicalImage:
+    """A CT slice of 32 x 48 pixels with air, water and bone."""
+    voxels = np.full((1, 32, 48), -1000.0, np.float32)
+    voxels[0, 8:24, 8:40] = 40
+    voxels[0, 14:18, 20:26] = 900
+    return MedicalImage(voxels, modality=Modality.CT, units=Units.HU)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from medq_uni.assessor import Assessor
 from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
 from medq_uni.model.vision import summary
-from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import CannotAssess, to_tensor
 from medq_uni.pretrained.load import Pretrained, load_pretrained
 from medq_uni.pretrained.ood_detector import Gaussian, OodDetector
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.taxonomy import Modality
 
 
@@ -54,7 +54,7 @@ def test_a_doubtful_image_is_described_with_a_warning(nano: Pretrained, image: M
 
 def test_an_image_unlike_all_is_refused_unless_asked_for(nano: Pretrained, image: MedicalImage):
     assessor = Assessor(with_unlikeness(nano, image, 4.0))
-    with pytest.raises(CannotAssess, match=r"4\.0 times the limit.*--modality.*--unfamiliar"):
+    with pytest.raises(CannotAssess, match=r"4\.0 times the limit.*--modality.*--allow-ood"):
         assessor.assess(image)
     with pytest.warns(UserWarning, match="with doubt"):
         assert assessor.assess(image, allow_ood=True).description.modality is Modality.MR
@@ -66,8 +66,8 @@ def test_a_restoration_refuses_too_and_records_what_it_went_on_with(nano: Pretra
         restorer.restore(image)
     with pytest.warns(UserWarning, match="with doubt"):
         result = restorer.restore(image, settings=RestoreSettings(allow_ood=True))
-    assert result.settings["unlikeness"] == pytest.approx(4.0, rel=1e-3)
-    assert result.settings["unfamiliar"] is True
+    assert result.provenance.ood_score == pytest.approx(4.0, rel=1e-3)
+    assert result.provenance.options.allow_ood
 
 
 def test_of_a_volume_the_middle_slice_speaks(nano: Pretrained, image: MedicalImage):

@@ -15,7 +15,7 @@ from medq_uni.data.phantoms import phantom as drawn_phantom
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.io.provenance import sidecar_path
 from medq_uni.io.read_write import read_image, write_image
-from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 FORCE = RestoreSettings(force=True, allow_ood=True)
@@ -167,7 +167,7 @@ def test_a_source_that_cannot_be_read_again_does_not_stop_the_others(
     for name in ("one.nii.gz", "two.nii.gz"):
         write_image(SLICE, source / name)
     results(restorer, source, target)
-    (target / "two.medq.json").write_text(json.dumps({"settings": [], "maps": 1, "source": None}))
+    (target / "two.medq.json").write_text(json.dumps({"provenance": [], "maps": 1, "source": None}))
 
     def gone(files: object) -> str:
         raise OSError(errno.EIO, "Input/output error", str(source / "one.nii.gz"))

@@ -68,7 +68,7 @@ def test_an_image_unlike_all_is_refused_unless_asked_for(tmp_path: Path):
     code, text = medq("restore", path, "-o", tmp_path / "out.nii.gz", "--modality", "pet")
     assert code == 1
     assert not (tmp_path / "out.nii.gz").exists()
-    code, text = medq("assess", path, "--modality", "pet", "--unfamiliar")
+    code, text = medq("assess", path, "--modality", "pet", "--allow-ood")
     assert code == 0
     assert "Image: PET" in text
     assert "with doubt" in text
@@ -150,7 +150,7 @@ def test_a_record_replays_what_it_says(slice_file: Path, tmp_path: Path):
     assert medq("degrade", slice_file, "--record", sidecar, "--task", "mr-noise", "-o", tmp_path / "no.nii.gz")[0] == 2
 
 
-def test_a_second_way_by_name_and_a_wrong_modality(slice_file: Path, tmp_path: Path):
+def test_an_alternative_simulation_by_name_and_a_wrong_modality(slice_file: Path, tmp_path: Path):
     target = tmp_path / "out.nii.gz"
     code, text = medq("degrade", slice_file, "--task", "mr-motion", "--method", "torchio-ghosting", "-o", target)
     assert code == 0, text
@@ -195,7 +195,7 @@ def test_a_description_file_steers(slice_file: Path, tmp_path: Path):
     code, text = medq("restore", slice_file, "-o", target, "--modality", "mr", "--description", words)
     assert code == 0, text
     record = json.loads((tmp_path / "out.medq.json").read_text())
-    assert record["settings"]["description_from"] == "user"
+    assert record["provenance"]["description_from"] == "user"
     words.write_text("nonsense")
     code, text = medq("restore", slice_file, "-o", tmp_path / "x.nii.gz", "--description", words)
     assert code == 1

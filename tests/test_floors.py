@@ -10,11 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
     {"taxonomy", "errors", "notice", "threads"},
+    {"wording"},
     {"image", "description", "config", "files"},
     {"config_json"},
-    {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures"},
+    {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures", "csv_text"},
     {"io", "physics", "preprocess"},
-    {"data", "model", "result", "scoring"},
+    {"data", "model", "result", "scoring", "display"},
     {"baselines"},
     {"pretrained"},
     {"inference"},
@@ -29,6 +30,8 @@ FLOORS = (
     {"cli"},
     {"__main__"},
 )
+MEASUREMENTS = {"evaluate", "safety", "judge", "ablate"}
+"""What they share lies below; the command line brings their results together."""
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 
@@ -62,6 +65,12 @@ def test_imports_go_down(path: Path):
     here = part_of(path)
     for there in imported_parts(path):
         assert there == here or FLOOR[there] < FLOOR[here], f"{here} (floor {FLOOR[here]}) imports {there}"
+
+
+def test_the_folders_of_measurements_do_not_import_each_other():
+    for path in (one for one in modules() if part_of(one) in MEASUREMENTS):
+        others = imported_parts(path) & MEASUREMENTS - {part_of(path)}
+        assert not others, f"{path.relative_to(PACKAGE)} imports {others}"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -12,9 +12,9 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage, Units
 from medq_uni.model.inputs import Sampled
 from medq_uni.model.vae import DecodedImage
-from medq_uni.pipeline import Restorer, RestoreSettings
 from medq_uni.preprocess import as_channels, as_views, scaling_of, spread_as_views, to_image, to_tensor, view_shape
 from medq_uni.pretrained.load import load_pretrained
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality
 
@@ -36,7 +36,7 @@ def test_the_whole_job_runs_with_a_released_checkpoint(restorer: Restorer) -> No
     result = restorer.restore(image, settings=RestoreSettings(sampler=TWO_STEPS, force=True))
     assert result.restored.shape == image.shape
     assert result.description.modality is Modality.MR
-    assert result.settings["precision"] == "bfloat16"
+    assert result.provenance.options.precision == "bfloat16"
     assert len(np.unique(result.restored.voxels)) > 1000  # an 8-bit path could hold 256 values
 
 

@@ -15,8 +15,9 @@ from medq_uni.image import MedicalImage
 from medq_uni.io.provenance import sidecar_path
 from medq_uni.io.read_write import read_image
 from medq_uni.physics.degrade import apply_records, draw_record
-from medq_uni.pipeline import Restorer, RestoreSettings
+from medq_uni.pipeline import restore_file
 from medq_uni.preprocess import CannotAssess
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 FORCE = RestoreSettings(force=True)
@@ -79,15 +80,15 @@ def test_raising_the_stated_severity_raises_the_removed_energy(restorer: Restore
     assert energy[0] == 0
     assert energy == sorted(set(energy))
     assert energy[3] > 1.1 * energy[2] > 1.2 * energy[1]
-    strengths = [result.settings["strength"] for result in results]
+    strengths = [result.provenance.strength for result in results]
     assert strengths == sorted(set(strengths))
 
 
 def test_a_description_that_says_what_was_found_restores_in_full(restorer: Restorer):
     image = noisy()
     result = restorer.restore(image, description=restorer.assess(image))
-    assert result.settings["strength"] == 1
-    assert result.settings["assessment"] == result.description.to_text()
+    assert result.provenance.strength == 1
+    assert result.provenance.assessment == result.description.to_text()
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_batch(restorer: Restorer):
@@ -143,7 +144,7 @@ def test_a_real_dicom_becomes_a_derived_series_and_stays_untouched(restorer: Res
     source = Path(get_testdata_file("CT_small.dcm", download=False))
     before = source.read_bytes()
     target = tmp_path / "restored.dcm"
-    result = restorer.run(source, target, settings=FORCE)
+    result = restore_file(restorer, source, target, settings=FORCE)
     assert source.read_bytes() == before
     original, written = pydicom.dcmread(source), pydicom.dcmread(target)
     assert written.SOPInstanceUID != original.SOPInstanceUID
@@ -160,5 +161,5 @@ def test_a_real_dicom_becomes_a_derived_series_and_stays_untouched(restorer: Res
     with pytest.raises(ValueError, match="exists"):
         result.save(tmp_path / "restored.nii.gz")
     with pytest.raises(ValueError, match="--overwrite"):
-        restorer.run(tmp_path / "not-even-read.dcm", target)
+        restore_file(restorer, tmp_path / "not-even-read.dcm", target)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

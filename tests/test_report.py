@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.pipeline import Restorer
 from medq_uni.report import ReportItem, render, write_report
+from medq_uni.restorer import Restorer
 from medq_uni.systems.cases import drawn_cases
 from medq_uni.taxonomy import Severity
 

@@ -1,11 +1,13 @@
 import copy
+import csv
+import io
 import json
 import re
 from dataclasses import replace
 
 import pytest
 
-from experiments import results
+from experiments import result_pages, results
 
 
 def test_the_results_page_is_the_one_that_the_kept_results_give():
@@ -20,6 +22,33 @@ def test_so_is_the_table_of_the_readme():
     text = results.README.read_text(encoding="utf-8")
     assert "<!-- results:begin -->" in text
     assert text == results.with_table(text, "results", results.readme_table())
+
+
+def test_so_are_the_tables_in_full():
+    printed = result_pages.tables()
+    assert {path.name for path in results.TABLES.iterdir()} == set(printed)
+    for name, text in printed.items():
+        assert (results.TABLES / name).read_text(encoding="utf-8") == text, name
+
+
+def test_every_link_of_the_pages_leads_somewhere():
+    for page in (results.PAGE, results.SAFETY):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_tables_in_full_hold_the_numbers_of_the_pages():
+    kept_rows = [
+        (one["name"], row) for one in result_pages.kept("evaluation")["benchmarks"] for row in one["by_modality"]
+    ]
+    rows = list(csv.DictReader(io.StringIO(result_pages.tables()["by_modality.csv"])))
+    assert len(rows) == len(kept_rows)
+    for found, (benchmark, row) in zip(rows, kept_rows, strict=True):
+        assert (found["benchmark"], found["system"], found["part"]) == (benchmark, row["system"], row["part"])
+        if row["mean"]["psnr"] is not None:
+            assert float(found["mean_psnr"]) == pytest.approx(row["mean"]["psnr"], abs=1e-4)
+    (ours,) = [r for r in rows if (r["benchmark"], r["part"], r["system"]) == ("phantoms", "ct", "nano")]
+    assert f"| phantoms | ct | 25.29 | {float(ours['mean_psnr']):.2f} |" in result_pages.page()
 
 
 @pytest.mark.parametrize("name", results.ABLATION_PLANS)
@@ -49,10 +78,10 @@ def kept() -> dict:
         for part in ("ct", "mr")
         for name in systems
     ]
-    harm = [{"group": "real", "modality": "ct", "system": name, "lowest": 50.0} for name in systems]
+    good = [{"group": "real", "modality": "ct", "system": name, "lowest": 50.0} for name in systems]
     failed = [{"system": name, "case": 1} for name in systems]
-    one = {"name": "real", "sha256": "1", "by_modality": rows, "by_task": rows, "good_images": harm}
-    one |= {"failed": failed, "doubted": failed}
+    one = {"name": "real", "sha256": "1", "by_modality": rows, "by_task": rows, "good_images": good}
+    one |= {"failed": failed, "warned": failed}
     bias = ["Bias", ["set", "system", "mean"], [["real", name, "0.1"] for name in systems], ""]
     failures = ["Failures", ["system", "reason"], [["nano", "a"], ["nano", "b"], ["NAFNet", "c"]], ""]
     return {
@@ -68,7 +97,7 @@ def without_baseline(found: dict) -> dict:
     found = copy.deepcopy(found) | {"date": "2026-02-02"}
     found["systems"] = found["systems"][:2]
     one = found["benchmarks"][0]
-    for name in ("by_modality", "by_task", "good_images", "failed", "doubted"):
+    for name in ("by_modality", "by_task", "good_images", "failed", "warned"):
         one[name] = [row for row in one[name] if row["system"] != "NAFNet"]
     for row in one["by_modality"]:
         row["mean"] = {"psnr": 31.0}
@@ -85,7 +114,7 @@ def test_a_system_that_is_not_scored_again_keeps_its_rows_without_a_paired_test(
     assert order == [(part, *row) for part in ("ct", "mr") for row in (*ours, ("NAFNet", 30.0, None))]
     assert [one.get("measured") for one in merged["systems"]] == [None, None, "2026-01-01"]
     assert merged["safety"] == old["safety"]
-    assert [len(merged["benchmarks"][0][name]) for name in ("failed", "doubted")] == [3, 3]
+    assert [len(merged["benchmarks"][0][name]) for name in ("failed", "warned")] == [3, 3]
     later = results.with_kept(without_baseline(merged), merged)
     assert [one.get("measured") for one in later["systems"]] == [None, None, "2026-01-01"]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medq_uni.statistics import clustered_interval, holm, paired_p_value, share_interval
+from medq_uni.statistics import clustered_interval, holm, known_interval, paired_p_value, share_interval
 
 
 def test_the_interval_counts_subjects_not_slices():
@@ -60,3 +60,49 @@ def test_the_interval_of_a_share_holds_it_and_is_never_certain(counts: tuple[int
     low, high = share_interval(*counts)
     assert 0 <= low <= counts[0] / counts[1] <= high <= 1
     assert low < high
+
+
+def test_an_interval_is_the_same_every_time_and_another_seed_changes_it_little():
+    values, subjects = np.random.default_rng(1).normal(0, 1, 60), [str(i // 3) for i in range(60)]
+    first = clustered_interval(values, subjects)
+    assert first == clustered_interval(values, subjects)
+    other = clustered_interval(values, subjects, seed=1)
+    assert other != first
+    assert other == pytest.approx(first, abs=0.1 * (first[1] - first[0]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_interval_of_values_that_are_not_finite_is_not_known(bad: float):
+    assert np.isnan(clustered_interval(np.array([1.0, bad, 2.0]), ["a", "b", "c"])).all()
+    assert known_interval(np.array([1.0, bad, 2.0]), ["a", "b", "c"]) == (None, None)
+
+
+def test_an_interval_that_is_known_is_the_interval():
+    values = np.arange(6.0)
+    assert known_interval(values, list("abcdef")) == clustered_interval(values, list("abcdef"))
+    assert known_interval(values, ["a"] * 6) == (None, None)
+
+
+def test_equal_values_have_an_interval_without_width():
+    assert clustered_interval(np.full(4, 2.5), list("abcd")) == (2.5, 2.5)
+
+
+@given(st.permutations(range(12)))
+def test_the_order_of_images_does_not_matter_to_a_paired_test(order: list[int]):
+    differences = np.arange(12.0) - 3
+    subjects = np.array([str(i // 2) for i in range(12)])
+    expected = paired_p_value(differences, list(subjects))
+    assert paired_p_value(differences[order], list(subjects[order])) == pytest.approx(expected)
+    assert paired_p_value(-differences, list(subjects)) == pytest.approx(expected)
+
+
+def test_a_paired_test_on_a_case_computed_by_hand():
+    # six subjects, all better: two of the 2**6 signs are as extreme
+    assert paired_p_value(np.arange(1.0, 7.0), list("abcdef")) == pytest.approx(2 / 2**6)
+    assert paired_p_value(np.arange(1.0, 6.0), list("abcde")) > 0.05
+
+
+def test_holm_of_nothing_and_of_what_is_not_known():
+    assert holm([]) == []
+    assert all(map(math.isnan, holm([math.nan, math.nan])))
+    assert holm([0.6, 0.7]) == [1.0, 1.0]

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 from medq_uni.annotate.images import ImageSource
 from medq_uni.annotate.records import ASPECTS, Account, Entry, Revision, StoreError
 from medq_uni.annotate.store import Store
-from medq_uni.annotate.views import png_of, windows_of
 from medq_uni.description import DescriptionError
+from medq_uni.display import png_of, windows_of
 from medq_uni.files import atomic_folder
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict

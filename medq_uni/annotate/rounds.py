@@ -13,10 +13,10 @@ from medq_uni.annotate.images import ImageSource
 from medq_uni.annotate.majority import SLOTS, slots_of
 from medq_uni.annotate.records import Draft, StoreError
 from medq_uni.annotate.store import Store
-from medq_uni.annotate.views import png_of, windows_of
 from medq_uni.data.descriptions import description_line
 from medq_uni.describers.prompts import Example, messages_for
 from medq_uni.description import QualityDescription
+from medq_uni.display import png_of, windows_of
 from medq_uni.files import atomic_folder
 from medq_uni.taxonomy import Modality
 

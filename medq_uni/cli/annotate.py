@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medq_uni.cli import accounts
-from medq_uni.cli.drafting import ask_consent, external_describer, show_drafts, show_queue
+from medq_uni.cli.drafting import ask_consent, chat_describer, corrected_examples, show_drafts, show_queue
 from medq_uni.cli.shared import (
     DatasetArgument,
     DeviceOption,
@@ -31,8 +31,8 @@ from medq_uni.errors import MedQError
 from medq_uni.notice import NOTICE
 
 if TYPE_CHECKING:
-    from medq_uni.annotate.drafts import Describer
     from medq_uni.annotate.store import Store
+    from medq_uni.describers.describer import Describer
 
 app = typer.Typer(no_args_is_help=True, help="Drafts by a model, three reviews per image, majority, rounds. " + NOTICE)
 app.add_typer(accounts.app, name="user")
@@ -78,17 +78,19 @@ def draft(
     The key of a server comes from the environment variable MEDQ_DESCRIBER_KEY.
     """
     with clear_errors(), open_store(dataset, store, create=True) as opened, ExitStack() as stack:
-        from medq_uni.annotate.drafts import FunctionDescriber, RecordDescriber, draft_images, pending_keys
+        from medq_uni.annotate.drafts import draft_images, pending_keys
         from medq_uni.annotate.images import open_source
+        from medq_uni.describers.record import RecordDescriber
 
         source = open_source(dataset, modality=modality, slices=slices)
         if describer == "record":
-            chosen: Describer = RecordDescriber(source)
-            threads = 1
+            chosen: Describer = RecordDescriber()
         elif describer == "nano":
-            chosen, threads = FunctionDescriber(model, load_restorer(model, device, None, False).assess), 1
+            from medq_uni.describers.model import ModelDescriber
+
+            chosen = ModelDescriber(model, load_restorer(model, device, None, False))
         else:
-            from medq_uni.describers.chat import ChatConfig
+            from medq_uni.describers.client import ChatClient, ChatConfig
 
             config = ChatConfig(
                 url=describer,
@@ -102,13 +104,12 @@ def draft(
                 max_cost=max_cost,
             )
             keys = pending_keys(opened, source, round_number)[:limit]
-            external = external_describer(config, opened, source, round_number, examples)
-            chosen = stack.enter_context(closing(external))
-            ask_consent(external, config, source, keys, yes)
+            chat = stack.enter_context(closing(ChatClient(config)))
+            corrected = corrected_examples(opened, source, round_number, examples)
+            chosen = chat_describer(chat, opened, corrected, threads)
+            ask_consent(chosen, opened, source, keys, yes)
         with progress_bar("drafts") as progress:
-            report = draft_images(
-                opened, source, chosen, round=round_number, limit=limit, threads=threads, progress=progress
-            )
+            report = draft_images(opened, source, chosen, round=round_number, limit=limit, progress=progress)
     show_drafts(report, source.problems(), round_number)
 
 

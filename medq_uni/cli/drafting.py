@@ -13,20 +13,17 @@ from medq_uni.errors import MedQError
 
 if TYPE_CHECKING:
     from medq_uni.annotate.drafts import DraftReport
-    from medq_uni.annotate.external import ExternalDescriber
     from medq_uni.annotate.images import ImageSource
     from medq_uni.annotate.store import Store
-    from medq_uni.describers.chat import ChatConfig
+    from medq_uni.describers.chat import ChatDescriber, Examples
+    from medq_uni.describers.client import ChatClient
+    from medq_uni.describers.describer import Subject
     from medq_uni.describers.prompts import Example
-    from medq_uni.image import MedicalImage
     from medq_uni.taxonomy import Modality
 
 
-def external_describer(
-    config: ChatConfig, store: Store, source: ImageSource, round_number: int, count: int
-) -> ExternalDescriber:
-    """Return the describer behind a URL, which shows corrections of the round before in every question."""
-    from medq_uni.annotate.external import ExternalDescriber
+def corrected_examples(store: Store, source: ImageSource, round_number: int, count: int) -> Examples:
+    """Return what is shown before a question of a round: corrections of the round before, chosen once."""
     from medq_uni.annotate.rounds import choose_examples
 
     @functools.cache
@@ -38,24 +35,31 @@ def external_describer(
     def examples(key: str, modality: Modality) -> list[Example]:
         return [one for one in corrected(modality) if one.key != key][:count]  # never the answer to the question
 
-    return ExternalDescriber(config, store, examples=examples)
+    return examples
 
 
-def ask_consent(
-    describer: ExternalDescriber, config: ChatConfig, source: ImageSource, keys: list[str], yes: bool
-) -> None:
+def chat_describer(chat: ChatClient, store: Store, examples: Examples, threads: int) -> ChatDescriber:
+    """Return the describer behind a server, whose questions and answers the store keeps."""
+    from medq_uni.annotate.exchanges import StoredExchanges
+    from medq_uni.describers.chat import ChatDescriber
+
+    memory = StoredExchanges(store, chat.config.max_tokens)
+    return ChatDescriber(chat, memory, prefix="external", threads=threads, may_refuse=False, examples=examples)
+
+
+def ask_consent(describer: ChatDescriber, store: Store, source: ImageSource, keys: list[str], yes: bool) -> None:
     """Say what a run costs and where the images go, and ask whether to begin where either matters.
 
     Raises:
         MedQError: If it would cost more than is allowed.
     """
-    image = _first_readable(source, keys)
-    if image is None:
+    subject = _first_readable(store, source, keys)
+    if subject is None:
         return
-    estimate = describer.estimate(*image, len(keys))
+    estimate, config = describer.estimate([subject], count=len(keys)), describer.chat.config
     where = "stay on this machine" if config.is_local else "LEAVE this machine"
     typer.echo(
-        f"{estimate.images} images for {describer.model}: about {estimate.tokens_in} tokens in and at most "
+        f"{estimate.questions} images for {describer.chat.model}: about {estimate.tokens_in} tokens in and at most "
         f"{estimate.tokens_out} out, cost at most about {estimate.cost:.2f}. The images {where}.",
         err=True,
     )
@@ -65,10 +69,12 @@ def ask_consent(
         typer.confirm("Begin?", abort=True, err=True)
 
 
-def _first_readable(source: ImageSource, keys: list[str]) -> tuple[str, MedicalImage] | None:
+def _first_readable(store: Store, source: ImageSource, keys: list[str]) -> Subject | None:
+    from medq_uni.annotate.drafts import subject_of
+
     for key in keys:
-        with suppress(ValueError, OSError):
-            return key, source.image(key)
+        with suppress(MedQError, OSError):
+            return subject_of(store, source, key)
     return None
 
 

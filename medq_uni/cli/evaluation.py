@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bars
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from medq_uni.evaluate.page import Section
 
 
 def evaluate(
@@ -22,49 +27,68 @@ def evaluate(
         str,
         typer.Option(
             help="What is compared, separated by commas: classical, bilateral, tv, nlm, wavelet, bm3d, nano, unimedvl, "
-            "a folder of weights; behind a model :forced, :expert-bypassed, :path-off, :codec-only; before it TITLE=.",
+            "a folder of weights; behind a model :forced, :expert-bypassed, :no-skip, :codec-only; before it TITLE=.",
         ),
     ] = "classical,nano",
     source: SourcesOption = None,
     against: Annotated[str | None, typer.Option(help="System that all are compared with; the first model.")] = None,
     safety: Annotated[
-        bool, typer.Option("--safety", help="Also check lesions, inventions, bias, texture, harm, uncertainty, shift.")
+        bool,
+        typer.Option("--safety", help="Also check findings, texture, bias, good images, uncertainty, shift."),
     ] = False,
     safety_phantoms: Annotated[int, typer.Option(min=1, help="Phantoms of every task and grade for --safety.")] = 2,
     safety_slices: Annotated[int, typer.Option(min=1, help="Slices of the sources for --safety.")] = 40,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: DeviceOption = None,
 ) -> None:
-    """Score systems on a benchmark: PSNR, SSIM, intervals, paired tests, harm, cost; results.json, CSV, report.html.
+    """Score systems on a benchmark (PSNR, SSIM, paired tests, good images, cost): results.json, CSV, report.html.
 
     Run it again with the same folder to go on where it stopped.
     """
     with clear_errors(), progress_bars() as progress:
         from medq_uni.evaluate.evaluation import evaluate as run
+        from medq_uni.evaluate.evaluation import write_evaluation
         from medq_uni.evaluate.page import summary
+        from medq_uni.safety.checks import run_safety
         from medq_uni.safety.output_cache import SafetySettings
         from medq_uni.systems.benchmark import read_benchmarks
         from medq_uni.systems.build import read_specs
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
         found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
-        for line in (f"{one.name}: {line}" for one in found for line in one.unreadable):
-            typer.echo(f"warning: {line}; it is left out", err=True)
-        settings = None
+        _warn(f"{one.name}: {line}; it is left out" for one in found for line in one.unreadable)
+        settings = SafetySettings(
+            sources=tuple(source or ()),
+            per_grade=safety_phantoms,
+            shift_count=safety_phantoms,
+            real_count=safety_slices,
+        )
+        done = run(found, specs, output, against=against, workers=workers, progress=progress)
+        checked, sections = None, []
         if safety:
-            settings = SafetySettings(
-                sources=tuple(source or ()),
-                per_grade=safety_phantoms,
-                shift_count=safety_phantoms,
-                real_count=safety_slices,
-            )
-        results = run(found, specs, output, against=against, safety=settings, workers=workers, progress=progress)
-    for line in _missing(results):
-        typer.echo(f"warning: {line}", err=True)
+            checked = run_safety(done.systems, settings, output, progress("safety"))
+            sections.append(_safety_section(checked))
+        results = write_evaluation(done, output, more={"safety": checked}, sections=sections)
+    _warn(_missing(results))
     typer.echo(summary(results), nl=False)
     typer.echo(f"\n{output / 'report.html'}")
     if _missing(results):
         raise typer.Exit(SOME_FAILED)
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(f"warning: {line}", err=True)
+
+
+def _safety_section(checked: dict[str, Any]) -> Section:
+    """Return the section of the page that shows what the safety checks measured."""
+    from medq_uni.evaluate.page import Section
+    from medq_uni.safety.plots import safety_plots
+    from medq_uni.safety.tables import SHARES, safety_tables
+
+    note = f"On phantoms, and on real slices where there are some. Definitions: docs/safety.md. {SHARES}"
+    return Section("Safety", note, safety_tables(checked), safety_plots(checked))
 
 
 def _missing(results: dict[str, Any]) -> list[str]:

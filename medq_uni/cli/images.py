@@ -33,8 +33,8 @@ from medq_uni.taxonomy import Severity, Task
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from medq_uni.pipeline import Restorer
     from medq_uni.report import ReportItem
+    from medq_uni.restorer import Restorer
     from medq_uni.result import Restoration
 
     Tell = Callable[[str, Restoration], None]
@@ -101,8 +101,8 @@ def restore(
 ) -> None:
     """Assess an image, then restore it under the guidance of the assessment."""
     with clear_errors():
-        from medq_uni.pipeline import RestoreSettings
         from medq_uni.report import ReportItem
+        from medq_uni.restorer import RestoreSettings
 
         if report is not None:
             _check_report(report)
@@ -225,8 +225,10 @@ def _check_report(path: Path) -> None:
 
 def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], tell: Tell) -> int:
     """Restore one image and return the exit code."""
+    from medq_uni.pipeline import restore_file
+
     with progress_bar("tiles") as progress:
-        result = restorer.run(source, target, progress=progress, **options)
+        result = restore_file(restorer, source, target, progress=progress, **options)
     typer.echo(result.description.to_text())
     note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
     typer.echo(f"{target}: {note}", err=True)

@@ -1,4 +1,4 @@
-"""The command that measures descriptions: slots, a language-model judge, images out of scope, MedQ-Bench."""
+"""The command that measures descriptions: aspects, a language-model judge, images out of scope, MedQ-Bench."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from medq_uni.notice import NOTICE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from medq_uni.describers.cache import Answer
-    from medq_uni.describers.describers import Describer
+    from medq_uni.describers.describer import Answer, Describer
     from medq_uni.judge.judging import Comparison, Judge, Judgment
     from medq_uni.judge.medqbench import Item, Response
     from medq_uni.judge.runs import DescriptionRun
@@ -58,36 +57,37 @@ def judge(
     if not benchmark and medqbench is None:
         raise typer.BadParameter("give --benchmark, --medqbench, or both.")
     with clear_errors(), ExitStack() as stack:
-        from medq_uni.describers.describers import open_describers
+        from medq_uni.describers.by_name import open_describers
+        from medq_uni.describers.chat import ChatDescriber
         from medq_uni.judge.medqbench import read_tsv
 
         kept = output / "cache"
-        trial, unreadable = _read_trial(benchmark or [], source or [], out_of_scope)
+        run, unreadable = _read_run(benchmark or [], source or [], out_of_scope)
         items = [] if medqbench is None else read_tsv(medqbench)
         limits = {"timeout_s": timeout, "retries": retries}
         names = [name.strip() for name in describers.split(",") if name.strip()]
         chosen = open_describers(
-            names, trial.truths, kept, device=device, threads=workers, max_tokens=max_tokens, **limits
+            names, run.truths, kept, device=device, threads=workers, max_tokens=max_tokens, **limits
         )
         for describer in chosen:
-            if hasattr(describer, "chat"):
+            if isinstance(describer, ChatDescriber):
                 stack.enter_context(closing(describer.chat))
         prices = {"price_in": price_in, "price_out": price_out}
         one = _open_judge(judge_name, kept, rounds, workers, limits | prices | {"max_tokens": judge_max_tokens})
         if one is not None:
             stack.enter_context(closing(one.chat))
-        _ask_describer_consent(chosen, trial, items, yes)
-        if trial.cases:
+        _ask_describer_consent(chosen, run, items, yes)
+        if run.cases:
             for describer in chosen:
-                trial.ask(describer, progress_bar)
-            trial.write(output / "descriptions.json")
+                run.ask(describer, progress_bar)
+            run.write(output / "descriptions.json")
         responses = _respond(chosen, items, kept, workers)
-        unscored = _report(output, trial, items, responses, one, yes)
-    _finish(output, trial.failed, unscored, unreadable)
+        unscored = _report(output, run, items, responses, one, yes)
+    _finish(output, run.failed, unscored, unreadable)
 
 
-def _read_trial(paths: Sequence[Path], sources: Sequence[str], out_of_scope: bool) -> tuple[DescriptionRun, int]:
-    """Return the trial of the benchmarks at paths, and how many of their pairs cannot be read; those are named."""
+def _read_run(paths: Sequence[Path], sources: Sequence[str], out_of_scope: bool) -> tuple[DescriptionRun, int]:
+    """Return the run of the benchmarks at paths, and how many of their pairs cannot be read; those are named."""
     from medq_uni.judge.runs import DescriptionRun
     from medq_uni.systems.benchmark import read_benchmarks
 
@@ -121,9 +121,9 @@ def _open_judge(
 ) -> Judge | None:
     if name is None:
         return None
+    from medq_uni.describers.by_name import chat_config
     from medq_uni.describers.cache import AnswerCache
-    from medq_uni.describers.chat import ChatClient
-    from medq_uni.describers.describers import chat_config
+    from medq_uni.describers.client import ChatClient
     from medq_uni.judge.judging import Judge
 
     config = chat_config(f"openai:{name}", key_variable=JUDGE_KEY, **limits)
@@ -131,26 +131,21 @@ def _open_judge(
     return Judge(ChatClient(config), AnswerCache(kept), rounds=rounds, workers=workers)
 
 
-def _ask_describer_consent(
-    chosen: Sequence[Describer], trial: DescriptionRun, items: Sequence[Item], yes: bool
-) -> None:
+def _ask_describer_consent(chosen: Sequence[Describer], run: DescriptionRun, items: Sequence[Item], yes: bool) -> None:
     """Say how much is sent where, and ask whether to begin where images leave the machine."""
-    from medq_uni.describers.describers import ChatDescriber
-    from medq_uni.describers.prompts import tokens_of
-    from medq_uni.judge.medqbench import messages_of
-    from medq_uni.judge.out_of_scope import scope_subjects
+    from medq_uni.describers.chat import ChatDescriber
+    from medq_uni.judge.medqbench import estimate
+    from medq_uni.judge.out_of_scope import out_of_scope_subjects
 
     for describer in chosen:
         if not isinstance(describer, ChatDescriber):
             continue
-        subjects = [*trial.subjects, *scope_subjects(trial.scope)]
-        tokens_in, tokens_out = describer.tokens(subjects)
-        tokens_in += sum(tokens_of(messages_of(item)) for item in items)
-        tokens_out += describer.chat.config.max_tokens * len(items)
+        subjects = [*run.subjects, *out_of_scope_subjects(run.out_of_scope)]
+        both = describer.estimate(subjects) + estimate(describer.chat, items)
         is_local = describer.chat.config.is_local
         typer.echo(
-            f"{len(subjects) + len(items)} images for {describer.name}: about {tokens_in} tokens in and at most "
-            f"{tokens_out} out. The images {'stay on this machine' if is_local else 'LEAVE this machine'}.",
+            f"{both.questions} images for {describer.name}: about {both.tokens_in} tokens in and at most "
+            f"{both.tokens_out} out. The images {'stay on this machine' if is_local else 'LEAVE this machine'}.",
             err=True,
         )
         if not is_local and not yes:
@@ -162,7 +157,7 @@ def _respond(
 ) -> dict[str, list[Response] | None]:
     """Return the answers to the rows of MedQ-Bench by describer; None where it cannot answer free questions."""
     from medq_uni.describers.cache import AnswerCache
-    from medq_uni.describers.describers import ChatDescriber
+    from medq_uni.describers.chat import ChatDescriber
     from medq_uni.judge.medqbench import respond
 
     found: dict[str, list[Response] | None] = {}
@@ -178,7 +173,7 @@ def _respond(
 
 def _report(
     output: Path,
-    trial: DescriptionRun,
+    run: DescriptionRun,
     items: Sequence[Item],
     responses: dict[str, list[Response] | None],
     one: Judge | None,
@@ -189,18 +184,18 @@ def _report(
     from medq_uni.judge.aspects import aspect_markdown, aspect_table
     from medq_uni.judge.judging import comparisons_of
     from medq_uni.judge.medqbench import choice_markdown, choice_table, reasoning_of, write_responses
-    from medq_uni.judge.out_of_scope import scope_markdown, scope_table
+    from medq_uni.judge.out_of_scope import out_of_scope_markdown, out_of_scope_table
     from medq_uni.judge.runs import write_csv
 
     parts = []
-    if trial.cases:
-        slots = aspect_table(trial.cases, trial.truths, trial.answers)
-        write_csv(output / "slots.csv", slots)
-        parts.append(f"### Slots against the records: {trial.name}\n\n{aspect_markdown(slots)}")
-    if trial.scope_answers:
-        scope = scope_table(trial.scope, trial.scope_answers)
-        write_csv(output / "scope.csv", scope)
-        parts.append(f"### Out of scope\n\n{scope_markdown(scope)}")
+    if run.cases:
+        aspects = aspect_table(run.cases, run.truths, run.answers)
+        write_csv(output / "aspects.csv", aspects)
+        parts.append(f"### Aspects against the records: {run.name}\n\n{aspect_markdown(aspects)}")
+    if run.out_of_scope_answers:
+        outside = out_of_scope_table(run.out_of_scope, run.out_of_scope_answers)
+        write_csv(output / "out_of_scope.csv", outside)
+        parts.append(f"### Out of scope\n\n{out_of_scope_markdown(outside)}")
     if responses:
         write_responses(output / "medqbench.json", items, responses)
     choices = [row for name, given in responses.items() for row in choice_table(name, items, given)]
@@ -208,7 +203,7 @@ def _report(
         write_csv(output / "medqbench.csv", choices)
         parts.append(f"### MedQ-Bench, multiple choice\n\n{choice_markdown(choices)}")
     unscored = sum(one.text is None for given in responses.values() for one in given or ())
-    comparisons = comparisons_of(trial.cases, trial.truths, trial.answers)
+    comparisons = comparisons_of(run.cases, run.truths, run.answers)
     for name, given in responses.items():
         comparisons += reasoning_of(name, items, given)
     if one is not None and comparisons:
@@ -225,8 +220,9 @@ def _judge(one: Judge, comparisons: Sequence[Comparison], yes: bool) -> list[Jud
     """Say what judging costs, ask where it costs something or leaves the machine, and judge."""
     estimate = one.estimate(comparisons)
     is_local = one.chat.config.is_local
+    judged = sum(comparison.candidate is not None for comparison in comparisons)
     typer.echo(
-        f"{estimate.comparisons} descriptions x {one.rounds} rounds x 4 questions for the judge {one.chat.model}: "
+        f"{judged} descriptions x {one.rounds} rounds x 4 questions for the judge {one.chat.model}: "
         f"{estimate.questions}, {estimate.kept} of them answered before; about {estimate.tokens_in} tokens in and "
         f"{estimate.tokens_out} out, cost about {estimate.cost:.2f}. "
         f"The texts {'stay on this machine' if is_local else 'LEAVE this machine'}.",
@@ -247,5 +243,5 @@ def _judge_part(output: Path, one: Judge, comparisons: Sequence[Comparison], jud
     write_csv(output / "judge.csv", rows)
     said = [asdict(judgment) | {"describer": comparisons[judgment.place].describer} for judgment in judgments]
     write_text(output / "judgments.json", json.dumps({"model": one.chat.model, "judgments": said}, indent=1) + "\n")
-    head = f"### Judge {one.chat.model}, {one.rounds} rounds (another scale than the slots)"
+    head = f"### Judge {one.chat.model}, {one.rounds} rounds (another scale than the aspects)"
     return f"{head}\n\n{judge_markdown(rows)}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from medq_uni.annotate.store import Store
-    from medq_uni.pipeline import Restorer
+    from medq_uni.restorer import Restorer
 
 BAD_INPUT, SOME_FAILED = 1, 3
 SECONDS_PER_LINE = 1.0
@@ -55,7 +55,7 @@ DeviceOption = Annotated[
 OffloadOption = Annotated[bool, typer.Option("--offload", help="Keep the layers in host memory, bring one at a time.")]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the layers at their first run.")]
 AllowOodOption = Annotated[
-    bool, typer.Option("--unfamiliar", help="Go on where the image is unlike all that the model was trained on.")
+    bool, typer.Option("--allow-ood", help="Go on where the image is unlike all that the model was trained on.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
@@ -133,7 +133,7 @@ def load_restorer(
 ) -> Restorer:
     """Return the restorer that the options of a command describe."""
     from medq_uni.config import Execution
-    from medq_uni.pipeline import Restorer
+    from medq_uni.restorer import Restorer
 
     name, _, revision = model.partition("@")
     execution = Execution(precision=None if precision is None else precision.value, offload=offload, compile=compiled)

@@ -1,7 +1,7 @@
-"""Variations of a real reference slice: one scan stands for other matrices, contrasts and scanners.
+"""Augmentation of real reference slices: one scan stands for other matrices, contrasts and scanners.
 
-Few real subjects are at hand, and a network soon knows their pixel size, smoothness and noise by heart. Every drawn
-variation is still an image that such a scanner could have made, and it is what the degraded pair is made from.
+Few real subjects are at hand, and a network soon knows their pixel size, smoothness and noise by heart. Every augmented
+slice is still an image that such a scanner could have made, and it is what the degraded pair is made from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 from medq_uni.image import MedicalImage, axial_affine
 from medq_uni.physics import mri
-from medq_uni.physics.record import Parameter
 from medq_uni.taxonomy import Modality
 
 ZOOM = {Modality.MR: (0.6, 2.2), Modality.PET: (1.0, 2.5)}
@@ -31,8 +30,8 @@ NOISE = (0.002, 0.012)
 NOISE_CHANCE = 0.4
 
 
-def vary(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
-    """Return a variation of a real slice: other matrix size, MR contrast, orientation and reference noise.
+def augment(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
+    """Return a real slice with another matrix size, MR contrast, orientation and reference noise.
 
     Args:
         image: One slice (1, Y, X) in its units, values not negative for MR and PET.
@@ -51,8 +50,8 @@ def vary(image: MedicalImage, generator: torch.Generator) -> MedicalImage:
         if draws[2] < GAMMA_CHANCE:
             voxels = scale * (voxels / scale) ** between(*GAMMA, draws[3])
         if draws[4] < NOISE_CHANCE:
-            params: dict[str, Parameter] = {"sigma_fraction": between(*NOISE, draws[5])}
-            voxels = mri.noise(voxels, params=params, generator=generator).abs()
+            sigma = between(*NOISE, draws[5])
+            voxels = mri.noise(voxels, params={"sigma_fraction": sigma}, generator=generator).abs()
     if image.modality is not Modality.CT and draws[6] < 0.5:
         voxels, spacing = voxels.transpose(1, 2), (spacing[0], spacing[2], spacing[1])
     return replace(

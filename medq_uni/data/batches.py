@@ -1,4 +1,4 @@
-"""Random training batches from a pool of pairs."""
+"""Random training batches from pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -26,7 +25,7 @@ class Batch:
     """Crops of several pairs."""
 
     index: list[int]
-    """Position of every pair in its pool."""
+    """Number of every pair among the training pairs."""
     degraded: Float[Tensor, "B 2 H W"]
     reference: Float[Tensor, "B 2 H W"]
     valid: Bool[Tensor, "B 1 H W"]
@@ -68,15 +67,15 @@ class BatchSampler:
     """Draws batches in which tasks are balanced.
 
     Args:
-        pool: Where the pairs come from.
+        pairs: Where the crops come from.
         token_pixels: Crops begin on multiples of this.
         emphasis: Tasks that are drawn once more per round for every mention.
     """
 
-    def __init__(self, pool: TrainingPairs, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
-        self.pool = pool
+    def __init__(self, pairs: TrainingPairs, *, token_pixels: int, emphasis: Sequence[Task] = ()) -> None:
+        self.pairs = pairs
         self.token_pixels = token_pixels
-        groups = ([i for i, item in enumerate(pool.items) if item.task is task] for task in (*Task, *emphasis))
+        groups = ([i for i, item in enumerate(pairs.items) if item.task is task] for task in (*Task, *emphasis))
         self.by_task = [group for group in groups if group]
 
     def draw(self, size: int, *, crop: int, generator: torch.Generator, seen: torch.Generator | None = None) -> Batch:
@@ -94,8 +93,8 @@ class BatchSampler:
         for position in range(size):
             group = self.by_task[(first + position) % len(self.by_task)]
             chosen = group[randint(len(group), generator)]
-            both = torch.stack(self.pool.views(chosen))
-            item = self.pool.items[chosen]
+            both = torch.stack(self.pairs.views(chosen))
+            item = self.pairs.items[chosen]
             if seen is not None:
                 vision.append(_window(both[0], *self._place(item.height, item.width, vision_size, seen), vision_size))
             top, left = self._place(item.height, item.width, crop, generator)
@@ -113,7 +112,7 @@ class BatchSampler:
             valid=torch.stack(valid),
             vision=torch.stack(vision) if vision else torch.empty(0),
             offset=(randint(MAX_OFFSET, generator), randint(MAX_OFFSET, generator)),
-            scaling=[self.pool.scaling(chosen) for chosen in index],
+            scaling=[self.pairs.scaling(chosen) for chosen in index],
         )
 
     def _place(self, height: int, width: int, size: int, generator: torch.Generator) -> tuple[int, int]:
@@ -147,11 +146,3 @@ def moved_target(
 ) -> Float[Tensor, "2 H W"]:
     """Return a share of the way from the degraded to the true image; 1 is all of it."""
     return degraded + strength * (reference - degraded)
-
-
-def pad_tokens(sequences: list[list[int]], *, fill: int) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """Return token ids padded at the end to one length, and where they are real."""
-    length = max(len(sequence) for sequence in sequences)
-    ids = [F.pad(torch.tensor(s, dtype=torch.long), (0, length - len(s)), value=fill) for s in sequences]
-    real = [torch.arange(length) < len(s) for s in sequences]
-    return torch.stack(ids), torch.stack(real)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medq_uni.config import ConfigError
-from medq_uni.config_json import read_json
+from medq_uni.config_json import RENAMED, read_json
 from medq_uni.data import readers
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.shards import THUMBNAIL, DatasetError, StoredPair, read_shard, store, write_shard
@@ -240,11 +240,12 @@ def content_hash(metas: list[dict[str, Any]]) -> str:
 
 def leaks_between_splits(metas: list[dict[str, Any]]) -> list[str]:
     """Return every subject that is on two sides, then every near-duplicate slice."""
-    leaks = []
     sides: dict[str, str] = {}
-    for meta in metas:
-        if sides.setdefault(meta["subject"], meta["split"]) != meta["split"]:
-            leaks.append(f"subject {meta['subject']} is in {sides[meta['subject']]} and in {meta['split']}.")
+    leaks = [
+        f"subject {meta['subject']} is in {sides[meta['subject']]} and in {meta['split']}."
+        for meta in metas
+        if sides.setdefault(meta["subject"], meta["split"]) != meta["split"]
+    ]
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for meta in metas:
         if meta["source"] == "real":
@@ -274,7 +275,7 @@ def _unit_rows(thumbnails: list[str]) -> np.ndarray:
     rows = np.array([list(bytes.fromhex(text)) for text in thumbnails], dtype=np.float32)
     rows = rows.reshape(-1, THUMBNAIL**2)
     rows -= rows.mean(1, keepdims=True)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
 
 
 def _make_shard(recipe: DatasetRecipe, folder: Path, job: ShardJob) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -326,10 +327,21 @@ def _claim(recipe: DatasetRecipe, folder: Path) -> None:
     text = json.dumps(asdict(recipe), indent=1, sort_keys=True) + "\n"
     path = folder / RECIPE
     if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
+        if _with_present_keys(path.read_text(encoding="utf-8")) != json.loads(text):
             raise DatasetError(f"{folder.name}: holds a dataset of another recipe. Choose another folder.")
     elif folder.is_dir() and any(folder.iterdir()):
         raise DatasetError(f"{folder.name}: the folder is not empty. Choose another one.")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
+
+
+def _with_present_keys(text: str) -> Any:
+    """Return the recipe of a folder that an earlier version began, its keys as they are called now; None if damaged."""
+    try:
+        values = json.loads(text)
+        for name, pairs in values["splits"].items():
+            values["splits"][name] = {RENAMED.get(key, key): value for key, value in pairs.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return values

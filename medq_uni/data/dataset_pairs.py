@@ -1,4 +1,4 @@
-"""A built dataset as a pool for training: pairs are read from their shards when they are wanted, nothing is copied."""
+"""Training pairs of a built dataset, read from their shards when they are wanted; nothing is copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drawing surface for phantoms: soft-edged wobbling shapes on smoothly warped coordinates."""
+"""Drawing of phantoms: soft-edged wobbling shapes on smoothly warped coordinates."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Canvas:
         weight = torch.where(frequency <= cutoff, frequency.clamp(min=1 / self.size) ** -slope, 0.0)
         weight[0, 0] = 0
         noise = torch.randn(self.size, self.size, generator=self.generator)
-        field = torch.fft.irfft2(torch.fft.rfft2(noise) * weight, s=(self.size, self.size))
+        field: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * weight, s=(self.size, self.size))
         return field / field.std().clamp(min=1e-12)
 
     def shape(

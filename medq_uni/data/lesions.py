@@ -17,6 +17,7 @@ from medq_uni.data.augment import between
 from medq_uni.data.regions import Place, distance_from, draw_place, tissue, uniform_places
 from medq_uni.image import MedicalImage
 from medq_uni.physics.pet import RESOLUTION_MM, sigma_px
+from medq_uni.seeding import randint
 from medq_uni.taxonomy import Modality
 
 RING_PX = (3.0, 6.0)
@@ -64,7 +65,7 @@ class Wanted:
 def draw_wanted(modality: Modality, generator: torch.Generator) -> list[Wanted]:
     """Return one to :data:`MOST_LESIONS` lesions of random radius and contrast for a training image."""
     contrasts = CONTRASTS_HU if modality is Modality.CT else CONTRAST_FRACTIONS
-    count = 1 + int(torch.randint(MOST_LESIONS, (1,), generator=generator))
+    count = 1 + randint(MOST_LESIONS, generator)
     draws = torch.rand(count, 2, generator=generator).tolist()
     return [Wanted(between(*RADII_PX, first), between(*contrasts, second)) for first, second in draws]
 

@@ -1,4 +1,4 @@
-"""References unlike all training images, by code alone: pictures, a head that is no drawing of ours, foreign contrasts.
+"""Out-of-distribution references, by code alone: pictures, a head that is no drawing of ours, foreign contrasts.
 
 They measure what a network does where it was never trained. No model may be trained on them.
 """
@@ -13,6 +13,7 @@ import torch
 
 from medq_uni.data.phantoms import FIELD_MM, UNITS, draw_phantom
 from medq_uni.image import MedicalImage, axial_affine
+from medq_uni.seeding import randint
 from medq_uni.taxonomy import Modality
 
 Kind = Literal["pictures", "Shepp-Logan head", "foreign contrast"]
@@ -27,7 +28,7 @@ brains for CT and PET, which meet heads in other grays."""
 
 
 @dataclass(frozen=True, eq=False)
-class Unseen:
+class OodReference:
     """A reference and what it is made from."""
 
     image: MedicalImage
@@ -36,7 +37,7 @@ class Unseen:
     """Counts as its subject."""
 
 
-def draw(modality: Modality, turn: int, generator: torch.Generator, *, size: int) -> Unseen:
+def draw(modality: Modality, turn: int, generator: torch.Generator, *, size: int) -> OodReference:
     """Return a random reference; the same generator state gives the same bits.
 
     Args:
@@ -52,15 +53,15 @@ def draw(modality: Modality, turn: int, generator: torch.Generator, *, size: int
     low, high = FIELD_MM[modality]
     spacing = (low + (high - low) * float(torch.rand(1, generator=generator))) / size
     if kind == "pictures":
-        name = PICTURES[int(torch.randint(len(PICTURES), (1,), generator=generator))]
+        name = PICTURES[randint(len(PICTURES), generator)]
         level = picture(name, size)
     elif kind == "Shepp-Logan head":
         name, level = "shepp-logan", picture("shepp_logan_phantom", size)
     else:
         drawn = draw_phantom(FOREIGN[modality], generator, size=size).image
-        name, level = f"foreign-{turn}-{int(torch.randint(2**31, (1,), generator=generator))}", levels_of(drawn)
+        name, level = f"foreign-{turn}-{randint(2**31, generator)}", levels_of(drawn)
         spacing = drawn.spacing_mm[1]
-    return Unseen(taken_for(modality, level, spacing), kind, name)
+    return OodReference(taken_for(modality, level, spacing), kind, name)
 
 
 def picture(name: str, size: int) -> np.ndarray:
@@ -74,7 +75,8 @@ def picture(name: str, size: int) -> np.ndarray:
     from skimage.transform import resize
     from skimage.util import img_as_float
 
-    return np.asarray(resize(img_as_float(getattr(data, name)()), (size, size), anti_aliasing=True))
+    gray = img_as_float(getattr(data, name)())  # type: ignore[no-untyped-call]
+    return np.asarray(resize(gray, (size, size), anti_aliasing=True))  # type: ignore[no-untyped-call]
 
 
 def levels_of(image: MedicalImage) -> np.ndarray:

@@ -21,13 +21,13 @@ from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import Anatomy, Severity, Task
 
 CACHED_SIDE = 256
-"""Side of the square that a pool keeps of every slice, in pixels."""
+"""Side of the square that is kept of every slice, in pixels."""
 _ARRAYS, _INDEX = "pairs.npy", "pairs.jsonl"
 
 
 @dataclass(frozen=True)
 class PairItem:
-    """What the index of a pool says about one pair."""
+    """What is known about one training pair without its pixels."""
 
     task: Task
     """The task that the pair was made for; a mixed degradation has another one beside it."""
@@ -76,7 +76,7 @@ class PairCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a pool that :func:`build_pair_cache` wrote."""
+        """Open a cache that :func:`build_pair_cache` wrote."""
         self.folder = Path(folder)
         lines = [json.loads(line) for line in (Path(folder) / _INDEX).read_text().splitlines()]
         self.items = [_item_from_json(line) for line in lines]
@@ -108,16 +108,16 @@ def build_pair_cache(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairCache:
-    """Draw all pairs of ``config`` into ``folder`` and open them; reuse what is there for the same config.
+    """Draw all pairs of ``config`` into ``folder`` and open them; use what is there where it is of the same config.
 
     Args:
         config: What to draw.
         folder: Where the arrays and their index go.
-        workers: Processes; the pool does not depend on their number.
+        workers: Processes; the pairs do not depend on their number.
         progress: Called with the number of pairs done and the total.
     """
     folder = Path(folder)
-    stamp = json.dumps(chosen(config), sort_keys=True)  # a later version's keys do not make it another pool
+    stamp = json.dumps(chosen(config), sort_keys=True)  # a later version's keys do not make it another cache
     stamp_path = folder / "config.json"
     if stamp_path.is_file() and stamp_path.read_text() == stamp:
         return PairCache(folder)

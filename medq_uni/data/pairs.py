@@ -9,15 +9,16 @@ import torch
 
 from medq_uni.config import ConfigError
 from medq_uni.data import ood, readers, sources
-from medq_uni.data.augment import vary
+from medq_uni.data.augment import augment
 from medq_uni.data.lesions import with_lesions
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
-from medq_uni.physics.degrade import UnusableValues, degrade, methods_of
-from medq_uni.physics.effect import effect, own_noise, total_effect
-from medq_uni.physics.record import MEASURED, DegradationRecord
+from medq_uni.physics.degrade import Degraded, UnusableValues, degrade
+from medq_uni.physics.effect import NOISE_LIMITS, effect, grade_of, own_noise, total_effect
+from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, DegradationRecord
+from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import generator_of, randint
-from medq_uni.taxonomy import NOISE_LIMITS, Anatomy, Modality, Severity, Task, grade_of, tasks_of
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, tasks_of
 
 REFERENCE_DRAWS = 8
 """How many slices are tried for a usable image before a phantom takes its place."""
@@ -41,9 +42,9 @@ class Pair:
     anatomy: Anatomy
     subject: str
     source: str
-    """``phantom``, ``real`` or ``ood``."""
+    """``phantom``, ``real`` or ``unseen`` (made by :mod:`medq_uni.data.ood`)."""
     volume: str
-    """Name of the volume in its source; ``phantom``; the kind of an unseen reference."""
+    """Name of the volume in its source; ``phantom``; the kind of an out-of-distribution reference."""
     z: int
     """Number of the slice in its volume."""
     volume_peak: float | None = None
@@ -77,14 +78,14 @@ class PairsConfig:
     """Grades that take turns, every task through all of them; none draws them at random."""
     mixed_fraction: float = 0.0
     """Share of degraded MR pairs that have a second degradation."""
-    second_way: bool = False
-    """Whether degradations are simulated in their independent second way, for a test of shift."""
+    alternative: bool = False
+    """Whether degradations are simulated by an alternative, independent method, for a test of shift."""
     vary_real: bool = False
-    """Whether real slices are varied in matrix size, contrast and reference noise before they are degraded."""
+    """Whether real slices are augmented (matrix size, contrast, orientation, noise) before they are degraded."""
     lesion_fraction: float = 0.0
     """Share of pairs whose truth gets a few lesions of known contrast before it is degraded."""
     unseen: bool = False
-    """Whether the references are unlike all training images (:mod:`medq_uni.data.ood`): a test of generality."""
+    """Whether the references are out of distribution (:mod:`medq_uni.data.ood`): a test of generality."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -136,34 +137,20 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     task = list(Task)[index % len(Task)]
     severity = _severity(config, index, generator)
     use_real = bool(config.data) and _chance(config.real_fraction, generator)
-    reference = _real_reference(config, task.modality, severity is Severity.NONE, generator) if use_real else None
-    made_by_code = _unseen_reference if config.unseen else _phantom_reference
+    reference = _real_reference(config, task, severity is Severity.NONE, generator) if use_real else None
+    made_by_code = _ood_reference if config.unseen else _phantom_reference
     reference = reference or made_by_code(config, task.modality, index, generator)
     if reference.lower is not None:
-        degraded, records, effects = _measured(reference, reference.lower, task)
+        made = _measured(reference, reference.lower, task)
     else:
         reference = _perhaps_with_lesions(reference, config, index)
-        wanted = [(task, severity)]
-        others = [other for other in tasks_of(task.modality) if other is not task]
-        if others and severity is not Severity.NONE and _chance(config.mixed_fraction, generator):
-            wanted.append((others[randint(len(others), generator)], Severity.from_level(1 + randint(3, generator))))
-        ways = methods_of(task)
-        way = ways[1 + randint(len(ways) - 1, generator)] if config.second_way and len(wanted) == 1 else ways[0]
-        try:
-            made = degrade(reference.image, wanted, generator, own=reference.own_noise, method=way)
-        except UnusableValues as error:
-            if reference.source != "real":
-                raise
-            raise sources.ManifestError(
-                f"{reference.volume}, slice {reference.z}: {error} Else leave this volume out of the source."
-            ) from error
-        degraded, records, effects = made.image, made.records, made.effects
+        made = _simulated(reference, config, task, severity, generator)
     return Pair(
-        degraded=degraded,
+        degraded=made.image,
         reference=reference.image,
         task=task,
-        records=records,
-        effects=effects,
+        records=made.records,
+        effects=made.effects,
         own_noise=reference.own_noise,
         anatomy=reference.anatomy,
         subject=reference.subject,
@@ -172,6 +159,28 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
         z=reference.z,
         volume_peak=reference.volume_peak,
     )
+
+
+def _simulated(
+    reference: Reference, config: PairsConfig, task: Task, severity: Severity, generator: torch.Generator
+) -> Degraded:
+    """Return a reference degraded by a task, and perhaps by another one of its modality."""
+    wanted = [(task, severity)]
+    others = [other for other in tasks_of(task.modality) if other is not task]
+    if others and severity is not Severity.NONE and _chance(config.mixed_fraction, generator):
+        wanted.append((others[randint(len(others), generator)], Severity.from_level(1 + randint(3, generator))))
+    method = DEFAULT_METHOD
+    if config.alternative and len(wanted) == 1:
+        alternatives = tuple(SPECS[task].alternatives)
+        method = alternatives[randint(len(alternatives), generator)]
+    try:
+        return degrade(reference.image, wanted, generator, own=reference.own_noise, method=method)
+    except UnusableValues as error:
+        if reference.source != "real":
+            raise
+        raise sources.ManifestError(
+            f"{reference.volume}, slice {reference.z}: {error} Else leave this volume out of the source."
+        ) from error
 
 
 def volume_of(config: PairsConfig, index: int) -> str:
@@ -205,19 +214,19 @@ def _phantom_reference(config: PairsConfig, modality: Modality, index: int, gene
     return Reference(drawn.image, 0.0, drawn.anatomy, f"phantom-{config.seed}-{index}", PHANTOM_VOLUME, 0)
 
 
-def _unseen_reference(config: PairsConfig, modality: Modality, index: int, generator: torch.Generator) -> Reference:
-    """Return a picture, the Shepp-Logan head, or a phantom in the contrast of another modality; they take turns."""
+def _ood_reference(config: PairsConfig, modality: Modality, index: int, generator: torch.Generator) -> Reference:
+    """Return a picture, the Shepp-Logan head, or a phantom in the contrast of another modality, in turns."""
     side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
     drawn = ood.draw(modality, index // (len(Task) * max(len(config.grades), 1)), generator, size=side)
     return Reference(drawn.image, 0.0, Anatomy.BODY, drawn.name, drawn.kind, 0, source="unseen")
 
 
 def _real_reference(
-    config: PairsConfig, modality: Modality, must_be_good: bool, generator: torch.Generator
+    config: PairsConfig, task: Task, must_be_good: bool, generator: torch.Generator
 ) -> Reference | None:
     """Return a slice that holds enough of the body and is good where it must be; None where none was found."""
     for _ in range(REFERENCE_DRAWS):
-        volume = _draw_volume(config, modality, generator)
+        volume = _draw_volume(config, task.modality, generator)
         if volume is None:
             return None
         candidates = _slices(volume)
@@ -225,38 +234,37 @@ def _real_reference(
             continue
         z = candidates[randint(len(candidates), generator)]
         image = sources.load_reference(volume).slice_at(z)
-        is_varied = config.vary_real and not volume.lower
-        if is_varied:
-            image = vary(image, generator)
+        is_augmented = config.vary_real and not volume.lower
+        if is_augmented:
+            image = augment(image, generator)
         own = own_noise(image)
-        if must_be_good and own > NOISE_LIMITS[modality]:
+        if must_be_good and own > NOISE_LIMITS[task.modality]:
             continue
         lower = None
-        if volume.lower and not must_be_good:
+        if volume.lower and SPECS[task].params_of_dose is not None and not must_be_good:
             one = volume.lower[randint(len(volume.lower), generator)]
             lower = one.reduction, sources.load_lower(volume, one).slice_at(z)
-        peak = None if is_varied else sources.volume_peak(volume)
+        peak = None if is_augmented else sources.volume_peak(volume)
         return Reference(image, own, volume.anatomy, volume.subject, volume.name, z, lower, "real", peak)
     return None
 
 
 def _perhaps_with_lesions(reference: Reference, config: PairsConfig, index: int) -> Reference:
     """Return a reference with lesions, or as it is; whatever else is drawn for the pair stays the same."""
-    generator = generator_of(config.seed, index, 2)  # 1 draws the crop of a pool
+    generator = generator_of(config.seed, index, 2)  # 1 draws the crop of a cached pair
     if not _chance(config.lesion_fraction, generator):
         return reference
     return replace(reference, image=with_lesions(reference.image, generator))
 
 
-def _measured(
-    reference: Reference, lower: tuple[float, MedicalImage], task: Task
-) -> tuple[MedicalImage, tuple[DegradationRecord, ...], tuple[float, ...]]:
+def _measured(reference: Reference, lower: tuple[float, MedicalImage], task: Task) -> Degraded:
+    """Return the scan at a lower dose as the degraded one, graded like a simulated one."""
     reduction, image = lower
+    params_of_dose = SPECS[task].params_of_dose
+    assert params_of_dose is not None, "a lower dose is taken for tasks that reduce the dose alone"
     measured = total_effect(effect(image, reference.image, task), reference.own_noise, task)
-    is_ct = task.modality is Modality.CT
-    params: dict[str, float | int] = {"dose_fraction": 1 / reduction} if is_ct else {"dose_reduction": reduction}
-    record = DegradationRecord(task, grade_of(task, measured), params, method=MEASURED)
-    return image, (record,), (measured,)
+    record = DegradationRecord(task, grade_of(task, measured), params_of_dose(reduction), method=MEASURED)
+    return Degraded(image, (record,), (measured,))
 
 
 def _draw_volume(config: PairsConfig, modality: Modality, generator: torch.Generator) -> sources.Volume | None:

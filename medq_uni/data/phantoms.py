@@ -17,6 +17,7 @@ from medq_uni.data.drawing import Canvas
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units, axial_affine
 from medq_uni.physics.operators import gaussian_blur
+from medq_uni.seeding import randint
 from medq_uni.taxonomy import Anatomy, Modality
 
 MIN_SIZE = 32
@@ -49,7 +50,7 @@ def draw_phantom(modality: Modality, generator: torch.Generator, *, size: int = 
     if size < MIN_SIZE:
         raise MedQError(f"size must be at least {MIN_SIZE} pixels, got {size}.")
     kinds = _KINDS[modality]
-    anatomy, draw = kinds[int(torch.randint(len(kinds), (1,), generator=generator))]
+    anatomy, draw = kinds[randint(len(kinds), generator)]
     canvas, lesions = draw(size, generator)
     low, high = FIELD_MM[modality]
     spacing = canvas.uniform(low, high) / size

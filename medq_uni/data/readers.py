@@ -73,7 +73,7 @@ def read_source(source: str) -> Found:
     found = KINDS[kind](folder)
     if not found.volumes:
         reason = f" First problem: {found.problems[0]}" if found.problems else ""
-        raise ManifestError(f"{source}: no usable volume of layout {kind!r} in this folder.{reason}")
+        raise ManifestError(f"{source}: no usable volume of kind {kind!r} in this folder.{reason}")
     return found
 
 
@@ -272,7 +272,7 @@ KINDS: dict[str, Callable[[Path], Found]] = {
     "ixi": ixi,
     "udpet": udpet,
 }
-"""Layouts by the name that a source states."""
+"""Readers by the kind that a source states."""
 
 
 def _folders_with(root: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 from medq_uni.image import MedicalImage
 from medq_uni.physics.effect import SOFT_TISSUE_HU, foreground
+from medq_uni.seeding import randint
 from medq_uni.taxonomy import Modality
 
 SMOOTHING_PX = 1.5
@@ -27,9 +28,9 @@ def tissue(image: MedicalImage) -> np.ndarray:
     CT: soft tissue, -50 to 200 HU after light smoothing. MR and PET: the foreground.
     """
     if image.modality is not Modality.CT:
-        return foreground(image)[0]
+        return np.asarray(foreground(image)[0])
     smooth = gaussian_filter(image.voxels[0], SMOOTHING_PX)
-    return (smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1])
+    return np.asarray((smooth > SOFT_TISSUE_HU[0]) & (smooth < SOFT_TISSUE_HU[1]))
 
 
 def uniform_places(image: MedicalImage, inside: np.ndarray, side_px: int) -> list[Place]:
@@ -69,10 +70,10 @@ def draw_place(places: list[Place], generator: torch.Generator) -> Place | None:
         generator: Source of the choice.
     """
     best = places[: max(FEWEST_PLACES, int(UNIFORM_SHARE * len(places)))]
-    return best[int(torch.randint(len(best), (1,), generator=generator))] if best else None
+    return best[randint(len(best), generator)] if best else None
 
 
 def distance_from(shape: tuple[int, ...], place: Place) -> np.ndarray:
     """Return the distance of every pixel from a place, (H, W) in pixels."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
-    return np.hypot(rows - place[0], columns - place[1])
+    return np.asarray(np.hypot(rows - place[0], columns - place[1]))

@@ -132,24 +132,34 @@ def read_shard(path: Path) -> Iterator[StoredPair]:
     Raises:
         DatasetError: If it is not a whole shard.
     """
+    files: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as tar:
-            files: dict[str, bytes] = {}
-            for member in tar:
-                content = tar.extractfile(member)
-                if content is None:
-                    raise DatasetError(f"{path.name}: {member.name} is not a file. Build the dataset again.")
-                files[member.name.partition(".")[2]] = content.read()
-                if len(files) == 3:
-                    meta = json.loads(files["json"])
-                    yield StoredPair(meta, _array(files["degraded.npy"]), _array(files["reference.npy"]))
-                    files = {}
+        for suffix, content in _contents(path):
+            files[suffix] = content
+            if len(files) == 3:
+                meta = json.loads(files["json"])
+                yield StoredPair(meta, _array(files["degraded.npy"]), _array(files["reference.npy"]))
+                files = {}
+    except DatasetError:
+        raise
     except (tarfile.TarError, KeyError, ValueError, EOFError) as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"{path.name}: not a whole shard ({type(error).__name__}). Build it again.") from error
     if files:
         raise DatasetError(f"{path.name}: the last pair is not whole. Build it again.")
+
+
+def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield suffix and bytes of every file of a shard; refuse one that comes twice."""
+    seen = set()
+    with tarfile.open(path) as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is None:
+                raise DatasetError(f"{path.name}: {member.name} is not a file. Build the dataset again.")
+            if member.name in seen:
+                raise DatasetError(f"{path.name}: {member.name} comes twice. Build the dataset again.")
+            seen.add(member.name)
+            yield member.name.partition(".")[2], content.read()
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,10 @@ def pair_places(path: Path) -> dict[str, PairPlace]:
         with tarfile.open(path) as tar:
             for member in tar:
                 key, _, suffix = member.name.partition(".")
-                places.setdefault(key, PairPlace({})).spans[suffix] = (member.offset_data, member.size)
+                spans = places.setdefault(key, PairPlace({})).spans
+                if suffix in spans:
+                    raise DatasetError(f"{path.name}: {member.name} comes twice. Build the dataset again.")
+                spans[suffix] = (member.offset_data, member.size)
     except (tarfile.TarError, EOFError) as error:
         raise DatasetError(f"{path.name}: not a whole shard ({type(error).__name__}). Build it again.") from error
     return places

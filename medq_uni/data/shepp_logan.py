@@ -92,7 +92,7 @@ def line_integral(angle: Tensor, offset: Tensor, ellipses: tuple[Ellipse, ...] =
         offset: In units of half the field of view, as the result is.
         ellipses: What is projected (Kak and Slaney 1988, eq. 3.4 to 3.9).
     """
-    total = torch.zeros(torch.broadcast_shapes(angle.shape, offset.shape))
+    total = torch.zeros((angle + offset).shape)
     for ellipse in ellipses:
         a, b = ellipse.half_axes
         turned = angle - math.radians(ellipse.degrees)

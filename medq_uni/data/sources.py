@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from medq_uni.io.discover import ImageItem
 from medq_uni.io.read_write import read_image
 from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import PERCENTILE
+from medq_uni.seeding import seed_of
 from medq_uni.taxonomy import Anatomy, Modality
 
 MANIFEST_NAME = "MANIFEST.csv"
@@ -75,7 +75,7 @@ class Volume:
 
 def split_of(subject: str) -> str:
     """Return train, val or test for a subject: the same on every machine, 80, 10 and 10 % of many subjects."""
-    place = int(hashlib.sha256(f"split/{subject}".encode()).hexdigest()[:8], 16) / 16**8
+    place = seed_of(f"split/{subject}", num_bytes=4) / 2**32
     return next(name for name, end in SPLIT_ENDS.items() if place < end)
 
 

@@ -1,73 +1,38 @@
-"""What a describer says about one image, or why it says nothing; and answers on disk, so that none is asked twice."""
+"""Answers that are kept, so that no question is asked twice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from medq_uni.description import DescriptionError, QualityDescription
+from medq_uni.describers.client import Asked
+from medq_uni.describers.describer import Answer, Subject
+from medq_uni.errors import MedQError
 from medq_uni.files import write_text
 
 
-class Outcome(StrEnum):
-    """What came of a question about an image."""
+class AnswerMemory(Protocol):
+    """Where a describer keeps what was asked and answered, by the sha256 of the question."""
 
-    DESCRIBED = "described"
-    REFUSED = "refused"
-    """Cannot assess, or not supported: the describer itself declines."""
-    FAILED = "failed"
-    """No usable answer: a timeout, an answer that is no description, a refusal by the server."""
+    def recall(self, key: str, read: Callable[[str], Answer]) -> Answer | None:
+        """Return the answer to a question that was asked before, None where there is none.
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a describer says about one image.
-
-    Attributes:
-        outcome: Described, refused or failed.
-        description: What is wrong with the image; None unless described.
-        reason: Why there is none; empty where there is one.
-        warning: A doubt that came with the description, for example that the image looks like another modality.
-        is_final: Whether asking again gives the same; a server that was down may answer later.
-    """
-
-    outcome: Outcome
-    description: QualityDescription | None = None
-    reason: str = ""
-    warning: str = ""
-    is_final: bool = True
-
-    @classmethod
-    def described(cls, description: QualityDescription, warning: str = "") -> Answer:
-        """Return an answer that holds a description."""
-        return cls(Outcome.DESCRIBED, description, warning=warning)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON values; :meth:`from_dict` reads them back."""
-        words = self.description
-        return {
-            "outcome": self.outcome.value,
-            "description": None if words is None else words.to_dict(),
-            "text": None if words is None else words.to_text(),
-            "reason": self.reason,
-            "warning": self.warning,
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Answer:
-        """Return the answer of :meth:`to_dict`.
-
-        Raises:
-            KeyError: If a field is missing.
-            MedQError: If a value is none of the known ones.
+        Args:
+            key: Of the question.
+            read: Returns the answer that the text of a model means, for a memory that keeps texts.
         """
-        words = values["description"]
-        description = None if words is None else QualityDescription.from_dict(words)
-        return cls(Outcome(values["outcome"]), description, values["reason"], values["warning"])
+        ...
+
+    def keep_attempt(self, key: str, subject: Subject, model: str, asked: Asked) -> None:
+        """Keep one question to a model and what came, whatever it was."""
+        ...
+
+    def keep(self, key: str, answer: Answer) -> None:
+        """Keep the answer that a question got in the end."""
+        ...
 
 
 class AnswerCache:
@@ -80,7 +45,7 @@ class AnswerCache:
         """Return what was kept, None where nothing was or the file is damaged."""
         try:
             values = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
             return None
         return values if isinstance(values, dict) else None
 
@@ -93,8 +58,19 @@ class AnswerCache:
         values = self.get(key)
         try:
             return None if values is None else Answer.from_dict(values)
-        except (KeyError, TypeError, DescriptionError, ValueError):
+        except (KeyError, TypeError, MedQError):
             return None
+
+    def recall(self, key: str, read: Callable[[str], Answer]) -> Answer | None:
+        """Return :meth:`answer`; see :class:`AnswerMemory`."""
+        return self.answer(key)
+
+    def keep_attempt(self, key: str, subject: Subject, model: str, asked: Asked) -> None:
+        """Keep nothing: of the attempts only what came of them is kept."""
+
+    def keep(self, key: str, answer: Answer) -> None:
+        """Keep an answer; :meth:`answer` returns it."""
+        self.put(key, answer.to_dict())
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / f"{key}.json"

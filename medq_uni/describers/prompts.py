@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medq_uni.annotate.views import png_of, windows_of
 from medq_uni.description import MAX_FREE_CHARS, PHRASES, DescriptionError, QualityDescription, json_schema
+from medq_uni.display import png_of, windows_of
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.taxonomy import Modality, tasks_of

@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medq_uni.evaluate.runner import Record, picture_path
+from medq_uni.evaluate.runner import SliceRecord, picture_path
 from medq_uni.figures import png_of, row_of_panels
 from medq_uni.files import write_text
-from medq_uni.safety.plots import safety_plots
-from medq_uni.safety.tables import SHARES, safety_tables
 from medq_uni.systems.build import INPUT
 from medq_uni.taxonomy import Severity, Task
 
@@ -31,17 +30,33 @@ CONVENTIONS = (
     "interval says little and no p-value can be below 0.05. Filters are tuned per task on validation images and told "
     "the task; networks are told the modality alone."
 )
-Found = Mapping[str, Mapping[str, Sequence[Record]]]
+Found = Mapping[str, Mapping[str, Sequence[SliceRecord]]]
 """Records by benchmark and system."""
+Table = tuple[str, list[str], list[list[str]], str]
+"""Title, header, rows, note."""
 
 
-def write_page(results: dict[str, Any], found: Found, folder: Path) -> None:
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that somebody else makes: tables and plots of other measurements."""
+
+    title: str
+    note: str
+    """What stands under the title."""
+    tables: Sequence[Table]
+    """Those without rows are left out."""
+    plots: Mapping[str, bytes] = field(default_factory=dict)
+    """PNG pictures by name."""
+
+
+def write_page(results: dict[str, Any], found: Found, folder: Path, sections: Sequence[Section] = ()) -> None:
     """Write ``report.html``, which needs no other file and no network.
 
     Args:
         results: What ``results.json`` holds.
         found: Records of single slices.
         folder: Of the evaluation; its pictures are taken up.
+        sections: What stands behind the benchmarks.
     """
     import jinja2
 
@@ -52,9 +67,7 @@ def write_page(results: dict[str, Any], found: Found, folder: Path) -> None:
         conventions=CONVENTIONS,
         cost_plot=_data(_cost_plot(results)),
         benchmarks=[_benchmark(one, found[one["name"]], folder, _bounds(results)) for one in results["benchmarks"]],
-        shares=SHARES,
-        safety=[] if results["safety"] is None else safety_tables(results["safety"]),
-        safety_plots=[] if results["safety"] is None else _safety_plots(results["safety"]),
+        sections=[_section(one) for one in sections],
         conditions=json.dumps(results["systems"], indent=2),
     )
     write_text(folder / PAGE, page)
@@ -108,7 +121,7 @@ def _bounds(results: dict[str, Any]) -> set[str]:
 
 
 def _benchmark(
-    results: dict[str, Any], records: Mapping[str, Sequence[Record]], folder: Path, bounds: set[str]
+    results: dict[str, Any], records: Mapping[str, Sequence[SliceRecord]], folder: Path, bounds: set[str]
 ) -> dict[str, Any]:
     first = list(records[INPUT])
     return {
@@ -125,7 +138,7 @@ def _benchmark(
     }
 
 
-def _shown(benchmark: str, index: int, records: Mapping[str, Sequence[Record]], folder: Path) -> dict[str, Any]:
+def _shown(benchmark: str, index: int, records: Mapping[str, Sequence[SliceRecord]], folder: Path) -> dict[str, Any]:
     about = next(record for record in records[INPUT] if record.case == index)
     panels = []
     for name in ("reference", *records):
@@ -136,15 +149,17 @@ def _shown(benchmark: str, index: int, records: Mapping[str, Sequence[Record]], 
     return {"about": about, "panels": panels}
 
 
-def _safety_plots(results: dict[str, Any]) -> list[dict[str, str]]:
-    return [{"name": name, "png": _data(png)} for name, png in safety_plots(results).items()]
+def _section(section: Section) -> dict[str, Any]:
+    plots = [{"name": name, "png": _data(png)} for name, png in section.plots.items()]
+    tables = [table for table in section.tables if table[2]]
+    return {"title": section.title, "note": section.note, "tables": tables, "plots": plots}
 
 
 def _data(png: bytes) -> str:
     return base64.b64encode(png).decode()
 
 
-def _severity_plot(records: Mapping[str, Sequence[Record]], bounds: set[str]) -> bytes:
+def _severity_plot(records: Mapping[str, Sequence[SliceRecord]], bounds: set[str]) -> bytes:
     """Draw the mean gain of every system by grade, one panel per task."""
     grades = [severity for severity in Severity if severity is not Severity.NONE]
     before = {r.case: r.scores["psnr"] for r in records[INPUT] if r.scores}

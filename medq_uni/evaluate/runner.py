@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -23,15 +22,19 @@ from medq_uni.scoring import DEFINITIONS, score_image
 from medq_uni.systems.benchmark import Benchmark
 from medq_uni.systems.build import SystemSpec, build
 from medq_uni.systems.cases import Case
+from medq_uni.systems.naming import slug
 from medq_uni.taxonomy import Severity
 
+OLD_NAMES = {"doubt": "warning"}
+"""Fields in the scores that version 0.1 kept, and their names since."""
 CHUNK = 6
 """Slices of one job."""
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
+"""Is called with the number of things done and their total."""
 
 
 @dataclass(frozen=True)
-class Record:
+class SliceRecord:
     """What one system made of one slice."""
 
     case: int
@@ -75,8 +78,8 @@ def pictured(benchmark: Benchmark) -> list[int]:
 
 
 def run_system(
-    spec: SystemSpec, benchmark: Benchmark, folder: Path, *, workers: int = 1, progress: Progress | None = None
-) -> list[Record]:
+    spec: SystemSpec, benchmark: Benchmark, folder: Path, *, workers: int = 1, progress: ProgressCallback | None = None
+) -> list[SliceRecord]:
     """Score a system on a benchmark, going on where an earlier call stopped.
 
     A slice on which the system fails has a record that says why.
@@ -114,12 +117,12 @@ def run_system(
     return [done[index] for index in sorted(done)]
 
 
-def run_job(job: Job) -> list[Record]:
+def run_job(job: Job) -> list[SliceRecord]:
     """Score the slices of a job, in this process."""
     system = build(job.spec)
     records = []
     for index, case in job.cases:
-        record = Record(index, case.task.value, case.severity.value, case.subject, case.group, seconds=0.0)
+        record = SliceRecord(index, case.task.value, case.severity.value, case.subject, case.group, seconds=0.0)
         began = time.perf_counter()
         try:
             with capture_warnings() as warned:
@@ -129,7 +132,7 @@ def run_job(job: Job) -> list[Record]:
             if index in job.pictures:
                 write_bytes(job.pictures[index], picture(output, case.reference))
             record = replace(record, scores=found, is_unchanged=same)
-        except Exception as error:  # whatever a system does, the slice is counted
+        except Exception as error:  # noqa: BLE001 - whatever a system does, the slice is counted
             record = replace(record, error=f"{type(error).__name__}: {error}".splitlines()[0][:300])
         records.append(record)
     return records
@@ -151,13 +154,7 @@ def picture_path(folder: Path, benchmark: str, index: int, name: str) -> Path:
     return folder / "pictures" / slug(benchmark) / f"{index:05d}-{slug(name)}.png"
 
 
-def slug(name: str) -> str:
-    """Return a name as a part of a path; names that differ stay different."""
-    plain = "".join(letter if letter.isalnum() else "-" for letter in name.lower())
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
-def _kept(path: Path, head: dict[str, Any]) -> Iterator[Record]:
+def _kept(path: Path, head: dict[str, Any]) -> Iterator[SliceRecord]:
     """Yield the records of an earlier call that still hold; a last line that was cut off is dropped."""
     if not path.is_file():
         return
@@ -170,17 +167,18 @@ def _kept(path: Path, head: dict[str, Any]) -> Iterator[Record]:
         if number == 0 and values != head:
             return
         if number:
+            values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
             scores = values["scores"]
             known = None if scores is None else {name: float(score) for name, score in scores.items()}
-            yield Record(**(values | {"scores": known}))
+            yield SliceRecord(**(values | {"scores": known}))
 
 
-def _write(path: Path, head: dict[str, Any], records: Iterable[Record]) -> None:
+def _write(path: Path, head: dict[str, Any], records: Iterable[SliceRecord]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(head) + "\n" + "".join(_line(record) for record in records))
 
 
-def _line(record: Record) -> str:
+def _line(record: SliceRecord) -> str:
     values = asdict(record)
     if record.scores is not None:  # JSON has no word for the score of an image that equals its reference
         values["scores"] = {name: x if math.isfinite(x) else str(x) for name, x in record.scores.items()}

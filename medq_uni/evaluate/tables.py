@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from medq_uni.evaluate.runner import Record
+from medq_uni.evaluate.runner import SliceRecord
 from medq_uni.scoring import ImageScores
 from medq_uni.statistics import holm, known_interval, paired_p_value
+from medq_uni.systems.system import PRESERVED_DB
 from medq_uni.taxonomy import Severity, Task
 
-UNHARMED_DB = 45.0
-"""A good image that comes back with at least this PSNR is not harmed."""
 SCORES = tuple(field.name for field in fields(ImageScores))
-Records = Mapping[str, Sequence[Record]]
+Records = Mapping[str, Sequence[SliceRecord]]
 """By system, the degraded input first."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """Scores of one system on the degraded slices of one task, or modality, of one group."""
 
     group: str
@@ -53,7 +49,7 @@ class Row:
     """Wilcoxon signed-rank test over subjects, Holm-adjusted for the systems of this part."""
 
 
-def rows_by(part: Callable[[Task], str], records: Records, against: str | None) -> list[Row]:
+def rows_by(part: Callable[[Task], str], records: Records, against: str | None) -> list[ScoreRow]:
     """Return the rows of the degraded slices.
 
     Args:
@@ -72,8 +68,8 @@ def rows_by(part: Callable[[Task], str], records: Records, against: str | None) 
 
 
 def _rows_of_part(
-    group: str, part: str, cases: Sequence[int], by_system: Mapping[str, dict[int, Record]], against: str | None
-) -> list[Row]:
+    group: str, part: str, cases: Sequence[int], by_system: Mapping[str, dict[int, SliceRecord]], against: str | None
+) -> list[ScoreRow]:
     before = next(iter(by_system.values()))
     found = [_row(group, part, name, [own[i] for i in cases], before) for name, own in by_system.items()]
     if against is None or against not in by_system:
@@ -89,7 +85,9 @@ def _rows_of_part(
     return [replace(row, p_value=_number(p)) for row, p in zip(compared, holm(p_values), strict=True)]
 
 
-def _row(group: str, part: str, name: str, records: Sequence[Record], before: Mapping[int, Record]) -> Row:
+def _row(
+    group: str, part: str, name: str, records: Sequence[SliceRecord], before: Mapping[int, SliceRecord]
+) -> ScoreRow:
     scored = [(r, r.scores) for r in records if r.scores]
     subjects = [r.subject for r, _ in scored]
     values = {score: np.array([s[score] for _, s in scored]) for score in SCORES}
@@ -97,7 +95,7 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
     changes = np.array([value for value, _ in pairs])
     pairs = [pair for pair in pairs if math.isfinite(pair[0])]  # a restoration without error has no gain in dB
     gain = np.array([value for value, _ in pairs])
-    return Row(
+    return ScoreRow(
         group=group,
         part=part,
         system=name,
@@ -113,7 +111,7 @@ def _row(group: str, part: str, name: str, records: Sequence[Record], before: Ma
     )
 
 
-def _degraded(record: Record) -> dict[str, float] | None:
+def _degraded(record: SliceRecord) -> dict[str, float] | None:
     """Return the scores of an input that can be restored; None where it failed or equals its reference."""
     return record.scores if record.scores and math.isfinite(record.scores["psnr"]) else None
 
@@ -123,7 +121,7 @@ def _number(value: float) -> float | None:
 
 
 @dataclass(frozen=True)
-class Harm:
+class GoodImageRow:
     """What a system does to images that need no restoration."""
 
     group: str
@@ -133,13 +131,13 @@ class Harm:
     failed: int
     unchanged: float
     """Share that comes back bit-identical."""
-    unharmed: float
+    preserved: float
     """Share of at least 45 dB against the input, the unchanged ones among them."""
     lowest: float | None
     """Lowest PSNR of the others in dB; None where there are none."""
 
 
-def harm(records: Records) -> list[Harm]:
+def good_image_rows(records: Records) -> list[GoodImageRow]:
     """Return what every system does to good images, by group and modality."""
     rows = []
     first = next(iter(records.values()))
@@ -150,44 +148,17 @@ def harm(records: Records) -> list[Harm]:
             mine = [r for r in found if r.case in good and (r.group, Task(r.task).modality.value) == (group, modality)]
             scored = [(r.is_unchanged, r.scores["psnr"]) for r in mine if r.scores]
             altered = [value for is_same, value in scored if not is_same]
-            share = [is_same or value >= UNHARMED_DB for is_same, value in scored]
+            share = [is_same or value >= PRESERVED_DB for is_same, value in scored]
             rows.append(
-                Harm(
+                GoodImageRow(
                     group=group,
                     modality=modality,
                     system=name,
                     images=len(scored),
                     failed=len(mine) - len(scored),
                     unchanged=float(np.mean([is_same for is_same, _ in scored])) if scored else 0.0,
-                    unharmed=float(np.mean(share)) if scored else 0.0,
+                    preserved=float(np.mean(share)) if scored else 0.0,
                     lowest=_number(min(altered)) if altered else None,
                 )
             )
     return rows
-
-
-def as_csv(rows: Sequence[Row] | Sequence[Harm] | Sequence[tuple[str, Record]]) -> str:
-    """Return rows as CSV; a field that holds several numbers becomes several columns.
-
-    Args:
-        rows: Of a table, or single slices, each with the system that restored it.
-    """
-    flat = [_flat({"system": row[0], **asdict(row[1])} if isinstance(row, tuple) else asdict(row)) for row in rows]
-    columns = list(dict.fromkeys(name for row in flat for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return buffer.getvalue()
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat({f"{name}_{key}": one for key, one in value.items()})
-        elif isinstance(value, tuple | list):
-            found |= {f"{name}_{end}": one for end, one in zip(("low", "high"), value, strict=True)}
-        else:
-            found[name] = value
-    return found

@@ -17,23 +17,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medq_uni.io.dicom_pixels import is_uid
 from medq_uni.io.provenance import Derivation, derived_uid
 from medq_uni.notice import SHORT_NOTICE
+from medq_uni.wording import WORDING
 
 SCHEME = "99MEDQ"
 TASK_CODES = {
-    "restored": {
-        "ct-low-dose": ("MEDQ-001", "AI restoration of low-dose CT"),
-        "mr-undersampling": ("MEDQ-002", "AI restoration of undersampled MR"),
-        "mr-motion": ("MEDQ-003", "AI correction of MR motion artifact"),
-        "mr-noise": ("MEDQ-004", "AI denoising of MR"),
-        "pet-low-count": ("MEDQ-005", "AI restoration of low-count PET"),
-    },
-    "degraded": {
-        "ct-low-dose": ("MEDQ-101", "Simulation of low-dose CT"),
-        "mr-undersampling": ("MEDQ-102", "Simulation of undersampled MR"),
-        "mr-motion": ("MEDQ-103", "Simulation of MR motion artifact"),
-        "mr-noise": ("MEDQ-104", "Simulation of noisy MR"),
-        "pet-low-count": ("MEDQ-105", "Simulation of low-count PET"),
-    },
+    "restored": {task.value: words.restored for task, words in WORDING.items()},
+    "degraded": {task.value: words.degraded for task, words in WORDING.items()},
     "processed": {},
 }
 """Private codes: the context group CID 7203 has none for restoration or simulation, and is extensible."""

@@ -1,4 +1,4 @@
-"""Slots of descriptions against those of the records: an offline scale of its own, not that of a language-model judge.
+"""Aspects of descriptions against the records: an offline scale of its own, not that of a language-model judge.
 
 An image without a description (refused or failed) counts: as wrong in every accuracy, as named nothing in F1, as the
 farthest grade in kappa, as 0 in the quality accuracy. Rows of a parameter or of a rank are over the answered images.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medq_uni.data.reference_text import stated_parameter, true_parameter
-from medq_uni.describers.cache import Answer, Outcome
+from medq_uni.describers.describer import Answer, Outcome
 from medq_uni.description import QualityDescription
 from medq_uni.scoring import scores
 from medq_uni.statistics import RESAMPLES, known_interval
@@ -42,7 +42,7 @@ class AspectScore:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pair:
+class _Assessed:
     case: Case
     truth: QualityDescription
     answer: Answer
@@ -56,7 +56,7 @@ class _Pair:
 def aspect_table(
     cases: Sequence[Case], truths: Sequence[QualityDescription], answers: Mapping[str, Sequence[Answer]]
 ) -> list[AspectScore]:
-    """Return every slot score by group and describer.
+    """Return every aspect score by group and describer.
 
     Args:
         cases: Of all grades.
@@ -67,7 +67,9 @@ def aspect_table(
     rows = []
     for group in dict.fromkeys(case.group for case in cases):
         for describer, given in answers.items():
-            pairs = [_Pair(*one) for one in zip(cases, truths, given, decibels, strict=True) if one[0].group == group]
+            pairs = [
+                _Assessed(*one) for one in zip(cases, truths, given, decibels, strict=True) if one[0].group == group
+            ]
             rows += [AspectScore(group, describer, *score) for score in _scores(pairs)]
     return rows
 
@@ -75,7 +77,7 @@ def aspect_table(
 _Score = tuple[str, int, int, float | None, float | None, float | None]
 
 
-def _scores(pairs: Sequence[_Pair]) -> list[_Score]:
+def _scores(pairs: Sequence[_Assessed]) -> list[_Score]:
     told = [pair for pair in pairs if pair.case.anatomy is not None]
     rows = [
         _mean("verdict accuracy", pairs, lambda truth, found: truth.verdict is found.verdict),
@@ -102,13 +104,13 @@ def _scores(pairs: Sequence[_Pair]) -> list[_Score]:
 
 
 def _mean(
-    name: str, pairs: Sequence[_Pair], score: Callable[[QualityDescription, QualityDescription], float]
+    name: str, pairs: Sequence[_Assessed], score: Callable[[QualityDescription, QualityDescription], float]
 ) -> _Score:
     values = np.array([0.0 if pair.found is None else float(score(pair.truth, pair.found)) for pair in pairs])
     return name, len(pairs), _answered(pairs), float(values.mean()), *known_interval(values, _subjects(pairs))
 
 
-def _share(name: str, pairs: Sequence[_Pair], outcome: Outcome) -> _Score:
+def _share(name: str, pairs: Sequence[_Assessed], outcome: Outcome) -> _Score:
     values = np.array([float(pair.answer.outcome is outcome) for pair in pairs])
     return name, len(pairs), _answered(pairs), float(values.mean()), *known_interval(values, _subjects(pairs))
 
@@ -123,14 +125,14 @@ def quality_accuracy(true: Verdict, found: Verdict) -> int:
     return 2 - abs(order.index(true) - order.index(found))
 
 
-def _type_f1(name: str, pairs: Sequence[_Pair], modality: Modality) -> _Score:
+def _type_f1(name: str, pairs: Sequence[_Assessed], modality: Modality) -> _Score:
     kinds = [None, *tasks_of(modality)]
     true, found = (np.array([[kind in one for kind in kinds] for one in named]) for named in _kinds(pairs))
     sums = np.concatenate([true & found, found, true], axis=1).astype(np.float64)
     return name, len(pairs), _answered(pairs), *_of_sums(sums, _subjects(pairs), macro_f1)
 
 
-def _kinds(pairs: Sequence[_Pair]) -> tuple[list[set[object]], list[set[object]]]:
+def _kinds(pairs: Sequence[_Assessed]) -> tuple[list[set[object]], list[set[object]]]:
     """Return the kinds that are there and that are named; None stands for no degradation."""
 
     def of(words: QualityDescription | None) -> set[object]:
@@ -150,7 +152,7 @@ def macro_f1(sums: np.ndarray) -> np.ndarray:
     return np.asarray(f1.sum(-1) / np.maximum((present > 0).sum(-1), 1))
 
 
-def _severity_kappa(pairs: Sequence[_Pair]) -> _Score:
+def _severity_kappa(pairs: Sequence[_Assessed]) -> _Score:
     sums = np.zeros((len(pairs), GRADES**2))
     for row, pair in enumerate(pairs):
         true = pair.truth.worst.level
@@ -193,7 +195,7 @@ def _of_sums(
     return value, float(low), float(high)
 
 
-def _parameter_error(pairs: Sequence[_Pair]) -> list[_Score]:
+def _parameter_error(pairs: Sequence[_Assessed]) -> list[_Score]:
     """Return |log2(stated / true)| where a described degradation that is there states its parameter."""
     values, subjects, count = [], [], 0
     for pair in pairs:
@@ -215,7 +217,7 @@ def _parameter_error(pairs: Sequence[_Pair]) -> list[_Score]:
     return [(name, count, len(values), float(errors.mean()), *known_interval(errors, subjects))]
 
 
-def _severity_rank(pairs: Sequence[_Pair], modality: Modality) -> _Score:
+def _severity_rank(pairs: Sequence[_Assessed], modality: Modality) -> _Score:
     """Return the rank correlation of the worst stated grade, turned round, with the PSNR of the input."""
     name = f"SRCC of stated severity with input PSNR, {modality.value.upper()}, {ANSWERED_ONLY}"
     grades = np.array([-pair.found.worst.level for pair in pairs if pair.found is not None], dtype=np.float64)
@@ -245,11 +247,11 @@ def _srcc(one: np.ndarray, other: np.ndarray) -> float | None:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _subjects(pairs: Sequence[_Pair]) -> list[str]:
+def _subjects(pairs: Sequence[_Assessed]) -> list[str]:
     return [pair.case.subject for pair in pairs]
 
 
-def _answered(pairs: Sequence[_Pair]) -> int:
+def _answered(pairs: Sequence[_Assessed]) -> int:
     return sum(pair.found is not None for pair in pairs)
 
 
@@ -257,7 +259,7 @@ def aspect_markdown(rows: Sequence[AspectScore]) -> str:
     """Return the scores as a table, a column per describer."""
     describers = list(dict.fromkeys(row.describer for row in rows))
     lines = [
-        f"| set | slot | images | {' | '.join(describers)} |",
+        f"| set | aspect | images | {' | '.join(describers)} |",
         "|---|---|---|" + "---|" * len(describers),
     ]
     by_place: dict[tuple[str, str], dict[str, AspectScore]] = {}

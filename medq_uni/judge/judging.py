@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.describers.cache import Answer, AnswerCache, question_key
-from medq_uni.describers.chat import ChatClient, Messages, NoAnswer, ServerDown, in_order
-from medq_uni.describers.describers import PATIENCE
+from medq_uni.describers.cache import AnswerCache, question_key
+from medq_uni.describers.client import ChatClient, Messages, NoAnswer, ServerDown, in_order
+from medq_uni.describers.describer import PATIENCE, Answer
+from medq_uni.describers.estimate import Estimate
 from medq_uni.describers.prompts import json_of, tokens_of
 from medq_uni.description import DescriptionError
 from medq_uni.errors import MedQError
@@ -114,27 +115,6 @@ class Judgment:
     reason: str
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What judging takes, were every question answered at once.
-
-    Attributes:
-        comparisons: Candidates that will be judged.
-        questions: All questions about them.
-        kept: Those whose answers are kept from before and cost nothing.
-        tokens_in: Of the others, about.
-        tokens_out: Of their answers, about.
-        cost: In the currency of the prices.
-    """
-
-    comparisons: int
-    questions: int
-    kept: int
-    tokens_in: int
-    tokens_out: int
-    cost: float
-
-
 def comparisons_of(
     cases: Sequence[Case], truths: Sequence[Any], answers: Mapping[str, Sequence[Answer]]
 ) -> list[Comparison]:
@@ -189,28 +169,26 @@ class Judge:
         if rounds < 1 or workers < 1:
             raise MedQError(f"rounds and workers must be at least 1, got {rounds} and {workers}.")
         self.chat, self.rounds, self.workers, self._cache = chat, rounds, workers, cache
-        self._silent = 0
+        self._unanswered = 0
 
     def estimate(self, comparisons: Sequence[Comparison]) -> Estimate:
-        """Return what judging will cost."""
+        """Return what judging takes: four questions for every comparison and round, about 80 tokens an answer."""
         jobs = self._jobs(comparisons)
         missing = [(d, place) for d, place, number in jobs if self._kept(d, comparisons[place], number) is None]
         tokens_in = sum(tokens_of(question(dimension, comparisons[place])) for dimension, place in missing)
         tokens_out = ANSWER_TOKENS * len(missing)
-        judged = len({place for _, place, _ in jobs})
-        cost = self.chat.config.cost(tokens_in, tokens_out)
-        return Estimate(judged, len(jobs), len(jobs) - len(missing), tokens_in, tokens_out, cost)
+        return Estimate.of(self.chat.config, len(jobs), tokens_in, tokens_out, kept=len(jobs) - len(missing))
 
     def judge(
         self, comparisons: Sequence[Comparison], progress: Callable[[int, int], None] | None = None
     ) -> list[Judgment]:
         """Return a judgment for every dimension and round of every comparison that has a candidate.
 
-        After :data:`medq_uni.describers.describers.PATIENCE` questions without any answer the rest is null
+        After :data:`medq_uni.describers.describer.PATIENCE` questions without any answer the rest is null
         without being asked; run again to go on.
         """
         jobs = self._jobs(comparisons)
-        self._silent = 0
+        self._unanswered = 0
         found = []
         with ThreadPoolExecutor(self.workers) as pool:
             made = in_order(pool, lambda job: self._ask(comparisons[job[1]], *job), jobs, 2 * self.workers)
@@ -242,14 +220,14 @@ class Judge:
         kept = self._kept(dimension, comparison, number)
         if kept is not None:
             return Judgment(place, dimension, number, *kept)
-        if self._silent >= PATIENCE:
+        if self._unanswered >= PATIENCE:
             reason = f"not asked: {PATIENCE} questions got no answer."
             return Judgment(place, dimension, number, None, reason)
         try:
             score, reason = self.chat.ask(question(dimension, comparison), read_score, schema=SCHEMA)
-            self._silent = 0
+            self._unanswered = 0
         except ServerDown as error:
-            self._silent += 1
+            self._unanswered += 1
             return Judgment(place, dimension, number, None, str(error))
         except NoAnswer as error:
             score, reason = None, str(error)

@@ -23,9 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from medq_uni.describers.cache import AnswerCache, question_key
-from medq_uni.describers.chat import ChatClient, Messages, NoAnswer, ServerDown, in_order
-from medq_uni.describers.describers import PATIENCE
-from medq_uni.describers.prompts import json_of, without_pictures
+from medq_uni.describers.client import ChatClient, Messages, NoAnswer, ServerDown, in_order
+from medq_uni.describers.describer import PATIENCE
+from medq_uni.describers.estimate import Estimate
+from medq_uni.describers.prompts import json_of, tokens_of, without_pictures
 from medq_uni.description import DescriptionError
 from medq_uni.errors import MedQError
 from medq_uni.files import write_text
@@ -234,19 +235,19 @@ def respond(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Response]:
     """Return what a model answers to every row; what was answered before is not asked again."""
-    zero_init = 0
+    unanswered = 0
 
     def one(item: Item) -> Response:
-        nonlocal zero_init
+        nonlocal unanswered
         question = messages_of(item)
         key = question_key("medqbench", chat.model, chat.config.max_tokens, without_pictures(question))
         kept = cache.get(key)
         if kept is not None and {"text", "reason"} <= set(kept):
             return Response(kept["text"], kept["reason"])
-        if zero_init >= PATIENCE:
+        if unanswered >= PATIENCE:
             return Response(None, f"not asked: {PATIENCE} questions got no answer.", is_final=False)
         response = _ask(chat, item, question)
-        zero_init = 0 if response.is_final else zero_init + 1
+        unanswered = 0 if response.is_final else unanswered + 1
         if response.is_final:
             cache.put(key, {"text": response.text, "reason": response.reason})
         return response
@@ -258,6 +259,12 @@ def respond(
             if progress is not None:
                 progress(len(found), len(items))
     return found
+
+
+def estimate(chat: ChatClient, items: Sequence[Item]) -> Estimate:
+    """Return what a first question about every row takes, its answer being as long as it may be."""
+    tokens_in = sum(tokens_of(messages_of(item)) for item in items)
+    return Estimate.of(chat.config, len(items), tokens_in, chat.config.max_tokens * len(items))
 
 
 def _ask(chat: ChatClient, item: Item, question: Messages) -> Response:

@@ -1,4 +1,4 @@
-"""Images outside what an assessor was made for: what it refuses, what it doubts, and what it judges all the same."""
+"""Images outside what an assessor was made for: what it refuses, warns of, or judges all the same."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from medq_uni.data.ood import levels_of, picture, taken_for
 from medq_uni.data.phantoms import phantom
-from medq_uni.describers.cache import Answer, Outcome
-from medq_uni.describers.describers import Subject
+from medq_uni.describers.describer import Answer, Outcome, Subject
 from medq_uni.image import MedicalImage
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality
@@ -44,7 +43,7 @@ class OutOfScopeRow:
     count: int
     refused: float
     """Share that it cannot assess, or does not support."""
-    doubted: float
+    warned: float
     """Share that it describes with a warning, or as another modality than it was told."""
     judged: float
     """Share that it describes as if nothing were wrong with the question."""
@@ -52,7 +51,7 @@ class OutOfScopeRow:
     """Share without a usable answer."""
 
 
-def scope_cases() -> list[OutOfScopeCase]:
+def out_of_scope_cases() -> list[OutOfScopeCase]:
     """Return the set, the same every time: blank, noise, ultrasound-like, photographs, and a wrong modality."""
     found = []
     for modality in Modality:
@@ -72,31 +71,31 @@ def scope_cases() -> list[OutOfScopeCase]:
     return found
 
 
-def scope_table(cases: Sequence[OutOfScopeCase], answers: Mapping[str, Sequence[Answer]]) -> list[OutOfScopeRow]:
+def out_of_scope_table(cases: Sequence[OutOfScopeCase], answers: Mapping[str, Sequence[Answer]]) -> list[OutOfScopeRow]:
     """Return, by describer and kind and for all kinds together, what became of the images."""
     rows = []
     for describer, given in answers.items():
         pairs = list(zip(cases, given, strict=True))
         for kind in [*dict.fromkeys(case.kind for case in cases), "out of scope, all"]:
             mine = [_fate(case, one) for case, one in pairs if kind in (case.kind, "out of scope, all")]
-            shares = [mine.count(fate) / len(mine) for fate in ("refused", "doubted", "judged", "failed")]
+            shares = [mine.count(fate) / len(mine) for fate in ("refused", "warned", "judged", "failed")]
             rows.append(OutOfScopeRow(describer, kind, len(mine), *shares))
     return rows
 
 
-def scope_subjects(cases: Sequence[OutOfScopeCase]) -> list[Subject]:
+def out_of_scope_subjects(cases: Sequence[OutOfScopeCase]) -> list[Subject]:
     """Return the images as what describers take; there is no truth about them."""
     return [Subject(case.image) for case in cases]
 
 
-def scope_markdown(rows: Sequence[OutOfScopeRow]) -> str:
+def out_of_scope_markdown(rows: Sequence[OutOfScopeRow]) -> str:
     """Return the rows as a table."""
     lines = [
-        "| out of scope | describer | images | refused | judged with a doubt | judged without | failed |",
+        "| out of scope | describer | images | refused | judged with a warning | judged without | failed |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        shares = " | ".join(f"{100 * share:.0f} %" for share in (row.refused, row.doubted, row.judged, row.failed))
+        shares = " | ".join(f"{100 * share:.0f} %" for share in (row.refused, row.warned, row.judged, row.failed))
         lines.append(f"| {row.kind} | {row.describer} | {row.count} | {shares} |")
     return "\n".join(lines) + "\n"
 
@@ -105,8 +104,8 @@ def _fate(case: OutOfScopeCase, answer: Answer) -> str:
     if answer.outcome is not Outcome.DESCRIBED:
         return answer.outcome.value
     assert answer.description is not None
-    is_doubted = bool(answer.warning) or answer.description.modality is not case.image.modality
-    return "doubted" if is_doubted else "judged"
+    is_warned = bool(answer.warning) or answer.description.modality is not case.image.modality
+    return "warned" if is_warned else "judged"
 
 
 def _sector(draws: np.random.Generator) -> np.ndarray:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
-from medq_uni.physics.operators import Radon
-from medq_uni.physics.record import Parameter
-from medq_uni.taxonomy import EFFECT_BOUNDS, Severity, Task
+from medq_uni.physics.operators import FanBeam, Radon
+from medq_uni.physics.record import Params
+from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, standard_deviation
+from medq_uni.taxonomy import Severity, Task
 
 MU_WATER_PER_MM = 0.0195
 """Linear attenuation of water at about 70 keV."""
@@ -21,18 +23,29 @@ BODY_HU = -500.0
 """The body begins here."""
 DOSE = {Severity.MILD: (0.4, 0.6), Severity.MODERATE: (0.2, 0.3), Severity.SEVERE: (0.05, 0.1)}
 """Dose fraction by grade."""
+GRADES_HU = (12.0, 25.0, 50.0)
+"""Least standard deviation of the noise of mild, moderate and severe."""
 NOISIEST_HU = 120.0
-"""Largest standard deviation that is drawn; the grades begin at ``taxonomy.EFFECT_BOUNDS``."""
+"""Largest standard deviation that is drawn."""
 BOWTIE_CHANCE = 0.5
 COARSE = 96
 """Side of the image from which line integrals are taken; they are smooth."""
 VIEWS = 240
+SOURCE_MM = 595.0
+"""Distance from the X-ray source to the center of rotation of the fan-beam scanner."""
+FAN_VIEWS = 360
+ELECTRONIC_FLOOR = 1.0
+"""Fewest counts whose logarithm is taken."""
+BODY_MARGIN_PX = 3
+"""How far outside the body an image is still compared with what was measured."""
+FEWEST_CROSSED_PX = 10.0
+"""Rays that cross less of the body are not compared."""
 
 
-def draw_low_dose(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+def draw_low_dose(severity: Severity, generator: torch.Generator) -> Params:
     """Return dose fraction, added noise in HU, electronic noise in counts, and the strength of the bow-tie filter."""
     dose = _log_uniform(*DOSE[severity], generator)
-    bounds = (*EFFECT_BOUNDS[Task.CT_LOW_DOSE], NOISIEST_HU)
+    bounds = (*GRADES_HU, NOISIEST_HU)
     noise = _log_uniform(bounds[severity.level - 1], bounds[severity.level], generator)
     electronic = 5 + 10 * float(torch.rand(1, generator=generator))
     bowtie = torch.rand(2, generator=generator).tolist()
@@ -47,7 +60,7 @@ def draw_low_dose(severity: Severity, generator: torch.Generator) -> dict[str, P
 def low_dose(
     image: Tensor,
     *,
-    params: dict[str, Parameter],
+    params: Params,
     spacing_mm: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
@@ -77,7 +90,7 @@ def low_dose(
 def ray_noise(
     image: Tensor,
     *,
-    params: dict[str, Parameter],
+    params: Params,
     spacing_mm: tuple[float, float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
@@ -94,8 +107,75 @@ def ray_noise(
     return exposure.scaled(exposure.rays), quantum / exposure.photons + electronic / exposure.photons**2
 
 
+def low_dose_consistency(
+    image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator
+) -> DataConsistency:
+    """Return how images agree with the low-dose line integrals: chi-square over that of the truth, minus 1.
+
+        chi^2(x) = mean((y - A x)^2 / var y)
+
+    Below 0 the image follows the noise, at 0 it is as far from the measurement as the truth is, above it contradicts
+    it. Rays that cross the body are taken, and outside of it the truth: air is stored no lower than -1024 HU, which
+    turns its noise into a bias that these precise rays would see.
+
+    Args:
+        image: (H, W) in HU, the one that was degraded.
+        params: As :func:`draw_low_dose` returns them.
+        spacing_mm: Pixel spacing (row, column).
+        generator: In the state in which :func:`low_dose` got it.
+    """
+    noise, variance = ray_noise(image, params=params, spacing_mm=spacing_mm, generator=generator)
+    radon = Radon(image.shape[0], image.shape[1], VIEWS)
+    scale = MU_WATER_PER_MM / 1000 * sum(spacing_mm) / 2
+    inside = image > BODY_HU
+    body = torch.from_numpy(ndimage.binary_dilation(inside.numpy(), iterations=BODY_MARGIN_PX))
+    crossing = radon.forward(inside.float()[None])[0] > FEWEST_CROSSED_PX
+
+    def chi_square(residual: Tensor) -> float:
+        return float((residual.square() / variance)[crossing].mean())
+
+    def misfit(restored: Tensor) -> float:
+        change = torch.where(body, restored - image, 0.0)
+        return chi_square(noise - radon.forward(change[None])[0] * scale) / chi_square(noise) - 1
+
+    return DataConsistency(misfit)
+
+
+def photon_counts(
+    image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Return a CT slice with noise from counted photons of a fan-beam scanner.
+
+    The full scan counts Poisson(I0 exp(-p)) photons, the low-dose scan is its binomial thinning; both get electronic
+    noise and the logarithm, and the difference of their filtered backprojections is added to the image. Unlike the
+    default, noise is neither Gaussian nor unbiased where photons are few. I0 is chosen as in the default.
+
+    Args:
+        image: (H, W) in HU.
+        params: As :func:`draw_low_dose` returns them.
+        spacing_mm: Pixel spacing (row, column).
+        generator: Source of the counts.
+    """
+    pixel = sum(spacing_mm) / 2
+    source = max(SOURCE_MM / pixel, 0.7 * math.hypot(*image.shape) + 4)
+    fan = FanBeam(image.shape[0], image.shape[1], FAN_VIEWS, source)
+    attenuation, scale = coarse_attenuation(image.clamp(*HU_RANGE))
+    coarse = FanBeam(attenuation.shape[-2], attenuation.shape[-1], FAN_VIEWS, source * scale)
+    sinogram = coarse.forward(attenuation)[0] * (pixel / scale)
+    place = fan.gamma(image) / coarse.step + (coarse.num_detectors - 1) / 2
+    path = resample_detectors(sinogram, place).clamp(0, 12)
+    to_hu = 1000 / MU_WATER_PER_MM / pixel
+    exposed = expose(image, path, params, lambda rays: fan.filtered_backprojection(rays) * to_hu, generator)
+    dose, readout = float(params["dose_fraction"]), float(params["electronic_counts"])
+    full = torch.poisson(exposed.photons * torch.exp(-path), generator=generator)
+    low = torch.binomial(full, torch.full_like(full, dose), generator=generator)
+    counts = torch.stack([full, low]) + readout * torch.randn(2, *path.shape, generator=generator)
+    logs = -torch.log(counts.clamp(min=ELECTRONIC_FLOOR) / torch.tensor([1.0, dose])[:, None, None])
+    return add_in_range(image, fan.filtered_backprojection((logs[1] - logs[0])[None])[0] * to_hu)
+
+
 def _parallel_exposure(
-    image: Tensor, params: dict[str, Parameter], spacing_mm: tuple[float, float], generator: torch.Generator
+    image: Tensor, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator
 ) -> tuple[Exposure, Tensor]:
     """Return the exposure of a parallel-beam scan, and its line integrals (V, D)."""
     height, width = image.shape
@@ -125,7 +205,7 @@ class Exposure:
 def expose(
     image: Tensor,
     path: Tensor,
-    params: dict[str, Parameter],
+    params: Params,
     reconstruct: Callable[[Tensor], Tensor],
     generator: torch.Generator,
 ) -> Exposure:
@@ -179,7 +259,7 @@ def _line_integrals(image: Tensor, spacing_mm: float) -> Tensor:
     return resample_detectors(sinogram, place).clamp(0, 12)
 
 
-def noise_variances(path: Tensor, params: dict[str, Parameter]) -> tuple[Tensor, Tensor]:
+def noise_variances(path: Tensor, params: Params) -> tuple[Tensor, Tensor]:
     """Return the variances of quantum noise for I0 = 1 and of electronic noise for I0^2 = 1, each (V, D)."""
     dose, counts = float(params["dose_fraction"]), float(params["electronic_counts"])
     # the filter passes the whole beam where the body is thickest; its profile is the same in every view
@@ -200,3 +280,19 @@ def photons_for(quantum: float, electronic: float, target_hu: float) -> float:
 def _log_uniform(low: float, high: float, generator: torch.Generator) -> float:
     draw = float(torch.rand(1, generator=generator))
     return math.exp(math.log(low) + draw * (math.log(high) - math.log(low)))
+
+
+SPECS = (
+    TaskSpec(
+        task=Task.CT_LOW_DOSE,
+        stage=Stage.DETECTION,
+        draw=draw_low_dose,
+        default=low_dose,
+        alternatives={"counts": photon_counts},
+        effect=EffectScale("HU", standard_deviation, GRADES_HU),
+        limits={"dose_fraction": (0.001, 1.0), "noise_sd_hu": (0.0, 2000.0)},
+        beyond={"dose_fraction": 0.02, "noise_sd_hu": 200.0},
+        params_of_dose=lambda reduction: {"dose_fraction": 1 / reduction},
+        consistency=low_dose_consistency,
+    ),
+)

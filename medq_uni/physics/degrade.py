@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,65 +16,15 @@ from torch import Tensor
 
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
-from medq_uni.physics import ct, mri, pet
-from medq_uni.physics.alternatives import ALTERNATIVES
-from medq_uni.physics.effect import effect, foreground, own_noise, total_effect
-from medq_uni.physics.record import (
-    DEFAULT_METHOD,
-    MEASURED,
-    RECORD_VERSION,
-    DegradationRecord,
-    RecordError,
-    read_records,
-)
-from medq_uni.seeding import seed_of
-from medq_uni.taxonomy import Modality, Severity, Task, grade_of
-
-__all__ = [
-    "MEASURED",
-    "RECORD_VERSION",
-    "DegradationRecord",
-    "Degraded",
-    "RecordError",
-    "apply_records",
-    "degrade",
-    "draw_record",
-    "effect",
-    "foreground",
-    "methods_of",
-    "own_noise",
-    "read_records",
-    "slice_generator",
-    "total_effect",
-]
+from medq_uni.physics import ct
+from medq_uni.physics.effect import effect, grade_of, total_effect
+from medq_uni.physics.record import DEFAULT_METHOD, DegradationRecord
+from medq_uni.physics.tasks import SPECS
+from medq_uni.seeding import randint, seed_of
+from medq_uni.taxonomy import Modality, Severity, Task
 
 ATTEMPTS = 6
 """How often parameters are drawn until the measured grade is the wanted one."""
-_DRAW = {
-    Task.CT_LOW_DOSE: ct.draw_low_dose,
-    Task.MR_UNDERSAMPLING: mri.draw_undersampling,
-    Task.MR_MOTION: mri.draw_motion,
-    Task.MR_NOISE: mri.draw_noise,
-    Task.PET_LOW_COUNT: pet.draw_low_count,
-}
-_DEFAULT: dict[Task, Callable[..., Tensor]] = {
-    Task.CT_LOW_DOSE: ct.low_dose,
-    Task.MR_UNDERSAMPLING: mri.undersampling,
-    Task.MR_MOTION: mri.motion,
-    Task.MR_NOISE: mri.noise,
-    Task.PET_LOW_COUNT: pet.low_count,
-}
-_ORDER = (Task.MR_MOTION, Task.MR_UNDERSAMPLING, Task.MR_NOISE, Task.CT_LOW_DOSE, Task.PET_LOW_COUNT)
-"""In which order several degradations of one image happen: the object moves, lines are skipped, the coil adds noise."""
-_LIMITS = {
-    "dose_fraction": (0.001, 1.0),
-    "dose_reduction": (1.0, 1000.0),
-    "acceleration": (1, 64),
-    "sigma_fraction": (0.0, 10.0),
-    "noise_sd_hu": (0.0, 2000.0),
-    "counts_per_pixel": (1e-3, 1e9),
-    "num_poses": (1, 4096),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +46,6 @@ class UnusableValues(MedQError):  # noqa: N818
     """Voxels that cannot be what the modality of the image says."""
 
 
-def methods_of(task: Task) -> tuple[str, ...]:
-    """Return the ways in which a task can be simulated, the default first."""
-    return (DEFAULT_METHOD, *ALTERNATIVES[task])
-
-
 def draw_record(
     task: Task, severity: Severity, generator: torch.Generator, *, method: str = DEFAULT_METHOD
 ) -> DegradationRecord:
@@ -110,15 +55,15 @@ def draw_record(
         task: Kind of degradation.
         severity: Grade; ``none`` gives a record that changes nothing.
         generator: Source of the parameters and of the record's seed.
-        method: One of :func:`methods_of` the task.
+        method: ``default``, or the name of an alternative simulation of the task.
 
     Raises:
         MedQError: If the task has no such method.
     """
-    if method not in methods_of(task):
-        raise MedQError(f"{task.value} has no method {method!r}; it has {', '.join(methods_of(task))}.")
-    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-    params = {} if severity is Severity.NONE else _DRAW[task](severity, generator)
+    spec = SPECS[task]
+    spec.method(method)  # refuses a name that the task does not know
+    seed = randint(2**31 - 1, generator)
+    params = {} if severity is Severity.NONE else spec.draw(severity, generator)
     return DegradationRecord(task=task, severity=severity, params=params, seed=seed, method=method)
 
 
@@ -139,12 +84,12 @@ def degrade(
         image: Reference.
         wanted: Tasks of one modality with their grades; several make a mixed degradation.
         generator: Source of the parameters.
-        method: For a single task, another way of simulating it.
-        own: Noise that the reference has itself, as :func:`own_noise` estimates it.
+        method: For a single task, an alternative simulation.
+        own: Noise that the reference has itself, as :func:`medq_uni.physics.effect.own_noise` estimates it.
     """
     found = [
         _best_attempt(image, task, severity, generator, method, own)
-        for task, severity in sorted(wanted, key=lambda pair: _ORDER.index(pair[0]))
+        for task, severity in sorted(wanted, key=lambda pair: SPECS[pair[0]].stage)
     ]
     records = tuple(one.records[0] for one in found)
     degraded = found[0].image if len(found) == 1 else apply_records(image, records)
@@ -185,8 +130,8 @@ def apply_records(image: MedicalImage, records: DegradationRecord | Sequence[Deg
     chain = (records,) if isinstance(records, DegradationRecord) else tuple(records)
     for record in chain:
         _check_modality(image, record)
-        _check_record(record)
-    chain = tuple(sorted((record for record in chain if record.params), key=lambda record: _ORDER.index(record.task)))
+        SPECS[record.task].check(record)
+    chain = tuple(sorted((record for record in chain if record.params), key=lambda record: SPECS[record.task].stage))
     if not chain:
         return image
     _check_values(image)
@@ -218,14 +163,8 @@ def _degrade_slice(image: MedicalImage, z: int, chain: tuple[DegradationRecord, 
 
 
 def _one(values: Tensor, record: DegradationRecord, number: int, spacing_mm: tuple[float, float]) -> Tensor:
-    generator = slice_generator(record, number)
-    function = ALTERNATIVES[record.task].get(record.method, _DEFAULT[record.task])
-    if record.task.modality is not Modality.MR:
-        return function(values, params=record.params, spacing_mm=spacing_mm, generator=generator)
-    if record.task is Task.MR_MOTION:
-        aspect = spacing_mm[0] / spacing_mm[1]
-        return function(values, params=record.params, aspect=aspect, generator=generator)
-    return function(values, params=record.params, generator=generator)
+    method = SPECS[record.task].method(record.method)
+    return method(values, params=record.params, spacing_mm=spacing_mm, generator=slice_generator(record, number))
 
 
 def slice_generator(record: DegradationRecord, number: int) -> torch.Generator:
@@ -244,21 +183,6 @@ def _check_modality(image: MedicalImage, record: DegradationRecord) -> None:
             f"{record.task.value} degrades {record.task.modality.value} images, this one is "
             f"{image.modality.value}. Choose a task of that modality."
         )
-
-
-def _check_record(record: DegradationRecord) -> None:
-    if record.method == MEASURED:
-        raise RecordError(
-            "the record is of a pair measured at two doses; there is nothing to replay. "
-            "Take the lower dose itself, or a record of simulated degradation."
-        )
-    if record.method not in methods_of(record.task):
-        known = ", ".join(methods_of(record.task))
-        raise RecordError(f"{record.task.value} has no method {record.method!r}; this software knows {known}.")
-    for name, (low, high) in _LIMITS.items():
-        value = record.params.get(name)
-        if value is not None and not low <= value <= high:
-            raise RecordError(f"{record.task.value}: {name} must lie between {low:g} and {high:g}, got {value:g}.")
 
 
 def _check_values(image: MedicalImage) -> None:

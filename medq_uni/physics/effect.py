@@ -11,7 +11,8 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.physics.ct import BODY_HU
 from medq_uni.physics.operators import gaussian_blur
-from medq_uni.taxonomy import NOISE_LIMITS, Modality, Task
+from medq_uni.physics.tasks import SPECS
+from medq_uni.taxonomy import Modality, Severity, Task
 
 FOREGROUND = 0.05
 """MR and PET foreground begins at this fraction of the 99.9th percentile."""
@@ -20,19 +21,22 @@ WINDOW = {Modality.CT: 7, Modality.MR: 9, Modality.PET: 5}
 """Side of the neighborhood in which noise is measured, in pixels."""
 FEWEST_WINDOWS = 50
 MOST_SLICES = 16
-ADDITIVE = (Task.CT_LOW_DOSE, Task.MR_NOISE, Task.PET_LOW_COUNT)
-"""Degradations that add to the noise an image already has."""
+NOISE_LIMITS = {Modality.CT: 18.0, Modality.MR: 0.04, Modality.PET: 0.15}
+"""Noise of its own up to which an image passes as a reference: HU, else a fraction of the mean signal.
+
+CT: what routine abdominal protocols aim at, with a margin. PET: the variation in the liver that EANM guidelines
+for FDG imaging (2015) allow.
+"""
 
 
 def foreground(image: MedicalImage) -> np.ndarray:
     """Return where the body is, (Z, Y, X) bool: above -500 HU, or above 5 % of the 99.9th percentile."""
-    if image.modality is Modality.CT:
-        return image.voxels > BODY_HU
-    return image.voxels > FOREGROUND * np.percentile(image.voxels, 99.9)
+    least = BODY_HU if image.modality is Modality.CT else FOREGROUND * np.percentile(image.voxels, 99.9)
+    return np.asarray(image.voxels > least)
 
 
 def effect(degraded: MedicalImage, reference: MedicalImage, task: Task) -> float:
-    """Return the error inside the body that a degradation has made, in the unit of ``taxonomy.EFFECT_UNITS``.
+    """Return the error inside the body that a degradation has made, in the unit of the task's effect scale.
 
     CT: standard deviation of the difference in HU. MR and PET: norm of the difference over the norm of the
     reference (NRMSE).
@@ -51,11 +55,12 @@ def effect(degraded: MedicalImage, reference: MedicalImage, task: Task) -> float
     if not inside.any():
         inside = np.ones_like(inside)
     truth = reference.voxels[inside].astype(np.float64)
-    error = degraded.voxels[inside] - truth
-    if task.modality is Modality.CT:
-        return float(error.std())
-    norm = float(np.linalg.norm(truth))
-    return float(np.linalg.norm(error)) / norm if norm > 0 else 0.0
+    return SPECS[task].effect.measure(degraded.voxels[inside] - truth, truth)
+
+
+def grade_of(task: Task, effect: float) -> Severity:
+    """Return the grade of a measured effect of a task."""
+    return SPECS[task].effect.grade(effect)
 
 
 def own_noise(image: MedicalImage) -> float:
@@ -73,10 +78,10 @@ def own_noise(image: MedicalImage) -> float:
 def total_effect(added: float, own: float, task: Task) -> float:
     """Return the effect that a reader sees: what was added, on top of the noise that the reference has itself.
 
-    Noise of the reference counts where it exceeds ``taxonomy.NOISE_LIMITS`` and the degradation is of its kind;
-    independent noise adds in quadrature.
+    Noise of the reference counts where it exceeds :data:`NOISE_LIMITS` and the degradation is noise too; independent
+    noise adds in quadrature.
     """
-    if task not in ADDITIVE or own <= NOISE_LIMITS[task.modality]:
+    if not SPECS[task].is_noise or own <= NOISE_LIMITS[task.modality]:
         return added
     return float(np.hypot(added, own))
 

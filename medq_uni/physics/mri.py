@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
-from medq_uni.physics.record import Parameter
-from medq_uni.taxonomy import Severity
+from medq_uni.physics.record import Params
+from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse, without_spacing
+from medq_uni.physics.torchio_mr import torchio_ghosting, torchio_motion, torchio_noise
+from medq_uni.seeding import randint
+from medq_uni.taxonomy import Severity, Task
 
 ACCELERATION = {Severity.MILD: (2, 4), Severity.MODERATE: (3, 7), Severity.SEVERE: (5, 10)}
 """Acceleration factor by grade, both ends included."""
@@ -26,19 +29,19 @@ NOISE = {Severity.MILD: (0.018, 0.04), Severity.MODERATE: (0.04, 0.085), Severit
 PHASE_TERMS = 5
 
 
-def draw_undersampling(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+def draw_undersampling(severity: Severity, generator: torch.Generator) -> Params:
     """Return acceleration, central fraction, phase-encoding axis and the strength of the object's phase."""
     low, high = ACCELERATION[severity]
     acceleration = int(torch.randint(low, high + 1, (1,), generator=generator))
     return {
         "acceleration": acceleration,
         "center_fraction": 0.08 if acceleration < 8 else 0.04,
-        "phase_axis": int(torch.randint(2, (1,), generator=generator)),
+        "phase_axis": randint(2, generator),
         "phase_strength": 0.5 + float(torch.rand(1, generator=generator)),
     }
 
 
-def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
+def undersampling(image: Tensor, *, params: Params, generator: torch.Generator) -> Tensor:
     """Return the zero-filled image of a randomly undersampled Cartesian acquisition.
 
     Whole lines are kept: all of the center, and others without replacement with the density
@@ -59,7 +62,7 @@ def undersampling(image: Tensor, *, params: dict[str, Parameter], generator: tor
     return restored if axis == 1 else restored.T
 
 
-def acquisition(shape: Sequence[int], *, params: dict[str, Parameter], generator: torch.Generator) -> Cartesian:
+def acquisition(shape: Sequence[int], *, params: Params, generator: torch.Generator) -> Cartesian:
     """Return the acquisition that :func:`undersampling` simulates: its mask and the phase of the object.
 
     Args:
@@ -70,6 +73,59 @@ def acquisition(shape: Sequence[int], *, params: dict[str, Parameter], generator
     height, lines = shape
     mask = line_mask(lines, int(params["acceleration"]), float(params["center_fraction"]), generator)
     return Cartesian(mask, smooth_phase(height, lines, float(params["phase_strength"]), generator))
+
+
+def undersampling_consistency(
+    image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator
+) -> DataConsistency:
+    """Return how images agree with the acquired lines: ||M F(x) - y|| / ||y||, the phase of the object being known.
+
+    The sampling is a projection in k-space, so a change parts exactly into what it sees and what not.
+
+    Args:
+        image: (H, W) magnitude, the one that was degraded.
+        params: As :func:`draw_undersampling` returns them.
+        spacing_mm: Pixel spacing (row, column), which does not matter here.
+        generator: In the state in which :func:`undersampling` got it.
+    """
+
+    def turned(one: Tensor) -> Tensor:
+        return one if int(params["phase_axis"]) == 1 else one.T
+
+    scan = acquisition(turned(image).shape, params=params, generator=generator)
+    measured = scan.forward(turned(image))
+
+    def misfit(restored: Tensor) -> float:
+        residual = scan.forward(turned(restored)) - measured
+        return float(residual.abs().square().sum().sqrt() / measured.abs().square().sum().sqrt().clamp(min=1e-12))
+
+    def unseen_share(change: Tensor) -> float | None:
+        total = float(change.square().sum())
+        if total == 0:
+            return None
+        return max(0.0, 1 - float(scan.forward(turned(change)).abs().square().sum()) / total)
+
+    return DataConsistency(misfit, unseen_share)
+
+
+def equispaced(image: Tensor, *, params: Params, generator: torch.Generator) -> Tensor:
+    """Return the zero-filled image of an acquisition that keeps every R-th line and the center, (H, W) complex.
+
+    Args:
+        image: (H, W) magnitude, or complex.
+        params: As :func:`draw_undersampling` returns them.
+        generator: Source of the offset and the object's phase.
+    """
+    axis, acceleration = int(params["phase_axis"]), int(params["acceleration"])
+    turned = image if axis == 1 else image.T
+    lines = turned.shape[1]
+    offset = randint(acceleration, generator)
+    half = max(1, round(lines * float(params["center_fraction"]) / 2))
+    place = torch.arange(lines)
+    mask = ((place % acceleration == offset) | ((place - lines // 2).abs() <= half)).float()
+    phase = smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
+    restored = from_k_space(Cartesian(mask, phase).forward(turned))
+    return restored if axis == 1 else restored.T
 
 
 def line_mask(lines: int, acceleration: int, center_fraction: float, generator: torch.Generator) -> Tensor:
@@ -85,7 +141,7 @@ def line_mask(lines: int, acceleration: int, center_fraction: float, generator: 
     return mask
 
 
-def draw_motion(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+def draw_motion(severity: Severity, generator: torch.Generator) -> Params:
     """Return the number of poses, their size in degrees and pixels, the drift, and the phase-encoding axis."""
     fewest, most, low, high = MOTION[severity]
     size = low + (high - low) * torch.rand(2, generator=generator)
@@ -96,11 +152,13 @@ def draw_motion(severity: Severity, generator: torch.Generator) -> dict[str, Par
         "translation_px": float(size[1]),
         "drift_deg": float(drift[0]),
         "drift_px": float(drift[1]),
-        "phase_axis": int(torch.randint(2, (1,), generator=generator)),
+        "phase_axis": randint(2, generator),
     }
 
 
-def motion(image: Tensor, *, params: dict[str, Parameter], aspect: float = 1.0, generator: torch.Generator) -> Tensor:
+def motion(
+    image: Tensor, *, params: Params, spacing_mm: tuple[float, float] = (1.0, 1.0), generator: torch.Generator
+) -> Tensor:
     """Return the image of an acquisition during which the object moved rigidly.
 
     The lines of k-space are acquired in order. The pose jumps between contiguous blocks of lines and drifts slowly
@@ -111,7 +169,7 @@ def motion(image: Tensor, *, params: dict[str, Parameter], aspect: float = 1.0, 
     Args:
         image: (H, W) magnitude.
         params: As :func:`draw_motion` returns them.
-        aspect: Row spacing over column spacing; rotation is rigid in millimeters.
+        spacing_mm: Pixel spacing (row, column); rotation is rigid in millimeters.
         generator: Source of the poses and of the moments at which they change.
 
     Returns:
@@ -129,6 +187,7 @@ def motion(image: Tensor, *, params: dict[str, Parameter], aspect: float = 1.0, 
     degrees, shifts = degrees - degrees[reference], shifts - shifts[reference]
     drift = (torch.arange(width) - width // 2) * (2 / width)  # -1 to 1 over the scan, 0 at the center of k-space
     frequency = [torch.fft.fftshift(torch.fft.fftfreq(n)) for n in (height, width)]
+    aspect = spacing_mm[0] / spacing_mm[1]
     ratio = (height / width) * (aspect if axis == 1 else 1 / aspect)
     k_space = torch.zeros(height, width, dtype=torch.complex64)
     for pose in range(count):
@@ -142,13 +201,13 @@ def motion(image: Tensor, *, params: dict[str, Parameter], aspect: float = 1.0, 
     return restored if axis == 1 else restored.T
 
 
-def draw_noise(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+def draw_noise(severity: Severity, generator: torch.Generator) -> Params:
     """Return the noise standard deviation as a fraction of the 99.5th percentile of the image."""
     low, high = NOISE[severity]
     return {"sigma_fraction": low + (high - low) * float(torch.rand(1, generator=generator))}
 
 
-def noise(image: Tensor, *, params: dict[str, Parameter], generator: torch.Generator) -> Tensor:
+def noise(image: Tensor, *, params: Params, generator: torch.Generator) -> Tensor:
     """Return the image with complex Gaussian noise, x + n1 + i n2; its magnitude has the Rician distribution.
 
     Args:
@@ -168,7 +227,8 @@ def smooth_phase(height: int, width: int, strength: float, generator: torch.Gene
     """Return a polynomial of second degree in the coordinates, (H, W) in radians: a slowly varying object phase."""
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
     a, b, c, d, e = (strength * torch.randn(PHASE_TERMS, generator=generator)).tolist()
-    return a * x + b * y + c * x * y + d * x**2 + e * y**2
+    phase: Tensor = a * x + b * y + c * x * y + d * x**2 + e * y**2
+    return phase
 
 
 def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:
@@ -179,3 +239,38 @@ def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:
     matrix = torch.tensor([[c, -s * ratio, 0.0], [s / ratio, c, 0.0]])
     grid = F.affine_grid(matrix[None], [1, 1, *image.shape], align_corners=False)
     return F.grid_sample(image[None, None], grid, mode="bicubic", align_corners=False)[0, 0]
+
+
+SPECS = (
+    TaskSpec(
+        task=Task.MR_UNDERSAMPLING,
+        stage=Stage.SAMPLING,
+        draw=draw_undersampling,
+        default=without_spacing(undersampling),
+        alternatives={"equispaced": without_spacing(equispaced)},
+        effect=EffectScale("NRMSE", nrmse, (0.04, 0.15, 0.21)),
+        limits={"acceleration": (1, 64)},
+        beyond={"acceleration": 16, "center_fraction": 0.03},
+        consistency=undersampling_consistency,
+    ),
+    TaskSpec(
+        task=Task.MR_MOTION,
+        stage=Stage.MOVEMENT,
+        draw=draw_motion,
+        default=motion,
+        alternatives={"torchio-motion": torchio_motion, "torchio-ghosting": torchio_ghosting},
+        effect=EffectScale("NRMSE", nrmse, (0.02, 0.10, 0.21)),
+        limits={"num_poses": (1, 4096)},
+        beyond={"num_poses": 24, "rotation_deg": 12.0, "translation_px": 12.0},
+    ),
+    TaskSpec(
+        task=Task.MR_NOISE,
+        stage=Stage.DETECTION,
+        draw=draw_noise,
+        default=without_spacing(noise),
+        alternatives={"torchio-noise": without_spacing(torchio_noise)},
+        effect=EffectScale("NRMSE", nrmse, (0.03, 0.085, 0.17)),
+        limits={"sigma_fraction": (0.0, 10.0)},
+        beyond={"sigma_fraction": 0.35},
+    ),
+)

@@ -22,14 +22,16 @@ def to_k_space(image: Tensor) -> Complex[Tensor, "*B H W"]:
     """Return the centered orthonormal 2-D Fourier transform; its adjoint is :func:`from_k_space`."""
     axes = (-2, -1)
     shifted = torch.fft.ifftshift(image, dim=axes)
-    return torch.fft.fftshift(torch.fft.fft2(shifted, dim=axes, norm="ortho"), dim=axes)
+    k_space: Tensor = torch.fft.fftshift(torch.fft.fft2(shifted, dim=axes, norm="ortho"), dim=axes)
+    return k_space
 
 
 def from_k_space(k_space: Complex[Tensor, "*B H W"]) -> Complex[Tensor, "*B H W"]:
     """Return the inverse (and adjoint) of :func:`to_k_space`."""
     axes = (-2, -1)
     shifted = torch.fft.ifftshift(k_space, dim=axes)
-    return torch.fft.fftshift(torch.fft.ifft2(shifted, dim=axes, norm="ortho"), dim=axes)
+    image: Tensor = torch.fft.fftshift(torch.fft.ifft2(shifted, dim=axes, norm="ortho"), dim=axes)
+    return image
 
 
 class Cartesian:
@@ -106,7 +108,7 @@ class Radon:
         for view, (index, weight) in enumerate(zip(lower, fraction, strict=True)):
             row = sinogram[:, view]
             image = image + row[:, index] * (1 - weight) + row[:, index + 1] * weight
-        return image.unflatten(1, (self.height, self.width))
+        return image.reshape(len(sinogram), self.height, self.width)
 
     def _split(self, views: slice, like: Tensor) -> tuple[Tensor, Tensor]:
         lower, fraction = _geometry(self.height, self.width, self.num_views, self.num_detectors)
@@ -173,7 +175,7 @@ class FanBeam:
         for view in range(self.num_views):
             for rays, index, weight in self._rays(view, sinogram):
                 image = image.index_add(1, index.flatten(), (sinogram[:, view, rays, None] * weight).flatten(1))
-        return image.unflatten(1, (self.height, self.width))
+        return image.reshape(len(sinogram), self.height, self.width)
 
     def _rays(self, view: int, like: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return (rays, flat pixel index (R, N), weight (R, N)) of the steep and of the flat rays of a view."""
@@ -235,7 +237,8 @@ def _filtered(sinogram: Tensor, kernel: Tensor) -> Tensor:
     """Return the sinogram convolved along its detectors with an even kernel."""
     response = torch.fft.rfft(kernel).real
     spectrum = torch.fft.rfft(sinogram, len(kernel)) * response
-    return torch.fft.irfft(spectrum, len(kernel))[..., : sinogram.shape[-1]]
+    filtered: Tensor = torch.fft.irfft(spectrum, len(kernel))
+    return filtered[..., : sinogram.shape[-1]]
 
 
 @functools.lru_cache(maxsize=8)

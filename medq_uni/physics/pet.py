@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.physics.operators import ALL_VIEWS, Radon, gaussian_blur
-from medq_uni.physics.record import Parameter
-from medq_uni.taxonomy import Severity
+from medq_uni.physics.record import Params
+from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse
+from medq_uni.taxonomy import Severity, Task
 
 REDUCTION = {Severity.MILD: (2.0, 6.0), Severity.MODERATE: (6.0, 25.0), Severity.SEVERE: (25.0, 100.0)}
 """Dose-reduction factor by grade."""
@@ -24,11 +25,13 @@ RANDOMS_FRACTION = 1 / 3
 GRID = 128
 """Largest side of the reconstruction; larger images get their noise from it by interpolation."""
 VIEWS, SUBSETS, ITERATIONS = 96, 8, 2
+LINEAR_COUNTS = 8.0
+"""How many more counts a linear reconstruction gets, so that the grades stay comparable."""
 RESOLUTION_MM, POST_FILTER_MM = 4.5, 4.0
 """Full widths at half maximum of the detector response and of the filter after reconstruction."""
 
 
-def draw_low_count(severity: Severity, generator: torch.Generator) -> dict[str, Parameter]:
+def draw_low_count(severity: Severity, generator: torch.Generator) -> Params:
     """Return the dose-reduction factor and the full-dose counts per pixel."""
     low, high = REDUCTION[severity]
     draws = torch.rand(2, generator=generator).tolist()
@@ -41,7 +44,7 @@ def draw_low_count(severity: Severity, generator: torch.Generator) -> dict[str, 
 def low_count(
     image: Tensor,
     *,
-    params: dict[str, Parameter],
+    params: Params,
     spacing_mm: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
@@ -86,7 +89,7 @@ class Scan:
     """Share of the counts that the thinning keeps."""
 
 
-def acquire(coarse: Tensor, pixel_mm: float, *, params: dict[str, Parameter], generator: torch.Generator) -> Scan:
+def acquire(coarse: Tensor, pixel_mm: float, *, params: Params, generator: torch.Generator) -> Scan:
     """Return the counts that :func:`low_count` reconstructs.
 
     Args:
@@ -117,6 +120,63 @@ def with_added(scan: Scan, added: Tensor, generator: torch.Generator) -> Scan:
     more = torch.poisson(scan.gain * scan.scanner.forward(added), generator=generator)
     kept = torch.binomial(more, torch.full_like(more, scan.keep), generator=generator)
     return replace(scan, full=scan.full + more, thinned=scan.thinned + kept)
+
+
+def low_count_consistency(
+    image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator
+) -> DataConsistency:
+    """Return how images agree with the thinned coincidences: chi-square over that of the truth, minus 1.
+
+        chi^2(x) = mean((y - E[y | x])^2 / E[y | truth])
+
+    Below 0 the image follows the noise, at 0 it is as far from the measurement as the truth is, above it contradicts
+    it.
+
+    Args:
+        image: (H, W), the one that was degraded.
+        params: As :func:`draw_low_count` returns them.
+        spacing_mm: Pixel spacing (row, column).
+        generator: In the state in which :func:`low_count` got it.
+    """
+    coarse, pixel_mm = on_grid(image, spacing_mm)
+    scan = acquire(coarse, pixel_mm, params=params, generator=generator)
+
+    def expected(activity: Tensor) -> Tensor:
+        return scan.keep * (scan.gain * scan.scanner.forward(activity) + scan.randoms)
+
+    variance = expected(coarse).clamp(min=1e-9)
+    truth = float(((scan.thinned - variance).square() / variance).mean())
+
+    def misfit(restored: Tensor) -> float:
+        residual = scan.thinned - expected(on_grid(restored, spacing_mm)[0])
+        return float((residual.square() / variance).mean()) / truth - 1
+
+    return DataConsistency(misfit)
+
+
+def independent_scan(
+    image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Return a PET slice with noise of an independent low-count scan, reconstructed by filtered backprojection.
+
+    Unlike the default, the low-count scan shares no coincidence with the full one, randoms are subtracted, and the
+    reconstruction is linear, so that noise spreads in streaks over the whole image.
+
+    Args:
+        image: (H, W), not negative.
+        params: As :func:`draw_low_count` returns them.
+        spacing_mm: Pixel spacing (row, column).
+        generator: Source of the counts.
+    """
+    coarse, pixel_mm = on_grid(image, spacing_mm)
+    scanner = Scanner(coarse, pixel_mm)
+    expected, gain, randoms = scanner.exposure(coarse, LINEAR_COUNTS * float(params["counts_per_pixel"]))
+    scale = gain / float(params["dose_reduction"])
+    counts = torch.poisson(scale * expected + randoms * scale / gain, generator=generator)
+    error = (counts - randoms * scale / gain) / scale - expected
+    noise = scanner.radon.filtered_backprojection(error / scanner.attenuation)
+    noise = gaussian_blur(noise, sigma_px(POST_FILTER_MM, pixel_mm))
+    return (image + F.interpolate(noise[None], size=tuple(image.shape), mode="bicubic")[0, 0]).clamp(min=0)
 
 
 def on_grid(image: Tensor, spacing_mm: tuple[float, float]) -> tuple[Tensor, float]:
@@ -189,3 +249,19 @@ def _bit_reversed(count: int) -> list[int]:
 def sigma_px(fwhm_mm: float, pixel_mm: float) -> float:
     """Return the standard deviation in pixels of a Gaussian of a full width at half maximum in mm."""
     return fwhm_mm / pixel_mm / (2 * math.sqrt(2 * math.log(2)))
+
+
+SPECS = (
+    TaskSpec(
+        task=Task.PET_LOW_COUNT,
+        stage=Stage.DETECTION,
+        draw=draw_low_count,
+        default=low_count,
+        alternatives={"independent": independent_scan},
+        effect=EffectScale("NRMSE", nrmse, (0.04, 0.15, 0.36)),
+        limits={"dose_reduction": (1.0, 1000.0), "counts_per_pixel": (1e-3, 1e9)},
+        beyond={"dose_reduction": 300.0},
+        params_of_dose=lambda reduction: {"dose_reduction": reduction},
+        consistency=low_count_consistency,
+    ),
+)

@@ -19,6 +19,8 @@ MEASURED = "measured"
 """Method of a pair that a scanner measured at two doses: there is nothing to replay."""
 
 Parameter = float | int
+Params = dict[str, Parameter]
+"""Physical parameters by name, with their unit in it where there is one."""
 
 
 class RecordError(MedQError):
@@ -34,13 +36,13 @@ class DegradationRecord:
         severity: Grade that its parameters were drawn for, or that its effect on an image was measured to have.
         params: Physical parameters, by the field's names and units; without any, nothing is changed.
         seed: Seed of every random number that applying it needs.
-        method: ``default``, an independent second way of simulating it, or ``measured``.
+        method: ``default``, the name of an alternative simulation, or ``measured``.
         version: Version of the physics that it was drawn for.
     """
 
     task: Task
     severity: Severity
-    params: dict[str, Parameter] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     seed: int = 0
     method: str = DEFAULT_METHOD
     version: int = RECORD_VERSION
@@ -106,7 +108,7 @@ def _parsed(text: str) -> Any:
         raise RecordError(f"not a degradation record (not JSON: {error}).") from error
 
 
-def _numbers(values: Any) -> dict[str, Parameter]:
+def _numbers(values: Any) -> Params:
     for name, value in dict(values).items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise MedQError(f"parameter {name} must be a number, got {value!r}")

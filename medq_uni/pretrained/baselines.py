@@ -20,14 +20,16 @@ from medq_uni.pretrained.load import MANIFEST, verify
 from medq_uni.pretrained.tensors import save_tensors
 
 BASELINE_FILE, WEIGHTS = "baseline.json", "model.safetensors"
+OLD_FILE = "peer.json"
+"""What ``baseline.json`` was called in version 0.1; folders keep it, for another name would change their hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineFile:
     """What ``baseline.json`` says."""
 
-    kind: Literal["baseline"] = "baseline"
-    """Tells the folder from those of MedQ-UNI."""
+    kind: Literal["baseline", "peer"] = "baseline"
+    """Tells the folder from those of MedQ-UNI; ``peer`` in folders of version 0.1."""
     config: BaselineConfig
     """Size of the network."""
     card: dict[str, Any] = field(default_factory=dict)
@@ -36,7 +38,11 @@ class BaselineFile:
 
 def is_baseline(folder: Path) -> bool:
     """Return whether a folder says that it holds a baseline."""
-    return (folder / BASELINE_FILE).is_file()
+    return _name_of_file(folder) is not None
+
+
+def _name_of_file(folder: Path) -> str | None:
+    return next((name for name in (BASELINE_FILE, OLD_FILE) if (folder / name).is_file()), None)
 
 
 def save_baseline(folder: Path, baseline: Baseline, *, card: dict[str, Any]) -> str:
@@ -71,19 +77,20 @@ def load_baseline(folder: Path, *, device: torch.device | str = "cpu") -> tuple[
             the configuration.
     """
     folder = Path(folder)
-    if not is_baseline(folder):
+    name = _name_of_file(folder)
+    if name is None:
         raise WeightsMismatch(
             f"{folder} is no baseline: it has no {BASELINE_FILE}. Give the model folder of a baseline's run."
         )
     manifest, _ = verify(folder)
-    unlisted = [name for name in (BASELINE_FILE, WEIGHTS) if name not in manifest["files"]]
+    unlisted = [file for file in (name, WEIGHTS) if file not in manifest["files"]]
     if unlisted:
         raise WeightsMismatch(f"{folder.name}/{MANIFEST} has no hash of {unlisted[0]}. Write the folder again.")
     try:
-        about = from_json(BaselineFile, (folder / BASELINE_FILE).read_text(encoding="utf-8"))
+        about = from_json(BaselineFile, (folder / name).read_text(encoding="utf-8"))
         state = load_file(folder / WEIGHTS)
     except (ConfigError, UnicodeDecodeError) as error:
-        raise WeightsMismatch(f"{folder.name}/{BASELINE_FILE}: {error}") from error
+        raise WeightsMismatch(f"{folder.name}/{name}: {error}") from error
     except SafetensorError as error:
         raise WeightsMismatch(f"{folder.name}/{WEIGHTS} is not a safetensors file: {error}.") from error
     with torch.random.fork_rng(devices=[]):

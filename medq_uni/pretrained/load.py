@@ -25,6 +25,7 @@ from medq_uni.config_json import from_json, to_json
 from medq_uni.files import file_digest
 from medq_uni.model.device_placement import place
 from medq_uni.model.medq import MedQ
+from medq_uni.preprocess import TILE_SIZE, Preprocessor
 from medq_uni.pretrained.hub import HUB_ID, digest_of, fetch, verified_digests
 from medq_uni.pretrained.keys import WeightsMismatch, match
 from medq_uni.pretrained.memory import NotEnoughMemory, check_memory
@@ -80,14 +81,14 @@ class Pretrained:
     """What its training images look like to it; None where nothing was kept about them."""
 
     @property
-    def tile_size(self) -> int:
-        """Largest side, in pixels, that is restored in one piece."""
-        return int(self.card.get("tile_size", 256))
+    def preprocessor(self) -> Preprocessor:
+        """What the network is shown of slices, and the way back."""
+        return Preprocessor(self.config, int(self.card.get("tile_size", TILE_SIZE)))
 
     @property
     def sampler(self) -> SamplerConfig:
         """How it is sampled where nobody says otherwise."""
-        return from_json(SamplerConfig, json.dumps(self.card.get("sampler", {})))
+        return SamplerConfig.from_dict(self.card.get("sampler", {}))
 
     @property
     def uncertainty_scale(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medq_uni.image import MedicalImage
 from medq_uni.physics.effect import foreground
-from medq_uni.safety.output_cache import OutputCache, Row, SafetyCase, SafetySettings
+from medq_uni.safety.output_cache import Measurement, OutputCache, SafetyCase, SafetySettings
 from medq_uni.taxonomy import Modality
 
 TISSUES_HU = {
@@ -31,7 +31,7 @@ HOT_SMOOTHING_PX, HOT_DISTANCE_PX, MOST_HOT, FEWEST_HOT_PX = 1.0, 6, 8, 5
 RATIO_CLASSES = 3
 
 
-def check_bias(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Row]:
+def check_bias(outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Measurement]:
     """Return the bias in every region of every output, and of its input.
 
     CT: mean HU by tissue. PET: relative bias of SUVmean and SUVmax of hot regions. MR: relative bias of the ratio of
@@ -39,7 +39,7 @@ def check_bias(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings
     """
     rows = []
     for safety_case in safety_cases:
-        output = trials.output(safety_case)
+        output = outputs.output(safety_case)
         if output is None:
             continue
         after, before = (
@@ -99,7 +99,8 @@ def hot_regions(truth: np.ndarray, body: np.ndarray) -> list[np.ndarray]:
     least = HOT_TIMES * float(np.median(truth[body]))
     regions: list[np.ndarray] = []
     taken = np.zeros_like(body)
-    for row, column in peak_local_max(smooth, min_distance=HOT_DISTANCE_PX, threshold_abs=least):
+    peaks = peak_local_max(smooth, min_distance=HOT_DISTANCE_PX, threshold_abs=least)  # type: ignore[no-untyped-call]
+    for row, column in peaks:
         if taken[row, column] or len(regions) == MOST_HOT:
             continue
         labels, _ = ndimage.label(truth >= ISOCONTOUR * smooth[row, column])
@@ -117,7 +118,7 @@ def _tissue_classes(truth: np.ndarray, body: np.ndarray) -> tuple[np.ndarray, np
     nothing = np.zeros_like(body)
     if len(np.unique(truth[body])) <= RATIO_CLASSES:
         return nothing, nothing
-    low, high = threshold_multiotsu(truth[body], classes=RATIO_CLASSES)
+    low, high = threshold_multiotsu(truth[body], classes=RATIO_CLASSES)  # type: ignore[no-untyped-call]
     return _core(body & (truth >= low) & (truth < high)), _core(body & (truth >= high))
 
 

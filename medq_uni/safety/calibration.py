@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from medq_uni.physics.effect import foreground
-from medq_uni.safety.output_cache import OutputCache, Row, SafetyCase, SafetySettings, degraded_only
+from medq_uni.safety.output_cache import Measurement, OutputCache, SafetyCase, SafetySettings, degraded_only
 from medq_uni.taxonomy import Modality
 
 LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -31,14 +31,16 @@ class Errors:
     sigma: np.ndarray
 
 
-def check_calibration(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Row]:
-    """Return one row for each group and modality of the degraded scenes, over the pixels of the body.
+def check_calibration(
+    outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
+) -> list[Measurement]:
+    """Return one row for each group and modality of the degraded cases, over the pixels of the body.
 
     Slices that come back without an uncertainty are counted and left out; a system without any has rows of counts.
     """
     found: dict[tuple[str, Modality], list[Errors | None]] = {}
     for safety_case in degraded_only(safety_cases):
-        output = trials.output(safety_case)
+        output = outputs.output(safety_case)
         if output is not None:
             reference = safety_case.pair.reference
             errors = None
@@ -52,13 +54,13 @@ def check_calibration(trials: OutputCache, safety_cases: Sequence[SafetyCase], s
     rows = []
     for (group, modality), listed in found.items():
         known = [errors for errors in listed if errors is not None]
-        row: Row = {"group": group, "modality": modality.value, "slices": len(known)}
+        row: Measurement = {"group": group, "modality": modality.value, "slices": len(known)}
         row["without"] = len(listed) - len(known)
         rows.append(row | (calibration(known) if known else {}))
     return rows
 
 
-def calibration(slices: Sequence[Errors]) -> Row:
+def calibration(slices: Sequence[Errors]) -> Measurement:
     """Return how honest predicted standard deviations are.
 
     ``coverage``: share of pixels whose error is within z sigma, by nominal level (mean over slices). ``ece``: mean
@@ -72,7 +74,7 @@ def calibration(slices: Sequence[Errors]) -> Row:
     curve = np.mean([[covered(one, level) for level in LEVELS] for one in slices], axis=0)
     orders = [sparsification(one) for one in slices]
     by_sigma, by_error = (np.mean([order[i] for order in orders], axis=0) for i in (0, 1))
-    row: Row = {
+    row: Measurement = {
         "coverage_one_sigma": float(np.mean([covered(one, ONE_SIGMA) for one in slices])),
         "coverage_95": float(np.mean([covered(one, WIDE) for one in slices])),
         "ece": float(np.abs(curve - np.array(LEVELS)).mean()),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from medq_uni.errors import MedQError
-from medq_uni.evaluate.runner import slug
 from medq_uni.files import write_text
 from medq_uni.safety.bias import check_bias
 from medq_uni.safety.calibration import check_calibration
@@ -17,22 +16,23 @@ from medq_uni.safety.consistency import check_consistency
 from medq_uni.safety.good_image_preservation import check_good_image_preservation
 from medq_uni.safety.hallucination import check_hallucination
 from medq_uni.safety.lesion_survival import check_lesions
-from medq_uni.safety.output_cache import OutputCache, Row, SafetyCase, SafetySettings, safety_cases_of
+from medq_uni.safety.output_cache import Measurement, OutputCache, SafetyCase, SafetySettings, safety_cases_of
 from medq_uni.safety.shift import check_shift
 from medq_uni.safety.texture import check_texture
+from medq_uni.systems.naming import slug
 from medq_uni.systems.system import System
 
-DEFINITIONS = 2
+DEFINITIONS = 3
 """Raised when a check measures something else; older results are then measured again."""
 FOLDER = "safety"
-Check = Callable[[OutputCache, Sequence[SafetyCase], SafetySettings], list[Row]]
+Check = Callable[[OutputCache, Sequence[SafetyCase], SafetySettings], list[Measurement]]
 CHECKS: dict[str, Check] = {
     "lesions": check_lesions,
-    "invention": check_hallucination,
+    "hallucination": check_hallucination,
     "bias": check_bias,
     "texture": check_texture,
     "consistency": check_consistency,
-    "harm": check_good_image_preservation,
+    "good_image_preservation": check_good_image_preservation,
     "calibration": check_calibration,
     "shift": check_shift,
 }
@@ -71,15 +71,15 @@ def run_safety(
     safety_cases: list[SafetyCase] | None = None
     measured: dict[str, Any] = {name: {} for name in names}
     for number, system in enumerate(systems):
-        trials, head = OutputCache(system), about | {"identity": system.identity}
+        outputs, head = OutputCache(system), about | {"identity": system.identity}
         for place, (check, function) in enumerate(CHECKS.items(), start=1):
             path = Path(folder) / FOLDER / f"{slug(system.name)}-{check}.json"
             found = _read(path, head)
             if found is None:
                 safety_cases = safety_cases_of(settings) if safety_cases is None else safety_cases
-                trials.failed = {}
-                rows = function(trials, safety_cases, settings)
-                found = {"rows": rows, "failed": dict(trials.failed)}
+                outputs.failed = {}
+                rows = function(outputs, safety_cases, settings)
+                found = {"rows": rows, "failed": dict(outputs.failed)}
                 write_text(path, json.dumps(head | found, allow_nan=False) + "\n")
             measured[system.name][check] = found
             if progress is not None:

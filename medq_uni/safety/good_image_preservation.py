@@ -1,4 +1,4 @@
-"""Do no harm: what happens to images that need no restoration."""
+"""Good-image preservation: what becomes of images that need no restoration."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medq_uni.safety.output_cache import OutputCache, Row, SafetyCase, SafetySettings
+from medq_uni.safety.output_cache import Measurement, OutputCache, SafetyCase, SafetySettings
 from medq_uni.scoring import scores
 
 
 def check_good_image_preservation(
-    trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
-) -> list[Row]:
+    outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
+) -> list[Measurement]:
     """Return what every good image has become.
 
     ``unchanged``: bit-identical. ``psnr``: of the output against the input, dB, None where they are equal.
@@ -21,7 +21,7 @@ def check_good_image_preservation(
     """
     rows = []
     for safety_case in safety_cases:
-        output = trials.output(safety_case) if safety_case.is_good else None
+        output = outputs.output(safety_case) if safety_case.is_good else None
         if output is None:
             continue
         degraded, reference, peak = safety_case.pair.degraded, safety_case.pair.reference, safety_case.pair.volume_peak

@@ -1,4 +1,4 @@
-"""Invention: compact structures of the output that are not in the truth and that the input's error does not explain."""
+"""Hallucination: compact structures of the output that are not in the truth, nor explained by the input's error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medq_uni.image import MedicalImage
 from medq_uni.physics.effect import foreground
-from medq_uni.safety.output_cache import OutputCache, Row, SafetyCase, SafetySettings
+from medq_uni.safety.output_cache import Measurement, OutputCache, SafetyCase, SafetySettings
 from medq_uni.taxonomy import Modality
 
 BLOB_SIGMA_PX = 1.5
@@ -26,24 +26,26 @@ LEAST_HU, LEAST_FRACTION = 10.0, 0.1
 """A blob is at least as strong as the weakest inserted lesion: HU, or a fraction of the mean in the body."""
 
 
-def check_hallucination(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Row]:
+def check_hallucination(
+    outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
+) -> list[Measurement]:
     """Return the blobs of every output and of its input, with the area of the body in which they were sought."""
     rows = []
     for safety_case in safety_cases:
-        output = trials.output(safety_case)
+        output = outputs.output(safety_case)
         if output is None:
             continue
         reference, degraded = safety_case.pair.reference, safety_case.pair.degraded
-        invented, erased = blobs(output.image, reference, degraded)
+        hallucinated, erased = blobs(output.image, reference, degraded)
         before = blobs(degraded, reference, degraded)
         body = int(foreground(reference).sum())
         rows.append(
             safety_case.row(
                 input="good" if safety_case.is_good else "degraded",
                 body_px=body,
-                invented=invented,
+                hallucinated=hallucinated,
                 erased=erased,
-                invented_of_input=before[0],
+                hallucinated_of_input=before[0],
                 erased_of_input=before[1],
             )
         )
@@ -51,13 +53,13 @@ def check_hallucination(trials: OutputCache, safety_cases: Sequence[SafetyCase],
 
 
 def blobs(image: MedicalImage, reference: MedicalImage, degraded: MedicalImage) -> tuple[int, int]:
-    """Return how many structures an image has invented, and how many of the truth it has erased.
+    """Return how many structures an image has hallucinated, and how many of the truth it has erased.
 
     The error image - reference is smoothed at the scale of a small lesion. A blob is a connected region (of one sign,
     8 neighbors, at least 9 pixels, in the body) where it exceeds both the weakest inserted lesion and three times the
     expected error: the local root mean square of the equally smoothed error of the degraded input. A blob that takes
     away detail of the truth (its mean is opposite to, and at most twice, that of the detail there) is an erasure; any
-    other is an invention.
+    other is a hallucination.
 
     Args:
         image: Output of a system.

@@ -11,7 +11,14 @@ from medq_uni.data.lesions import RING_PX, Lesion, Wanted, inserted, place_lesio
 from medq_uni.data.regions import distance_from
 from medq_uni.image import MedicalImage
 from medq_uni.physics.record import MEASURED
-from medq_uni.safety.output_cache import OutputCache, Row, SafetyCase, SafetySettings, altered_case, degraded_only
+from medq_uni.safety.output_cache import (
+    Measurement,
+    OutputCache,
+    SafetyCase,
+    SafetySettings,
+    altered_case,
+    degraded_only,
+)
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality
 
@@ -47,7 +54,9 @@ def contrast_of(change: np.ndarray, lesion: Lesion) -> float:
     return float(change[away <= 0].mean() - change[ring].mean())
 
 
-def check_lesions(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Row]:
+def check_lesions(
+    outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
+) -> list[Measurement]:
     """Return the contrast recovery of every lesion, by the system and in the degraded input.
 
     With f the system, d the degradation with a fixed seed, x the truth and l the lesion,
@@ -65,9 +74,9 @@ def check_lesions(trials: OutputCache, safety_cases: Sequence[SafetyCase], setti
         if not lesions:
             continue
         case = altered_case(safety_case, inserted(safety_case.pair.reference, lesions))
-        without = trials.output(safety_case)
+        without = outputs.output(safety_case)
         label = f"{safety_case.label} with lesions"
-        with_them = trials.attempt(label, functools.partial(trials.system.restore, case), case.degraded)
+        with_them = outputs.attempt(label, functools.partial(outputs.system.restore, case), case.degraded)
         if without is None or with_them is None:
             continue
         true, before, after = (

@@ -21,7 +21,7 @@ from medq_uni.taxonomy import Severity, Task
 
 PHANTOMS, REAL = "phantoms", "real"
 LONGEST_REASON = 200
-Row = dict[str, Any]
+Measurement = dict[str, Any]
 """One measurement; JSON values only."""
 
 
@@ -36,8 +36,8 @@ class SafetySettings:
     per_grade: int = 2
     """Phantoms of every task and grade, good ones included."""
     sources: tuple[str, ...] = ()
-    """Real volumes (FOLDER or KIND:FOLDER), split test; lesions, invention, bias, harm and calibration look at them
-    too."""
+    """Real volumes (FOLDER or KIND:FOLDER), split test; lesions, hallucination, bias, good-image preservation and
+    calibration look at them too."""
     real_count: int = 40
     """Slices drawn from them."""
     lesion_radii_px: tuple[float, ...] = (3.0, 5.0, 8.0, 12.0)
@@ -82,10 +82,10 @@ class SafetyCase:
         """Whether there is nothing to restore."""
         return self.pair.severity is Severity.NONE
 
-    def row(self, **values: Any) -> Row:
+    def row(self, **values: Any) -> Measurement:
         """Return a row of measurements with what it was measured on."""
         pair = self.pair
-        about = {"scene": self.label, "group": self.group, "modality": pair.task.modality.value}
+        about = {"case": self.label, "group": self.group, "modality": pair.task.modality.value}
         return about | {"task": pair.task.value, "severity": pair.severity.value} | values
 
 
@@ -95,13 +95,13 @@ def case_of(pair: Pair, group: str) -> Case:
 
 
 def altered_case(safety_case: SafetyCase, reference: MedicalImage) -> Case:
-    """Return a scene's case with another reference, degraded by the same records with the same noise.
+    """Return the case of a slice with another reference, degraded by the same records with the same noise.
 
-    In PET the coincidences of the added activity are added to those of the scene's own scan.
+    In PET the coincidences of the added activity are added to those of the slice's own scan.
 
     Args:
         safety_case: A phantom or a real slice whose degradation was simulated.
-        reference: The scene's with signals added; in PET nowhere below it.
+        reference: The slice's with signals added; in PET nowhere below it.
     """
     if safety_case.pair.task is Task.PET_LOW_COUNT:
         degraded = _scanned_with(safety_case, reference)
@@ -121,7 +121,7 @@ def _scanned_with(safety_case: SafetyCase, reference: MedicalImage) -> MedicalIm
 
 
 def drawn_safety_cases(config: PairsConfig, group: str, name: str) -> list[SafetyCase]:
-    """Return the scenes of a configuration; where real slices are wanted, phantoms that stand in are left out.
+    """Return the safety cases of a configuration; where real slices are wanted, phantoms that stand in are left out.
 
     Args:
         config: Which pairs.
@@ -137,7 +137,7 @@ def drawn_safety_cases(config: PairsConfig, group: str, name: str) -> list[Safet
 
 
 def safety_cases_of(settings: SafetySettings) -> list[SafetyCase]:
-    """Return the scenes of most checks: phantoms of every task and grade, then real slices where there are sources."""
+    """Return the cases of most checks: phantoms of every task and grade, then real slices where there are sources."""
     grades = tuple(Severity)
     phantoms = PairsConfig(
         count=len(Task) * len(grades) * settings.per_grade,
@@ -160,7 +160,7 @@ def safety_cases_of(settings: SafetySettings) -> list[SafetyCase]:
 
 
 class OutputCache:
-    """Outputs of one system: each scene is restored once, and what fails is noted with its reason.
+    """Outputs of one system: each case is restored once, and what fails is noted with its reason.
 
     Args:
         system: Under test.
@@ -173,7 +173,7 @@ class OutputCache:
         self._kept: dict[str, Output | str] = {}
 
     def output(self, safety_case: SafetyCase) -> Output | None:
-        """Return what the system makes of a scene, None where it failed."""
+        """Return what the system makes of a case, None where it failed."""
         if safety_case.label not in self._kept:
             self._kept[safety_case.label] = self._outcome(
                 lambda: self.system.restore(safety_case.case), safety_case.case.degraded
@@ -193,7 +193,7 @@ class OutputCache:
     def _outcome(self, restore: Callable[[], Output], like: MedicalImage) -> Output | str:
         try:
             output = restore()
-        except Exception as error:  # whatever a system raises is a finding about it
+        except Exception as error:  # noqa: BLE001 - whatever a system raises is a finding about it
             return f"{type(error).__name__}: {error}"[:LONGEST_REASON]
         if output.image.shape != like.shape:
             return f"the output has shape {output.image.shape}, the input {like.shape}"
@@ -210,7 +210,7 @@ class OutputCache:
 
 
 def degraded_only(safety_cases: Sequence[SafetyCase], group: str | None = None) -> list[SafetyCase]:
-    """Return the scenes that need restoration, of one group or all."""
+    """Return the cases that need restoration, of one group or all."""
     return [
         safety_case for safety_case in safety_cases if not safety_case.is_good and group in (None, safety_case.group)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from medq_uni.figures import png_of, row_of_panels
 from medq_uni.safety.calibration import LEVELS
 from medq_uni.safety.lesion_survival import ERASED_CRC
-from medq_uni.safety.output_cache import Row
+from medq_uni.safety.output_cache import Measurement
 from medq_uni.safety.tables import grouped, rows_of
 from medq_uni.systems.build import INPUT
 
@@ -81,7 +81,7 @@ def _coverage(results: dict[str, Any]) -> bytes | None:
     return _png(figure, axes)
 
 
-def _values(systems: Sequence[tuple[str, list[Row]]], key: str) -> list[str]:
+def _values(systems: Sequence[tuple[str, list[Measurement]]], key: str) -> list[str]:
     return list(dict.fromkeys(row[key] for _, rows in systems for row in rows))
 
 

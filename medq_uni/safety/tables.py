@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from medq_uni.evaluate.tables import UNHARMED_DB
 from medq_uni.safety import hallucination
 from medq_uni.safety.lesion_survival import ERASED_CRC
-from medq_uni.safety.output_cache import Row
-from medq_uni.safety.shift import SLOT_SWAP, gain_of
+from medq_uni.safety.output_cache import Measurement
+from medq_uni.safety.shift import DESCRIPTION_SWAP, gain_of
 from medq_uni.safety.texture import half_frequency
 from medq_uni.statistics import share_interval
 from medq_uni.systems.build import INPUT
+from medq_uni.systems.system import PRESERVED_DB
 
 Table = tuple[str, list[str], list[list[str]], str]
 """Title, header, rows, note."""
@@ -34,35 +34,35 @@ def safety_tables(results: dict[str, Any]) -> list[Table]:
     makers = (
         _lesions,
         _sizes,
-        _invention,
+        _hallucination,
         _bias,
         _noise,
         _edges,
         _consistency,
-        _harm,
+        _good_image_preservation,
         _calibration,
         _shift,
-        _slot_swap,
+        _description_swap,
         _failures,
     )
     return [maker(results) for maker in makers]
 
 
-def rows_of(results: dict[str, Any], check: str) -> Iterator[tuple[str, list[Row]]]:
+def rows_of(results: dict[str, Any], check: str) -> Iterator[tuple[str, list[Measurement]]]:
     """Yield every system with its rows of a check."""
     for name, checks in results["systems"].items():
         yield name, checks[check]["rows"]
 
 
-def grouped(rows: Sequence[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+def grouped(rows: Sequence[Measurement], *keys: str) -> dict[tuple[Any, ...], list[Measurement]]:
     """Return the rows by the values of some keys, in the order of their first appearance."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    found: dict[tuple[Any, ...], list[Measurement]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
     return found
 
 
-def mean_edge(rows: Sequence[Row], name: str) -> np.ndarray:
+def mean_edge(rows: Sequence[Measurement], name: str) -> np.ndarray:
     """Return the mean edge-spread function of several rows; bins that are empty in all are NaN."""
     curves = np.array([[np.nan if v is None else v for v in row[name]] for row in rows])
     known = np.isfinite(curves)
@@ -71,7 +71,7 @@ def mean_edge(rows: Sequence[Row], name: str) -> np.ndarray:
 
 
 def _with_input(
-    results: dict[str, Any], check: str, keys: Sequence[str], cells: Callable[[list[Row], str], list[str]]
+    results: dict[str, Any], check: str, keys: Sequence[str], cells: Callable[[list[Measurement], str], list[str]]
 ) -> list[list[str]]:
     """Return the rows of a table, the input's before those of the systems within each group.
 
@@ -94,7 +94,7 @@ def _with_input(
 
 
 def _lesions(results: dict[str, Any]) -> Table:
-    def cells(rows: list[Row], suffix: str) -> list[str]:
+    def cells(rows: list[Measurement], suffix: str) -> list[str]:
         crc = np.array([row["crc" + suffix] for row in rows])
         return [
             f"{crc.mean():.3f} +- {crc.std():.3f}",
@@ -135,26 +135,26 @@ def _sizes(results: dict[str, Any]) -> Table:
     )
 
 
-def _invention(results: dict[str, Any]) -> Table:
-    def cells(rows: list[Row], suffix: str) -> list[str]:
+def _hallucination(results: dict[str, Any]) -> Table:
+    def cells(rows: list[Measurement], suffix: str) -> list[str]:
         megapixels = sum(row["body_px"] for row in rows) / 1e6
-        counts = [sum(row[name + suffix] for row in rows) for name in ("invented", "erased")]
+        counts = [sum(row[name + suffix] for row in rows) for name in ("hallucinated", "erased")]
         per = [f"{count / megapixels:.0f}" if megapixels else NOTHING for count in counts]
         return [per[0], per[1], f"{counts[0]} / {counts[1]}", f"{megapixels:.2f}"]
 
     return (
-        "Invention",
+        "Hallucination",
         [
             "set",
             "input",
             "task",
             "system",
-            "invented per megapixel",
+            "hallucinated per megapixel",
             "erased per megapixel",
             "blobs",
             "megapixels of body",
         ],
-        _with_input(results, "invention", ["group", "input", "task"], cells),
+        _with_input(results, "hallucination", ["group", "input", "task"], cells),
         f"Connected errors of at least {hallucination.FEWEST_PX} pixels beyond {hallucination.TIMES:g} times the local "
         "error of the input and beyond the weakest inserted lesion; erased where they take away detail of the truth. "
         "Good inputs have no error, so there the weakest lesion alone decides.",
@@ -244,7 +244,7 @@ def _edges(results: dict[str, Any]) -> Table:
 
 
 def _consistency(results: dict[str, Any]) -> Table:
-    def cells(rows: list[Row], suffix: str) -> list[str]:
+    def cells(rows: list[Measurement], suffix: str) -> list[str]:
         misfit = np.array([row["misfit" + suffix] for row in rows])
         shares = [NOTHING, NOTHING]
         if not suffix:
@@ -263,12 +263,12 @@ def _consistency(results: dict[str, Any]) -> Table:
     )
 
 
-def _harm(results: dict[str, Any]) -> Table:
+def _good_image_preservation(results: dict[str, Any]) -> Table:
     rows = []
-    for name, found in rows_of(results, "harm"):
+    for name, found in rows_of(results, "good_image_preservation"):
         for key, group in grouped(found, "group", "modality").items():
             altered = [row["psnr"] for row in group if row["psnr"] is not None]
-            near = [row["psnr"] is None or row["psnr"] >= UNHARMED_DB for row in group]
+            near = [row["psnr"] is None or row["psnr"] >= PRESERVED_DB for row in group]
             verdicts = [row["verdict"] for row in group if row["verdict"] is not None]
             rows.append(
                 [
@@ -283,13 +283,13 @@ def _harm(results: dict[str, Any]) -> Table:
                 ]
             )
     return (
-        "Do no harm",
+        "Good-image preservation",
         [
             "set",
             "modality",
             "system",
             "unchanged",
-            f">= {UNHARMED_DB:g} dB",
+            f">= {PRESERVED_DB:g} dB",
             "lowest",
             "worse",
             "said good",
@@ -331,7 +331,7 @@ def _calibration(results: dict[str, Any]) -> Table:
 def _shift(results: dict[str, Any]) -> Table:
     rows = []
     for name, found in rows_of(results, "shift"):
-        for key, group in grouped([r for r in found if r["family"] != SLOT_SWAP], "family", "task").items():
+        for key, group in grouped([r for r in found if r["family"] != DESCRIPTION_SWAP], "family", "task").items():
             gain = np.array([gain_of(row) for row in group])
             before = np.mean([row["psnr_of_input"] for row in group])
             rows.append([*key, name, f"{before:.2f}", f"{gain.mean():+.2f}", _percent(gain < 0), str(len(gain))])
@@ -343,15 +343,15 @@ def _shift(results: dict[str, Any]) -> Table:
     )
 
 
-def _slot_swap(results: dict[str, Any]) -> Table:
+def _description_swap(results: dict[str, Any]) -> Table:
     rows = []
     for name, found in rows_of(results, "shift"):
-        for (task,), group in grouped([r for r in found if r["family"] == SLOT_SWAP], "task").items():
+        for (task,), group in grouped([r for r in found if r["family"] == DESCRIPTION_SWAP], "task").items():
             gains = {told: [gain_of(row) for row in mine] for (told,), mine in grouped(group, "told").items()}
             cells = [f"{np.mean(gains[told]):+.2f}" if told in gains else NOTHING for told in TOLD]
             rows.append([task, name, *cells, str(max(len(values) for values in gains.values()))])
     return (
-        "Slot swap: gain (dB) by what the system was told",
+        "Description swap: gain (dB) by what the system was told",
         ["task", "system", *TOLD, "images"],
         rows,
         "The description of what was done, the system's own, that of another image of the modality, and one that "

@@ -15,11 +15,12 @@ from medq_uni.data.lesions import RING_PX, Lesion, inserted, lesion_at
 from medq_uni.data.regions import apart, distance_from, draw_place, tissue, uniform_places
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import apply_records
-from medq_uni.physics.effect import ADDITIVE, foreground
+from medq_uni.physics.effect import foreground
+from medq_uni.physics.tasks import SPECS
 from medq_uni.safety.output_cache import (
     PHANTOMS,
+    Measurement,
     OutputCache,
-    Row,
     SafetyCase,
     SafetySettings,
     altered_case,
@@ -111,7 +112,9 @@ def half_frequency(spread: np.ndarray) -> float:
     return float(np.interp(0.5, [low, high], [frequency[last], frequency[last - 1]]))
 
 
-def check_texture(trials: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings) -> list[Row]:
+def check_texture(
+    outputs: OutputCache, safety_cases: Sequence[SafetyCase], settings: SafetySettings
+) -> list[Measurement]:
     """Return noise power spectra and edge-spread functions of every degraded phantom, of output and input.
 
     Noise is half the difference of two draws of the same degradation, times the square root of two, so that anatomy
@@ -120,21 +123,21 @@ def check_texture(trials: OutputCache, safety_cases: Sequence[SafetyCase], setti
     """
     rows = []
     for number, safety_case in enumerate(degraded_only(safety_cases, PHANTOMS)):
-        if safety_case.pair.task in ADDITIVE:
-            rows += _noise_rows(trials, safety_case, settings)
-        rows += _edge_rows(trials, safety_case, settings, number)
+        if SPECS[safety_case.pair.task].is_noise:
+            rows += _noise_rows(outputs, safety_case, settings)
+        rows += _edge_rows(outputs, safety_case, settings, number)
     return rows
 
 
-def _noise_rows(trials: OutputCache, safety_case: SafetyCase, settings: SafetySettings) -> list[Row]:
+def _noise_rows(outputs: OutputCache, safety_case: SafetyCase, settings: SafetySettings) -> list[Measurement]:
     reference, side = safety_case.pair.reference, settings.roi_px
     places = itertools.islice(apart(uniform_places(reference, tissue(reference), side), side), MOST_ROIS)
     corners = [(row - side // 2, column - side // 2) for row, column in places]
     records = tuple(replace(record, seed=record.seed + OTHER_SEED) for record in safety_case.pair.records)
     case = replace(safety_case.case, degraded=apply_records(reference, records))
-    first = trials.output(safety_case)
-    second = trials.attempt(
-        f"{safety_case.label} drawn again", functools.partial(trials.system.restore, case), case.degraded
+    first = outputs.output(safety_case)
+    second = outputs.attempt(
+        f"{safety_case.label} drawn again", functools.partial(outputs.system.restore, case), case.degraded
     )
     if first is None or second is None or not corners:
         return []
@@ -159,15 +162,17 @@ def _noise_rows(trials: OutputCache, safety_case: SafetyCase, settings: SafetySe
     ]
 
 
-def _edge_rows(trials: OutputCache, safety_case: SafetyCase, settings: SafetySettings, number: int) -> list[Row]:
+def _edge_rows(
+    outputs: OutputCache, safety_case: SafetyCase, settings: SafetySettings, number: int
+) -> list[Measurement]:
     reference = safety_case.pair.reference
     disc = edge_disc(reference, settings, generator_of(settings.seed, number, 2))
     if disc is None:
         return []
     case = altered_case(safety_case, inserted(reference, [disc]))
-    without = trials.output(safety_case)
-    with_disc = trials.attempt(
-        f"{safety_case.label} with a disc", functools.partial(trials.system.restore, case), case.degraded
+    without = outputs.output(safety_case)
+    with_disc = outputs.attempt(
+        f"{safety_case.label} with a disc", functools.partial(outputs.system.restore, case), case.degraded
     )
     if without is None or with_disc is None:
         return []

@@ -102,17 +102,19 @@ def _listed(folder: Path) -> Benchmark:
         for number, row in enumerate(reader, start=2):
             try:
                 split = row.get("split") or "test"
+                if split not in found:
+                    raise MedQError(f"split {split!r} is none of {', '.join(found)}")
                 task, severity = _one_of(Task, row["task"]), _one_of(Severity, row["severity"])
                 if not row["subject"]:
                     raise MedQError("subject is missing; images of one subject are resampled together")
-                images = [_file(folder, row[name], task) for name in ("degraded", "reference")]
+                images = [_file(folder, row[name] or "", task) for name in ("degraded", "reference")]
                 if images[0].shape != images[1].shape:
                     raise MedQError(f"degraded is {images[0].shape} and reference {images[1].shape}")
                 degraded, reference = images
                 found[split].append(
                     Case(task, severity, row["subject"], "files", degraded=degraded, reference=reference)
                 )
-            except (ValueError, OSError, KeyError) as error:
+            except (MedQError, OSError) as error:
                 unreadable.append(f"{LIST} line {number}: {error}".splitlines()[0])
     return Benchmark(folder.name, tuple(found["test"]), tuple(found["val"]), tuple(unreadable))
 

@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
 from medq_uni.config import ConfigError
 from medq_uni.description import QualityDescription
 from medq_uni.errors import MedQError
-from medq_uni.image import MedicalImage
-from medq_uni.pipeline import Restorer, RestoreSettings
-from medq_uni.preprocess import to_image, to_tensor
+from medq_uni.inference import NO_SKIP, WHOLE
 from medq_uni.pretrained.baselines import is_baseline
 from medq_uni.pretrained.load import EMBEDDED, MANIFEST
+from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.systems.cases import Case
 from medq_uni.systems.classical import FILTERS, Classical, Strengths, is_at_hand, tune
 from medq_uni.systems.learned import LearnedBaseline
@@ -25,7 +22,7 @@ from medq_uni.systems.system import Output, System
 
 INPUT = "degraded input"
 UNIMEDVL = "General-Medical-AI/UniMedVL"
-Variant = Literal["", "forced", "expert-bypassed", "path-off", "codec-only"]
+Variant = Literal["", "forced", "expert-bypassed", "no-skip", "codec-only"]
 VARIANTS: dict[str, Variant] = {name: name for name in get_args(Variant) if name}
 
 
@@ -56,7 +53,7 @@ def read_specs(texts: Sequence[str], device: str | None = None) -> list[SystemSp
     Args:
         texts: ``input``; ``bilateral``, ``tv``, ``nlm``, ``wavelet``, ``bm3d`` or ``classical`` for all of them;
             ``unimedvl``; ``nano``, a folder of weights, that of a baseline too, or OWNER/NAME; a model also with
-            ``:forced`` (good images too), ``:expert-bypassed``, ``:path-off`` or ``:codec-only`` behind it.
+            ``:forced`` (good images too), ``:expert-bypassed``, ``:no-skip`` or ``:codec-only`` behind it.
             ``TITLE=`` before a name sets its title.
         device: Where models compute.
 
@@ -127,7 +124,7 @@ def build(spec: SystemSpec) -> System:
             return _baseline(spec)
         kind = Model if spec.variant else ToldModel
         return kind(spec, _restorer(spec.source, spec.device))
-    except (ValueError, OSError, MemoryError) as error:
+    except (MedQError, OSError, MemoryError) as error:
         raise NotRun(str(error).splitlines()[0]) from error
 
 
@@ -179,26 +176,14 @@ class Model:
         ``codec-only`` reads the reference: it is the bound that the codec sets, and no restoration.
         """
         if self.variant == "expert-bypassed":
-            return Output(self._decoded(case, of_reference=False))
+            return Output(self.restorer.decode(case.degraded, skip=True))
         if self.variant == "codec-only":
-            return Output(self._decoded(case, of_reference=True))
-        is_forced = self.variant in ("forced", "path-off")
+            return Output(self.restorer.decode(case.reference, skip=False))
+        is_forced = self.variant in ("forced", "no-skip")
         settings = RestoreSettings(force=True) if is_forced else None
-        found = self.restorer.restore(case.degraded, settings=settings, use_fidelity=self.variant != "path-off")
+        parts = NO_SKIP if self.variant == "no-skip" else WHOLE
+        found = self.restorer.restore(case.degraded, settings=settings, parts=parts)
         return Output(found.restored, found.uncertainty, found.description)
-
-    @torch.inference_mode()
-    def _decoded(self, case: Case, *, of_reference: bool) -> MedicalImage:
-        """Return what the codec makes of a slice without any expert, of the degraded one with its fidelity path."""
-        model = self.restorer.model
-        image = case.reference if of_reference else case.degraded
-        views, inverse = to_tensor(image, multiple=self.restorer.pretrained.config.token_pixels)
-        views = views.to(self.restorer.device)
-        latent = model.codec.encode(views)
-        decoded = (
-            model.codec.decode(latent) if of_reference else model.codec.decode(latent, model.codec.features(views))
-        )
-        return to_image(decoded.image, inverse)
 
 
 class ToldModel(Model):

@@ -40,7 +40,7 @@ def _sigma(values: np.ndarray) -> float:
     """Return the noise standard deviation from the wavelet coefficients (Donoho and Johnstone 1994)."""
     from skimage.restoration import estimate_sigma
 
-    return max(float(estimate_sigma(values)), SMALLEST_SIGMA)
+    return max(float(estimate_sigma(values)), SMALLEST_SIGMA)  # type: ignore[no-untyped-call]
 
 
 def _bilateral(values: np.ndarray, strength: float) -> np.ndarray:
@@ -57,7 +57,8 @@ def _total_variation(values: np.ndarray, strength: float) -> np.ndarray:
     from skimage.restoration import denoise_tv_chambolle
 
     sigma = _sigma(values)
-    return np.asarray(denoise_tv_chambolle(values / sigma, weight=strength) * sigma)
+    smooth = denoise_tv_chambolle(values / sigma, weight=strength)  # type: ignore[no-untyped-call]
+    return np.asarray(smooth * sigma)
 
 
 def _non_local_means(values: np.ndarray, strength: float) -> np.ndarray:

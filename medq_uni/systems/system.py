@@ -9,6 +9,9 @@ from medq_uni.description import QualityDescription
 from medq_uni.image import MedicalImage
 from medq_uni.systems.cases import Case
 
+PRESERVED_DB = 45.0
+"""A good image that comes back with at least this PSNR against the input is preserved."""
+
 
 @dataclass(frozen=True, eq=False)
 class Output:

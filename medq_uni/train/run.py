@@ -97,8 +97,11 @@ class Run:
             )
         return path, replace(progress, recipe_hash=self.hash, software=__version__)
 
-    def _kept(self) -> tuple[tuple[Path, Progress] | None, TrainConfig | None]:
-        """Return the newest checkpoint and the recipe of the run; clear away what a run without any has left."""
+    def _kept(self) -> tuple[tuple[Path, Progress] | None, TrainConfig | ConfigError | None]:
+        """Return the newest checkpoint and the recipe of the run, or why it cannot be read; clear away what is left.
+
+        A run without any checkpoint leaves nothing that another one may use.
+        """
         found, path = newest_checkpoint(self.folder), self.folder / RECIPE
         if found is None:
             for left in (self.folder / LOG, *self.folder.glob(GENERATED.format("*"))):
@@ -108,12 +111,17 @@ class Run:
             return found, None
         try:
             before = read_recipe(path)
-        except ConfigError:  # of a version with other keys
-            return found, None
+        except ConfigError as error:  # of a version with other keys
+            return found, error
         return found, before if recipe_hash(before) == found[1].recipe_hash else None
 
-    def _refuse_another(self, before: TrainConfig | None, progress: Progress | None) -> None:
+    def _refuse_another(self, before: TrainConfig | ConfigError | None, progress: Progress | None) -> None:
         """Refuse to go on with a recipe that differs in more than what may change; None lets nothing change."""
+        if isinstance(before, ConfigError):
+            raise CheckpointError(
+                f"{self.folder} holds a run whose recipe this version cannot read, so it cannot go on: {before} "
+                "Use another folder, or go on with the version that began it."
+            ) from before
         self.changed = [] if before is None else differences(before, self.config)
         stage = None if progress is None else self._stage_left(progress)
         wrong = [key for key in self.changed if stage is None or not is_changeable(key, stage)]

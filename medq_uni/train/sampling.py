@@ -21,8 +21,9 @@ from medq_uni.data.batches import Batch, BatchSampler, edited_target, moved_targ
 from medq_uni.data.pair_cache import PairItem
 from medq_uni.data.reference_text import Instruction, instruction
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT
+from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import generator_of, randint
-from medq_uni.taxonomy import NOISES, Severity
+from medq_uni.taxonomy import Severity
 from medq_uni.train.buckets import Shape, shapes_of
 from medq_uni.train.conditioning import PairTexts
 from medq_uni.train.recipe import ObjectiveName, StageConfig
@@ -193,7 +194,7 @@ class BatchBuilder:
         mix = self.stage.text
         told = Conditioning([], [], [], [], batch.reference.clone())
         for place, index in enumerate(batch.index):
-            item = self.sampler.pool.items[index]
+            item = self.sampler.pairs.items[index]
             draw = float(torch.rand(1, generator=generator))
             words, text, is_reference = DEFAULT_RESTORE, None, False
             if draw < mix.reference or (draw < mix.reference + mix.generated and index not in self.generated):
@@ -226,7 +227,7 @@ class BatchBuilder:
         kinds: list[Instruction] = ["gentler", "stronger"]
         kinds += ["denoise"] if item.num_degradations == 1 else []
         kind = kinds[randint(len(kinds), generator)]
-        strength = float(item.task in NOISES) if kind == "denoise" else STRENGTHS[kind]
+        strength = float(SPECS[item.task].is_noise) if kind == "denoise" else STRENGTHS[kind]
         return instruction(kind, generator), strength
 
 

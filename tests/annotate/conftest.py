@@ -5,26 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from medq_uni.annotate.records import Entry, ImageRecord, Role
 from medq_uni.annotate.store import Store
 from medq_uni.data.dataset import DatasetRecipe, build_dataset
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.description import Degradation, QualityDescription
-from medq_uni.image import MedicalImage, Units
-from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
+from medq_uni.description import QualityDescription
+from medq_uni.taxonomy import Modality
 from tests.chat import ChatServer
+from tests.restorers import NOISE
 
-NOISE = QualityDescription(
-    Modality.CT,
-    Anatomy.CHEST,
-    (Degradation(Task.CT_LOW_DOSE, Severity.MILD),),
-    "the tube current was reduced",
-    "soft tissue is a little grainy",
-    Verdict.USABLE,
-)
 RECIPE = DatasetRecipe(
     name="tiny", splits={"train": PairsConfig(count=10, seed=1, phantom_sizes=(40,))}, pairs_per_shard=4
 )
@@ -72,12 +63,6 @@ def project(store: Store) -> SimpleNamespace:
 
 
 @pytest.fixture
-def noise() -> QualityDescription:
-    """A valid description of a CT slice with mild noise."""
-    return NOISE
-
-
-@pytest.fixture
 def graded():
     """Return the description of a CT slice with noise of a grade."""
     return lambda severity, **changes: replace(NOISE.with_severity(severity), **changes)
@@ -88,12 +73,3 @@ def chat() -> Iterator[ChatServer]:
     server = ChatServer(lambda request: NOISE.to_dict())
     yield server
     server.stop()
-
-
-@pytest.fixture
-def slice_ct() -> MedicalImage:
-    """A CT slice of 32 x 48 pixels with air, water and bone."""
-    voxels = np.full((1, 32, 48), -1000.0, np.float32)
-    voxels[0, 8:24, 8:40] = 40
-    voxels[0, 14:18, 20:26] = 900
-    return MedicalImage(voxels, modality=Modality.CT, units=Units.HU)

@@ -196,7 +196,7 @@ def test_what_costs_or_leaves_the_machine_is_asked_for(dataset: Path, place: str
     text = medq("draft", dataset, *paid, "--max-cost", 0.001, "--yes", code=BAD_INPUT)
     assert "above --max-cost" in text
     assert chat.requests == []
-    monkeypatch.setattr("medq_uni.describers.chat._LOOPBACK", ())
+    monkeypatch.setattr("medq_uni.describers.client._LOOPBACK", ())
     text = medq("draft", dataset, "--describer", chat.url, *at, typed="n\n", code=1)
     assert "The images LEAVE this machine" in text
     assert chat.requests == []

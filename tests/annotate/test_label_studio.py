@@ -7,11 +7,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from medq_uni.annotate.drafts import RecordDescriber, draft_images
+from medq_uni.annotate.drafts import draft_images
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.label_studio import export_label_studio, import_reviews, labeling_config, read_label_studio
 from medq_uni.annotate.records import Entry, Role, StoreError
 from medq_uni.annotate.store import Store
+from medq_uni.describers.record import RecordDescriber
 from medq_uni.description import DescriptionError
 from medq_uni.taxonomy import Anatomy, Task
 
@@ -19,7 +20,7 @@ from medq_uni.taxonomy import Anatomy, Task
 @pytest.fixture
 def job(store: Store, dataset: Path) -> SimpleNamespace:
     source = open_source(dataset)
-    draft_images(store, source, RecordDescriber(source))
+    draft_images(store, source, RecordDescriber())
     people = {name: store.accounts.add(name, Role.REVIEWER, "hash").id for name in ("ann", "bob@clinic.org")}
     keys = [record.key for record in source.records()]
     return SimpleNamespace(store=store, source=source, people=people, keys=keys)

@@ -65,16 +65,21 @@ def test_a_round_is_measured_by_what_was_changed(project: SimpleNamespace, noise
 @pytest.fixture
 def reviewed(store: Store, dataset: Path) -> SimpleNamespace:
     """All images of the dataset, drafted as good, and corrected by three reviewers to what the dataset says."""
-    from medq_uni.annotate.drafts import FunctionDescriber, RecordDescriber, draft_images
+    from medq_uni.annotate.drafts import draft_images, truth_in
+    from medq_uni.describers.describer import Answer, Subject
     from medq_uni.description import QualityDescription
 
     source = open_source(dataset)
 
-    def good(image) -> QualityDescription:
-        return QualityDescription(image.modality, Anatomy.BODY, (), "all was well", "none", Verdict.GOOD)
+    class Naive:
+        name, threads = "naive", 1
 
-    draft_images(store, source, FunctionDescriber("naive", good))
-    truth = {record.key: RecordDescriber(source)(record.key, source.image(record.key)) for record in source.records()}
+        def __call__(self, subject: Subject) -> Answer:
+            good = (Anatomy.BODY, (), "all was well", "none", Verdict.GOOD)
+            return Answer.described(QualityDescription(subject.image.modality, *good))
+
+    draft_images(store, source, Naive())
+    truth = {record.key: truth_in(source, record.key) for record in source.records()}
     people = [store.accounts.add(name, Role.REVIEWER, "hash").id for name in ("ann", "bob", "cat")]
     store.reviews.assign(1, [(key, person) for key in truth for person in people])
     for person in people:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from medq_uni.data.dataset import build_dataset
 from medq_uni.data.phantoms import phantom as draw
 from medq_uni.taxonomy import Modality
+from tests.data.tiny import RECIPE
 
 SLICES = 3
 
@@ -66,3 +68,21 @@ def mayo(tmp_path: Path, write) -> Path:
 @pytest.fixture
 def stored() -> Callable[..., np.ndarray]:
     return stored_volume
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny dataset; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("dataset") / "tiny"
+    build_dataset(RECIPE, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(built: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny dataset, to damage."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in built.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder

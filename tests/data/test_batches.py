@@ -14,22 +14,22 @@ CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
 
 
 def test_batches_have_the_crop_size_mark_padding_and_match_their_reference(tmp_path: Path):
-    pool = build_pair_cache(replace(CONFIG, none_fraction=1.0), tmp_path)
-    batch = BatchSampler(pool, token_pixels=16).draw(5, crop=64, generator=generator_of(1), seen=generator_of(2))
+    pairs = build_pair_cache(replace(CONFIG, none_fraction=1.0), tmp_path)
+    batch = BatchSampler(pairs, token_pixels=16).draw(5, crop=64, generator=generator_of(1), seen=generator_of(2))
     assert batch.degraded.shape == batch.reference.shape == (5, 2, 64, 64)
     assert torch.equal(batch.degraded, batch.reference)
     assert batch.vision.shape[0] == 5
     assert 128 <= batch.vision.shape[-1] <= CACHED_SIDE
-    sizes = [min(pool.items[i].height, 64) * min(pool.items[i].width, 64) for i in batch.index]
+    sizes = [min(pairs.items[i].height, 64) * min(pairs.items[i].width, 64) for i in batch.index]
     assert batch.valid.sum(dim=(1, 2, 3)).tolist() == sizes
-    assert {pool.items[i].task for i in batch.index} == set(Task)
+    assert {pairs.items[i].task for i in batch.index} == set(Task)
 
 
 def test_emphasis_draws_a_task_twice_as_often(tmp_path: Path):
-    pool = build_pair_cache(CONFIG, tmp_path)
-    sampler = BatchSampler(pool, token_pixels=16, emphasis=(Task.MR_MOTION,))
+    pairs = build_pair_cache(CONFIG, tmp_path)
+    sampler = BatchSampler(pairs, token_pixels=16, emphasis=(Task.MR_MOTION,))
     batch = sampler.draw(6, crop=32, generator=generator_of(1))
-    tasks = [pool.items[i].task for i in batch.index]
+    tasks = [pairs.items[i].task for i in batch.index]
     assert {task: tasks.count(task) for task in Task} == {task: 2 if task is Task.MR_MOTION else 1 for task in Task}
 
 

@@ -30,33 +30,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_pair_is_the_one_of_its_shard(folder: Path) -> None:
-    pool, pairs = DatasetPairs(folder, "train"), list(Dataset(folder).pairs("train"))
-    assert len(pool) == len(pairs) == 12
-    for index, pair in enumerate(pairs):
+    pairs, stored = DatasetPairs(folder, "train"), list(Dataset(folder).pairs("train"))
+    assert len(pairs) == len(stored) == 12
+    for index, pair in enumerate(stored):
         scaling = scaling_of(pair.image(pair.degraded))
-        assert pool.scaling(index) == scaling
-        item = pool.items[index]
-        degraded, reference = (view[:, : item.height, : item.width] for view in pool.views(index))
+        assert pairs.scaling(index) == scaling
+        item = pairs.items[index]
+        degraded, reference = (view[:, : item.height, : item.width] for view in pairs.views(index))
         if max(pair.reference.shape) <= 256:  # larger ones are a window
             ours = scaling.to_views(torch.from_numpy(pair.reference)[None])[0]
             torch.testing.assert_close(reference, ours)
         assert degraded.shape == reference.shape
-        assert torch.equal(pool.views(index)[0], DatasetPairs(folder, "train").views(index)[0])
+        assert torch.equal(pairs.views(index)[0], DatasetPairs(folder, "train").views(index)[0])
 
 
-def test_another_process_opens_the_pool_and_does_not_get_its_pixels(folder: Path, tmp_path: Path) -> None:
+def test_another_process_opens_the_pairs_and_does_not_get_its_pixels(folder: Path, tmp_path: Path) -> None:
     drawn = build_pair_cache(PairsConfig(count=4, seed=1, phantom_sizes=(48,)), tmp_path)
-    for pool in (DatasetPairs(folder, "train"), drawn):
-        sent = pickle.dumps(pool)
+    for pairs in (DatasetPairs(folder, "train"), drawn):
+        sent = pickle.dumps(pairs)
         assert len(sent) < 1000
         other = pickle.loads(sent)
-        assert other.items == pool.items
-        assert torch.equal(other.views(3)[0], pool.views(3)[0])
+        assert other.items == pairs.items
+        assert torch.equal(other.views(3)[0], pairs.views(3)[0])
 
 
 def test_the_words_are_those_of_the_dataset_wrong_ones_too(folder: Path) -> None:
-    pool = DatasetPairs(folder, "train")
-    words = PairTexts(pool, Tokenizer.from_file(folder_of("nano") / "tokenizer.json"))
+    pairs = DatasetPairs(folder, "train")
+    words = PairTexts(pairs, Tokenizer.from_file(folder_of("nano") / "tokenizer.json"))
     for index, meta in enumerate(Dataset(folder).index()):
         assert words.label(index, generator_of(0)).to_text() == meta["description"]
 
@@ -94,9 +94,9 @@ def test_a_damaged_pair_a_missing_split_and_another_format_are_refused(folder: P
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
-    pool = DatasetPairs(copy, "train")
+    pairs = DatasetPairs(copy, "train")
     with pytest.raises(DatasetError):
-        [pool.views(index) for index in range(5)]
+        [pairs.views(index) for index in range(5)]
     manifest = json.loads((copy / "dataset.json").read_text())
     (copy / "dataset.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(DatasetError, match="format 99"):

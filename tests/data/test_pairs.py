@@ -24,7 +24,7 @@ def test_a_pair_depends_on_seed_and_index_alone():
     )
 
 
-def test_a_pool_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path: Path):
+def test_a_cache_is_the_same_for_any_number_of_workers_and_is_reused(tmp_path: Path):
     one = build_pair_cache(CONFIG, tmp_path / "one")
     two = build_pair_cache(CONFIG, tmp_path / "two", workers=2)
     assert one.items == two.items
@@ -69,8 +69,8 @@ def test_grades_take_turns_and_mixed_pairs_have_two_records():
         assert len({record.task for record in pair.records}) == len(pair.records)
 
 
-def test_the_second_way_is_another_simulation():
-    config = PairsConfig(count=20, seed=3, phantom_sizes=(64,), grades=(Severity.MODERATE,), second_way=True)
+def test_an_alternative_is_another_simulation():
+    config = PairsConfig(count=20, seed=3, phantom_sizes=(64,), grades=(Severity.MODERATE,), alternative=True)
     assert all(draw_pair(config, index).records[0].method != "default" for index in range(5))
 
 

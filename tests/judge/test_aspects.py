@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medq_uni.data.reference_text import stated_parameter, true_parameter
-from medq_uni.describers.cache import Answer, Outcome
+from medq_uni.describers.describer import Answer, Outcome
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.judge.aspects import (
     AspectScore,
@@ -130,8 +130,8 @@ def test_a_stated_parameter_is_compared_with_the_record(cases: list[Case], truth
         said = replace(truth, cause=f"a dose of about {factor * dose:.6f} % of the full one")
         (row,) = [r for r in aspect_table([case], [truth], {"x": [Answer.described(said)]}) if "parameter" in r.name]
         assert row.value == pytest.approx(distance, abs=1e-4)
-    zero_init = replace(truth, cause="the tube current was reduced")
-    (row,) = [r for r in aspect_table([case], [truth], {"x": [Answer.described(zero_init)]}) if "parameter" in r.name]
+    unstated = replace(truth, cause="the tube current was reduced")
+    (row,) = [r for r in aspect_table([case], [truth], {"x": [Answer.described(unstated)]}) if "parameter" in r.name]
     assert (row.count, row.answered, row.value) == (1, 0, None)
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medq_uni.describers.cache import AnswerCache
-from medq_uni.describers.chat import ChatClient, ChatConfig
+from medq_uni.describers.client import ChatClient, ChatConfig
 from medq_uni.description import DescriptionError
 from medq_uni.judge.medqbench import (
     BenchmarkFileError,

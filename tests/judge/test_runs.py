@@ -61,7 +61,7 @@ def test_several_benchmarks_keep_their_names(cases: list[Case]):
         [Benchmark("one", tuple(cases), ()), Benchmark("two", tuple(cases), ())], out_of_scope=False
     )
     assert {case.group for case in both.cases} == {"one, phantoms", "two, phantoms"}
-    assert both.scope == ()
+    assert both.out_of_scope == ()
 
 
 def test_the_offline_describers_are_measured_without_a_server(recipe: Path, tmp_path: Path, one_thread: None):
@@ -75,7 +75,7 @@ def test_the_offline_describers_are_measured_without_a_server(recipe: Path, tmp_
     said = json.loads((out / "descriptions.json").read_text())
     assert list(said["answers"]) == ["record", "majority"]
     assert all(one["text"] == one["truth"] for one in said["answers"]["record"])
-    with (out / "slots.csv").open() as file:
+    with (out / "aspects.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["describer"] for row in rows} == {"record", "majority"}
     assert not (out / "judge.csv").exists()
@@ -119,7 +119,7 @@ def test_what_costs_money_or_leaves_the_machine_is_asked_for(
     assert chat.requests == []
     assert medq(*options, "--yes")[0] == 0
     asked = len(chat.requests)
-    monkeypatch.setattr("medq_uni.describers.chat._LOOPBACK", ())
+    monkeypatch.setattr("medq_uni.describers.client._LOOPBACK", ())
     remote = ["--describers", f"openai:vlm@{chat.url}", "--benchmark", recipe, "-o", tmp_path / "two"]
     code, _, told = medq(*remote, answer="n\n")
     assert code == 1

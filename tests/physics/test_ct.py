@@ -4,6 +4,7 @@ import torch
 from medq_uni.data.phantoms import phantom
 from medq_uni.physics import ct
 from medq_uni.physics.degrade import apply_records, draw_record
+from medq_uni.physics.effect import effect
 from medq_uni.physics.operators import Radon
 from medq_uni.taxonomy import Modality, Severity, Task
 
@@ -61,3 +62,10 @@ def test_the_noise_of_the_rays_is_what_the_image_gets_and_has_the_variance_it_st
     added = Radon(96, 96, ct.VIEWS).filtered_backprojection(noise[None])[0] * to_hu
     body = image > ct.BODY_HU
     assert torch.allclose((low - image)[body], added[body], atol=0.05)
+
+
+def test_counted_photons_give_the_recorded_noise_where_there_are_many():
+    image = phantom(Modality.CT, generator(3), size=96)
+    record = draw_record(Task.CT_LOW_DOSE, Severity.MILD, generator(1), method="counts")
+    made = apply_records(image, record)
+    assert effect(made, image, Task.CT_LOW_DOSE) == pytest.approx(record.params["noise_sd_hu"], rel=0.2)

@@ -5,7 +5,7 @@ import torch
 from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import apply_records
-from medq_uni.physics.effect import effect, foreground, own_noise
+from medq_uni.physics.effect import effect, foreground, own_noise, total_effect
 from medq_uni.physics.record import DegradationRecord
 from medq_uni.taxonomy import Modality, Severity, Task
 
@@ -57,3 +57,15 @@ def test_empty_flat_and_tiny_images_have_no_noise(modality: Modality):
     for values in (np.zeros((40, 40)), np.full((40, 40), 30.0), np.ones((8, 8))):
         assert own_noise(MedicalImage(values, modality=modality)) == pytest.approx(0, abs=1e-3)
     assert own_noise(MedicalImage(np.ones((40, 40)))) == 0
+
+
+def test_noise_of_a_reference_counts_only_above_its_limit_and_for_its_kind():
+    assert total_effect(20.0, 10.0, Task.CT_LOW_DOSE) == 20.0
+    assert total_effect(20.0, 21.0, Task.CT_LOW_DOSE) == pytest.approx(29.0)
+    assert total_effect(0.1, 0.5, Task.MR_MOTION) == 0.1
+
+
+def test_shapes_that_differ_have_no_effect_to_measure():
+    image = phantom(Modality.MR, generator(3), size=96)
+    with pytest.raises(ValueError, match="one shape"):
+        effect(image, phantom(Modality.MR, generator(3), size=64), Task.MR_NOISE)

@@ -50,7 +50,9 @@ def test_a_finished_check_is_not_measured_again(results: dict[str, Any], folder:
     assert found[INPUT] == json.loads(json.dumps(results["systems"][INPUT]))
     assert same.calls == 0
     assert done[-1] == (len(CHECKS), len(CHECKS))
-    (name,) = [path for path in (folder / "safety").glob("*-harm.json") if not path.name.startswith("half")]
+    (name,) = [
+        path for path in (folder / "safety").glob("*-good_image_preservation.json") if not path.name.startswith("half")
+    ]
     name.unlink()
     run_safety([same], SMALL, folder)
     assert 0 < same.calls <= len(Task)
@@ -79,7 +81,7 @@ def test_what_fails_is_counted_with_its_reason(results: dict[str, Any]):
         assert ("out of luck" if "mr-motion" in label else "not finite") in reason
     (table,) = [table for table in safety_tables(results) if table[0] == "Failures"]
     assert len(table[2]) == sum(len(c["failed"]) for c in results["systems"]["half"].values())
-    tasks = {row["task"] for row in results["systems"]["half"]["invention"]["rows"]}
+    tasks = {row["task"] for row in results["systems"]["half"]["hallucination"]["rows"]}
     assert tasks == {"ct-low-dose", "mr-noise", "pet-low-count"}
 
 
@@ -95,7 +97,7 @@ def test_the_tables_say_what_was_measured(results: dict[str, Any]):
     assert noise["mr-noise", "half"][2] == "0.250"  # half the error has a quarter of its variance
     assert noise["mr-noise", INPUT][2] == "1.000"
     shift = {(row[0], row[1], row[2]): row for row in tables["Shift of the degradation"][1]}
-    assert shift["second way", "mr-noise", "half"][4] == "+6.02"
+    assert shift["alternative simulation", "mr-noise", "half"][4] == "+6.02"
     honest = {(row[1], row[2]): row for row in tables["Calibration of the uncertainty map"][1]}
     assert honest["ct", "half"][3] == "100 %"
     assert honest["ct", INPUT][-1] == "3"

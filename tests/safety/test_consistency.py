@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 
 from medq_uni.physics import mri
 from medq_uni.physics.degrade import slice_generator
-from medq_uni.safety.consistency import check_consistency, unseen_share
+from medq_uni.safety.consistency import check_consistency, consistency_of
 from medq_uni.safety.output_cache import OutputCache, SafetyCase
 from medq_uni.taxonomy import Task
 from tests.restorers import SMALL, Simple
@@ -26,7 +26,7 @@ def test_a_noisy_image_follows_the_noise_and_a_blurred_one_contradicts_the_rays(
         return case.reference.with_voxels(gaussian_filter(case.reference.voxels, (0, 2, 2)))
 
     for row in check_consistency(OutputCache(Simple(blurred)), safety_cases, SMALL):
-        assert row["misfit"] > 0, row["scene"]
+        assert row["misfit"] > 0, row["case"]
         if row["task"] == "ct-low-dose":
             assert row["misfit_of_input"] < 0 < row["misfit"]
 
@@ -37,5 +37,6 @@ def test_what_is_unseen_is_what_lies_between_the_lines(safety_cases: list[Safety
     change = torch.randn(safety_case.pair.reference.shape[1:], generator=torch.Generator().manual_seed(1))
     acquisition = mri.acquisition(change.shape, params=record.params, generator=slice_generator(record, 0))
     kept = float(np.mean(acquisition.mask.numpy()))
-    assert unseen_share(safety_case, change) == pytest.approx(1 - kept, abs=0.05)  # white noise is everywhere
-    assert unseen_share(safety_case, torch.zeros_like(change)) is None
+    unseen_share = consistency_of(safety_case).unseen_share
+    assert unseen_share(change) == pytest.approx(1 - kept, abs=0.05)  # white noise is everywhere
+    assert unseen_share(torch.zeros_like(change)) is None

@@ -8,7 +8,7 @@ from medq_uni.taxonomy import Anatomy, Severity
 from tests.restorers import SMALL, Simple
 
 
-def test_what_changes_nothing_does_no_harm(safety_cases: list[SafetyCase], unchanged: OutputCache):
+def test_what_changes_nothing_preserves_good_images(safety_cases: list[SafetyCase], unchanged: OutputCache):
     rows = check_good_image_preservation(unchanged, safety_cases, SMALL)
     assert len(rows) == sum(safety_case.pair.severity is Severity.NONE for safety_case in safety_cases) >= 5
     for row in rows:

@@ -9,15 +9,15 @@ from medq_uni.taxonomy import Modality
 from tests.restorers import SMALL
 
 
-def test_the_truth_invents_nothing(safety_cases: list[SafetyCase], oracle: OutputCache):
+def test_the_truth_hallucinates_nothing(safety_cases: list[SafetyCase], oracle: OutputCache):
     rows = check_hallucination(oracle, safety_cases, SMALL)
     assert len(rows) == len(safety_cases)
-    assert all(row["invented"] == row["erased"] == 0 for row in rows)
+    assert all(row["hallucinated"] == row["erased"] == 0 for row in rows)
 
 
-def test_the_input_invents_nothing_beside_itself(safety_cases: list[SafetyCase], unchanged: OutputCache):
+def test_the_input_hallucinates_nothing_beside_itself(safety_cases: list[SafetyCase], unchanged: OutputCache):
     for row in check_hallucination(unchanged, safety_cases, SMALL):
-        assert row["invented"] == row["invented_of_input"]
+        assert row["hallucinated"] == row["hallucinated_of_input"]
         assert row["erased"] == row["erased_of_input"]
     for safety_case in safety_cases:
         assert blobs(safety_case.pair.degraded, safety_case.pair.degraded, safety_case.pair.degraded) == (0, 0)
@@ -43,6 +43,6 @@ def test_a_structure_that_is_lost_is_an_erasure(slices):
     assert blobs(truth.with_voxels(np.full(truth.shape, 50.0)), truth, degraded) == (0, 1)
 
 
-def test_noise_of_the_input_is_no_invention(slices):
+def test_noise_of_the_input_is_no_hallucination(slices):
     truth, degraded, _ = slices
     assert blobs(degraded, truth, degraded) == (0, 0)

@@ -56,7 +56,7 @@ def test_lesions_lie_apart_and_in_tissue(safety_cases: list[SafetyCase]):
         assert lesions == draw_lesions(safety_case.pair.reference, settings, number)
 
 
-def test_nothing_added_is_the_scene_itself(safety_cases: list[SafetyCase]):
+def test_nothing_added_is_the_case_itself(safety_cases: list[SafetyCase]):
     for safety_case in degraded_only(safety_cases):
         again = altered_case(safety_case, safety_case.pair.reference)
         assert np.allclose(again.degraded.voxels, safety_case.pair.degraded.voxels, atol=1e-5), safety_case.label
@@ -66,10 +66,10 @@ def test_a_system_that_fails_is_noted_and_has_no_row(safety_cases: list[SafetyCa
     def fails(case):
         raise RuntimeError("out of luck")
 
-    trials = OutputCache(Simple(fails))
-    assert check_lesions(trials, safety_cases, SMALL) == []
-    assert set(trials.failed.values()) == {"RuntimeError: out of luck"}
-    assert any("with lesions" in label for label in trials.failed)
+    outputs = OutputCache(Simple(fails))
+    assert check_lesions(outputs, safety_cases, SMALL) == []
+    assert set(outputs.failed.values()) == {"RuntimeError: out of luck"}
+    assert any("with lesions" in label for label in outputs.failed)
 
 
 def test_real_slices_get_lesions_too_but_not_those_scanned_at_two_doses(

@@ -2,7 +2,7 @@ import pytest
 
 from medq_uni.description import QualityDescription
 from medq_uni.safety.output_cache import OutputCache, SafetyCase
-from medq_uni.safety.shift import BEYOND_RANGE, MIXED, SECOND_WAY, SLOT_SWAP, check_shift, gain_of
+from medq_uni.safety.shift import ALTERNATIVE, BEYOND_RANGE, DESCRIPTION_SWAP, MIXED, check_shift, gain_of
 from medq_uni.systems.cases import Case
 from medq_uni.systems.system import Output
 from medq_uni.taxonomy import Severity, Task
@@ -26,8 +26,8 @@ def test_every_kind_of_shift_is_simulated_and_the_truth_gains_without_bound(
 ):
     rows = check_shift(oracle, safety_cases, SMALL)
     assert not oracle.failed
-    assert {row["family"] for row in rows} == {BEYOND_RANGE, MIXED, SECOND_WAY}
-    for family in (BEYOND_RANGE, SECOND_WAY):
+    assert {row["family"] for row in rows} == {BEYOND_RANGE, MIXED, ALTERNATIVE}
+    for family in (BEYOND_RANGE, ALTERNATIVE):
         assert {row["task"] for row in rows if row["family"] == family} == set(Task)
     assert all(gain_of(row) == float("inf") for row in rows)
     assert all(row["severity"] == Severity.SEVERE for row in rows if row["family"] == BEYOND_RANGE)
@@ -41,7 +41,7 @@ def test_a_system_that_listens_is_worse_when_it_is_told_wrong_things(safety_case
     rows = [
         r
         for r in check_shift(OutputCache(Conditioning(lambda c: c.degraded)), safety_cases, SMALL)
-        if r["family"] == SLOT_SWAP
+        if r["family"] == DESCRIPTION_SWAP
     ]
     gains = {
         told: [gain_of(row) for row in rows if row["told"] == told]

@@ -72,7 +72,7 @@ def test_a_blur_lowers_area_and_sharpness_of_what_it_gets(safety_cases: list[Saf
         return case.degraded.with_voxels(gaussian_filter(case.degraded.voxels, (0, SIGMA, SIGMA)))
 
     ct = [safety_case for safety_case in safety_cases if safety_case.pair.task is Task.CT_LOW_DOSE]
-    plain, blur = (check_texture(trials, ct, SMALL) for trials in (unchanged, OutputCache(Simple(blurred))))
+    plain, blur = (check_texture(outputs, ct, SMALL) for outputs in (unchanged, OutputCache(Simple(blurred))))
     for one, other in zip(plain, blur, strict=True):
         if one["kind"] == "noise":
             assert one["area_ratio"] == pytest.approx(1)

@@ -96,6 +96,17 @@ def test_a_list_that_a_spreadsheet_wrote_is_read(tmp_path: Path, cases: list[Cas
     assert len(found.test) == 2
 
 
+def test_a_row_of_another_split_or_with_cells_missing_is_listed(tmp_path: Path, cases: list[Case]):
+    folder = listed(tmp_path / "rows", cases[:2])
+    first, good, _ = (folder / "benchmark.csv").read_text().splitlines()
+    rows = [f"{first},split", f"{good},test", f"{good},train", good.rpartition(",mild")[0] or good.partition(",")[0]]
+    (folder / "benchmark.csv").write_text("\n".join([*rows, ""]))
+    (found,) = read_benchmarks(folder)
+    assert len(found.test) == 1
+    assert "line 3: split 'train' is none of test, val" in found.unreadable[0]
+    assert "line 4: None is none of ct-low-dose" in found.unreadable[1]
+
+
 def test_sizes_that_differ_are_listed(tmp_path: Path, cases: list[Case]):
     folder = listed(tmp_path / "sizes", cases[:2])
     smaller = cases[0].reference.voxels[:, :-4]

@@ -15,17 +15,17 @@ from medq_uni.taxonomy import Anatomy, Severity, Task
 
 
 def test_names_are_read():
-    specs = read_specs(["input", "classical", "Ours=nano", "nano:path-off", "runs/mine/model", "unimedvl"])
+    specs = read_specs(["input", "classical", "Ours=nano", "nano:no-skip", "runs/mine/model", "unimedvl"])
     names = [spec.name for spec in specs]
     assert names[:2] == ["degraded input", "bilateral"]
-    assert names[6:] == ["Ours", "nano (path-off)", "mine", "UniMedVL"]
+    assert names[6:] == ["Ours", "nano (no-skip)", "mine", "UniMedVL"]
     with pytest.raises(ConfigError, match="nano stands twice"):
         read_specs(["nano", "nano"])
 
 
 def test_parts_switched_off_are_other_systems(cases: list[Case]):
     case = next(c for c in cases if c.severity is Severity.SEVERE)
-    systems = [build(spec) for spec in read_specs(["nano", "nano:expert-bypassed", "nano:path-off"], "cpu")]
+    systems = [build(spec) for spec in read_specs(["nano", "nano:expert-bypassed", "nano:no-skip"], "cpu")]
     outputs = [system.restore(case).image.voxels for system in systems]
     assert not any(np.allclose(outputs[i], outputs[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert len({system.identity for system in systems}) == 3
@@ -43,7 +43,7 @@ def test_forced_restores_what_is_good_too(cases: list[Case]):
 
 def test_a_whole_model_can_be_told_what_is_wrong_and_then_always_does_something(cases: list[Case]):
     case = next(c for c in cases if c.severity is Severity.MODERATE and c.task is Task.MR_NOISE)
-    whole, part = (build(spec) for spec in read_specs(["nano", "nano:path-off"], "cpu"))
+    whole, part = (build(spec) for spec in read_specs(["nano", "nano:no-skip"], "cpu"))
     assert not isinstance(part, Steerable)
     assert isinstance(whole, Steerable)
     good = describe(case.task.modality, Anatomy.BRAIN, None, generator_of(1))

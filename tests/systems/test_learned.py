@@ -62,7 +62,7 @@ def test_a_folder_of_a_baseline_is_a_system_by_name(cases: list[Case], folder: P
     assert system.parameters == count_parameters(system.baseline)
     assert system.restore(cases[0]).description is None
     with pytest.raises(NotRun, match="no part that could be switched off"):
-        build(read_specs([f"{folder}:path-off"], device="cpu")[0])
+        build(read_specs([f"{folder}:no-skip"], device="cpu")[0])
 
 
 def test_a_damaged_folder_does_not_run(folder: Path) -> None:

@@ -9,9 +9,9 @@ from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.description import QualityDescription
+from medq_uni.physics.tasks import SPECS
 from medq_uni.pretrained.load import load_pretrained
 from medq_uni.seeding import generator_of
-from medq_uni.taxonomy import NOISES
 from medq_uni.train.conditioning import PairTexts
 from medq_uni.train.recipe import StageConfig, TextMix
 from medq_uni.train.sampling import BaselineBatchBuilder, BatchBuilder, Prefetcher, TrainBatch, next_seed
@@ -115,7 +115,7 @@ def test_an_instruction_has_a_target_to_match(drawer: BatchBuilder) -> None:
             degraded, reference = draw.batch.degraded[place], draw.batch.reference[place]
             words, way = decode(draw.told.instructions[place]).lower(), reference - degraded
             if "noise" in words or "denoise" in words:
-                share, kind = float(drawer.words.pool.items[index].task in NOISES), "denoise"
+                share, kind = float(SPECS[drawer.words.pool.items[index].task].is_noise), "denoise"
             else:
                 share, kind = (0.5, "less") if any(w in words for w in ("gently", "part", "little")) else (1.25, "more")
             seen.add(kind)

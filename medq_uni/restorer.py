@@ -1,0 +1,264 @@
+"""Restoring an image under the guidance of its description: tiles, samples, and how far the correction goes."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medq_uni import __version__
+from medq_uni.assessor import Assessment, Assessor
+from medq_uni.config import Execution, SamplerConfig
+from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
+from medq_uni.image import MedicalImage
+from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, WHOLE, Parts, Restored
+from medq_uni.preprocess import Inverse, assessable
+from medq_uni.pretrained.load import Pretrained, load_pretrained
+from medq_uni.result import Provenance, Restoration, RunOptions
+from medq_uni.seeding import generator_of
+from medq_uni.taxonomy import Severity, Verdict, restoration_strength
+from medq_uni.tiles import Tile, blend, tile_grid
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles done and their total."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreSettings:
+    """How an image is restored."""
+
+    sampler: SamplerConfig | None = None
+    """Start, steps, samples and guidance; None takes those of the model."""
+    seed: int = 0
+    """Seed of the noise, where there is any."""
+    force: bool = False
+    """Restore even what is judged Good."""
+    batch_size: int = 4
+    """Tiles, or samples of tiles, that are restored at once."""
+    allow_ood: bool = False
+    """Go on where the image is unlike all that the model was trained on."""
+
+
+class Restorer:
+    """Assesses and restores images with one pretrained model."""
+
+    def __init__(self, pretrained: Pretrained) -> None:
+        self.pretrained = pretrained
+        self.model = pretrained.model.eval()
+        self.device = self.model.device
+        self.assessor = Assessor(pretrained)
+        self.inference = self.assessor.inference
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "nano",
+        *,
+        device: str | torch.device | None = None,
+        execution: Execution | None = None,
+        revision: str | None = None,
+        offline: bool | None = None,
+    ) -> Restorer:
+        """Load a model by name, from a folder of weights, or from the hub.
+
+        Args:
+            name: ``nano`` (comes with the package), a folder of ours or of a released checkpoint, or ``owner/name``.
+            device: Where to compute; a GPU where there is one.
+            execution: Numbers and placement of the weights.
+            revision: Branch, tag or commit on the hub.
+            offline: Open no socket.
+
+        Raises:
+            WeightsMismatch: If a file is missing, altered, or does not fit its configuration; see
+                :func:`medq_uni.pretrained.load.load_pretrained`.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(load_pretrained(name, device=device, execution=execution, revision=revision, offline=offline))
+
+    def assess(
+        self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False
+    ) -> QualityDescription:
+        """Return what is wrong with the image; see :meth:`medq_uni.assessor.Assessor.assess`."""
+        return self.assessor.assess(image, instruction=instruction, allow_ood=allow_ood).description
+
+    @torch.inference_mode()
+    def restore(
+        self,
+        image: MedicalImage,
+        *,
+        description: QualityDescription | None = None,
+        instruction: str | None = None,
+        settings: RestoreSettings | None = None,
+        progress: Progress | None = None,
+        parts: Parts = WHOLE,
+    ) -> Restoration:
+        """Return the image restored under the guidance of its description.
+
+        Args:
+            image: 2-D slice or volume; restored slice by slice.
+            description: What guides the restoration; by default what :meth:`assess` says. An edited
+                description steers, by its words and by its grade: a worse stated severity removes more (see
+                :func:`medq_uni.taxonomy.restoration_strength`; the grade found is that of :meth:`assess`).
+            instruction: Words of the user, instead of the standing instruction.
+            settings: Sampler, seed, whether to restore what is good already.
+            progress: Called with the number of tiles done and their total.
+            parts: Parts of the network that take part; leaving some out shows what they contribute.
+
+        Raises:
+            CannotAssess: See :meth:`assess`.
+        """
+        began = time.perf_counter()
+        settings = settings or RestoreSettings()
+        image = assessable(image)
+        assessment = self.assessor.assess(image, allow_ood=settings.allow_ood)
+        guiding = description or assessment.description
+        _check_modality(guiding, image)
+        stated = max(guiding.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda grade: grade.level)
+        found = assessment.description.worst
+        strength = restoration_strength(found, stated) if description is not None else 1.0
+        made = self._provenance(settings, instruction, description, assessment, strength)
+        if guiding.verdict is Verdict.GOOD and not guiding.degradations and not settings.force:
+            zero = image.with_voxels(np.zeros_like(image.voxels))
+            return Restoration(image, guiding, image, None, zero, made, time.perf_counter() - began, True)
+        words = instruction or (DEFAULT_RESTORE if description is None else FOLLOW_REPORT)
+        views, inverse = self.inference.preprocessor.views(image)
+        drawn = self._restore_views(views, (words, guiding), settings, parts, progress)
+        whole, mean = self.inference.preprocessor.image(drawn.image, inverse)
+        restored = _with_strength(image, whole, strength, inverse)
+        uncertainty = None if drawn.deviation is None else self._uncertainty(drawn.deviation, mean, inverse)
+        residual = image.with_voxels(restored.voxels - image.voxels)
+        return Restoration(image, guiding, restored, uncertainty, residual, made, time.perf_counter() - began, False)
+
+    @torch.inference_mode()
+    def decode(self, image: MedicalImage, *, skip: bool) -> MedicalImage:
+        """Return what the decoder makes of an image without any expert: no assessment, no words, no tiles.
+
+        Args:
+            image: 2-D slice or volume with a modality.
+            skip: Whether the decoder sees the image at full resolution beside its latent. With it, a degraded image
+                is restored by the decoder alone; without it, a clean one is what the codec can keep of it at best.
+        """
+        views, inverse = self.inference.preprocessor.views(image)
+        parts = EXPERTS_BYPASSED if skip else CODEC_ONLY
+        decoded = self.inference.restore(views, texts=(), seen=None, sampler=self.pretrained.sampler, parts=parts)
+        return self.inference.preprocessor.image(decoded.image, inverse)[0]
+
+    def options(
+        self,
+        settings: RestoreSettings | None = None,
+        instruction: str | None = None,
+        description: QualityDescription | None = None,
+    ) -> RunOptions:
+        """Return what the record of every restoration with these options says, whatever the image.
+
+        Args:
+            settings: As for :meth:`restore`.
+            instruction: As for :meth:`restore`.
+            description: That of the user, None where the model's own guides.
+        """
+        settings = settings or RestoreSettings()
+        return RunOptions(
+            model=self.pretrained.config.name,
+            weights_sha256=self.pretrained.sha256,
+            precision=self.pretrained.execution.precision,
+            sampler=settings.sampler or self.pretrained.sampler,
+            seed=settings.seed,
+            force=settings.force,
+            allow_ood=settings.allow_ood,
+            instruction=instruction,
+            description_from="model" if description is None else "user",
+            stated=None if description is None else description.to_text(),
+            version=__version__,
+        )
+
+    def _provenance(
+        self,
+        settings: RestoreSettings,
+        instruction: str | None,
+        description: QualityDescription | None,
+        assessment: Assessment,
+        strength: float,
+    ) -> Provenance:
+        return Provenance(
+            options=self.options(settings, instruction, description),
+            assessment=assessment.description.to_text(),
+            ood_score=assessment.ood_score,
+            strength=strength,
+        )
+
+    def _restore_views(
+        self,
+        views: Tensor,
+        words: tuple[str, QualityDescription],
+        settings: RestoreSettings,
+        parts: Parts,
+        progress: Progress | None,
+    ) -> Restored:
+        """Return the restored slices in the channels of the codec, blended from tiles."""
+        tiles = tile_grid(views.shape, size=self.inference.preprocessor.tile_size)
+        tokenizer = self.inference.tokenizer
+        texts = (tokenizer.encode(words[0]), tokenizer.encode_description(words[1]))
+        means, spreads = [], []
+        for first in range(0, len(tiles), settings.batch_size):
+            chunk = tiles[first : first + settings.batch_size]
+            restored = self._restore_tiles(views, chunk, texts, settings, parts)
+            means += list(restored.image.cpu())
+            spreads += [] if restored.deviation is None else list(restored.deviation.cpu())
+            if progress is not None:
+                progress(first + len(chunk), len(tiles))
+        shape = (len(views), means[0].shape[0], *views.shape[-2:])
+        return Restored(blend(means, tiles, shape), blend(spreads, tiles, shape) if spreads else None)
+
+    def _restore_tiles(
+        self,
+        views: Tensor,
+        tiles: Sequence[Tile],
+        texts: Sequence[list[int]],
+        settings: RestoreSettings,
+        parts: Parts,
+    ) -> Restored:
+        def noise(numbers: range) -> Tensor:
+            """Each sample of each tile has a seed of its own, so that batching does not change the result."""
+            size = self.inference.noise_shape(tiles[0].height, tiles[0].width)
+            generators = [generator_of(settings.seed, number, *tile.key) for tile in tiles for number in numbers]
+            return torch.stack([torch.randn(size, generator=generator) for generator in generators])
+
+        return self.inference.restore(
+            torch.stack([tile.cut(views) for tile in tiles]),
+            texts=[[text] * len(tiles) for text in texts],
+            seen=torch.stack([views[tile.z] for tile in tiles]),
+            sampler=settings.sampler or self.pretrained.sampler,
+            noise=noise,
+            offset=torch.tensor([tile.origin for tile in tiles]) // self.inference.preprocessor.multiple,
+            parts=parts,
+            samples_at_once=max(1, settings.batch_size // len(tiles)),
+        )
+
+    def _uncertainty(self, spread: Tensor, mean: Tensor, inverse: Inverse) -> MedicalImage:
+        found = self.inference.preprocessor.deviation(spread, mean, inverse)
+        scale = self.pretrained.uncertainty_scale.get(str(inverse.image.modality), 1.0)
+        return found.with_voxels(np.float32(scale) * found.voxels)
+
+
+def _check_modality(description: QualityDescription, image: MedicalImage) -> None:
+    if description.modality is not image.modality:
+        warnings.warn(
+            f"The description speaks of {description.modality.value}, the image is "
+            f"{image.modality.value if image.modality else 'unknown'}; restoring as described.",
+            stacklevel=3,
+        )
+
+
+def _with_strength(image: MedicalImage, restored: MedicalImage, strength: float, inverse: Inverse) -> MedicalImage:
+    """Return the image with this share of the correction, inside the range of the network."""
+    if strength == 1:
+        return restored
+    values = image.voxels + np.float32(strength) * (restored.voxels - image.voxels)
+    values = np.clip(values, inverse.scaling.low, inverse.scaling.high)
+    return image.with_voxels(np.where(inverse.passthrough, image.voxels, values))
