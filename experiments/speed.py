@@ -37,7 +37,7 @@ def main() -> None:
             [
                 sys.executable,
                 "-c",
-                "import sys; sys.argv=['medq','--help']; from medq_uni.cli import main; main()",
+                "import sys; sys.argv=['medq','--help']; from medq_uni.cli.main import main; main()",
             ],
         ),
         ("import Restorer", [sys.executable, "-c", "from medq_uni import Restorer"]),

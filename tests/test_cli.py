@@ -42,7 +42,7 @@ def test_version_and_help_answer():
 
 
 def test_help_loads_no_torch():
-    code = "import sys; sys.argv=['medq','--help']; from medq_uni.cli import app\n"
+    code = "import sys; sys.argv=['medq','--help']; from medq_uni.cli.main import app\n"
     code += "try: app()\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
