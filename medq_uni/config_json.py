@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medq_uni.config import ConfigError
+from medq_uni.files import read_text
 
 T = TypeVar("T")
 RENAMED = {
@@ -101,6 +102,7 @@ def read_json(cls: type[T], path: str | Path, *, where: str) -> T:
 
     Raises:
         ConfigError: If the file is missing, or as :func:`from_json`.
+        MedQError: If it is no text.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,7 +110,7 @@ def read_json(cls: type[T], path: str | Path, *, where: str) -> T:
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe. The ones that come with the project are in {where}.")
     try:
-        return from_json(cls, path.read_text(encoding="utf-8"))
+        return from_json(cls, read_text(path))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

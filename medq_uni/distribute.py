@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from medq_uni.errors import MedQError
+from medq_uni.errors import MedQError, is_fault, where_raised
 
 KNOCK_SECONDS = 5
 Item = TypeVar("Item")
@@ -17,7 +17,16 @@ Result = TypeVar("Result")
 
 
 class WorkerError(MedQError):
-    """A worker failed; the message names the item, the cause is chained."""
+    """A worker failed; the message names the item, the cause is chained.
+
+    Attributes:
+        fault: Type and place of the cause where it is a fault of the package, so that the item is not to blame; else
+            empty.
+    """
+
+    def __init__(self, message: str, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 def map_items(
@@ -100,8 +109,9 @@ def _ray_result(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, WorkerError) else error
-        raise WorkerError(str(cause)) from error
+        cause = error.cause
+        fault = cause.fault if isinstance(cause, WorkerError) else where_raised(error)
+        raise WorkerError(str(cause if isinstance(cause, WorkerError) else error), fault) from error
     except ray.exceptions.RayError as error:
         raise WorkerError(f"a Ray worker was lost ({type(error).__name__}); see the cluster's logs.") from error
 
@@ -116,4 +126,5 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result:
     try:
         return function(item)
     except Exception as error:
-        raise WorkerError(f"item {item!r} failed: {type(error).__name__}: {error}") from error
+        fault = where_raised(error) if is_fault(error) else ""
+        raise WorkerError(f"item {item!r} failed: {type(error).__name__}: {error}", fault) from error

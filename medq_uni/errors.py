@@ -5,6 +5,7 @@ Anything else that is raised is a fault of the package, and is never shown as if
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,22 @@ def words_of(error: OSError) -> str:
     name = Path(error.filename).name if isinstance(error.filename, str) else ""
     words = error.strerror or type(error).__name__
     return f"{name}: {words}" if name and not name.startswith(".medq-") else words
+
+
+def is_fault(error: BaseException) -> bool:
+    """Return whether the package is to blame for an error: it is neither a :class:`MedQError` nor the system's."""
+    return not isinstance(error, MedQError | OSError)
+
+
+def where_raised(error: BaseException) -> str:
+    """Return type and place of an error, as ``KeyError at medq_uni.data.pairs:120``; never its message or values.
+
+    The place is the innermost line of this package that the error came through.
+    """
+    frames = [(frame.f_globals.get("__name__", "?"), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    ours = [place for place in frames if str(place[0]).partition(".")[0] == __name__.partition(".")[0]]
+    name, line = (ours or frames or [("?", 0)])[-1]
+    return f"{type(error).__name__} at {name}:{line}"
 
 
 @contextmanager

@@ -11,10 +11,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medq_uni.errors import UnwritableImage
+from medq_uni.errors import MedQError, UnwritableImage
 
 SLICE_NAME = re.compile(r"\d{4,}\.dcm")
 """Names of the files in a folder that a series was written to."""
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file.
+
+    Raises:
+        MedQError: If it is no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MedQError(f"{path.name}: is no text in UTF-8. Save it as UTF-8, or give another file.") from error
 
 
 def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = False) -> None:

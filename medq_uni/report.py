@@ -15,8 +15,9 @@ from medq_uni import __version__
 from medq_uni.description import degradation_words
 from medq_uni.files import write_text
 from medq_uni.image import MedicalImage
+from medq_uni.notice import NOTICE
 from medq_uni.preprocess import CT_WINDOW_HU
-from medq_uni.result import RESEARCH_USE, Restoration
+from medq_uni.result import Restoration
 from medq_uni.scoring import scores
 from medq_uni.taxonomy import Modality
 
@@ -93,7 +94,7 @@ def render(items: Sequence[ReportItem], *, title: str = "MedQ-UNI report") -> st
     )
     return template.render(
         title=title,
-        notice=RESEARCH_USE,
+        notice=NOTICE,
         software=f"medq-uni {__version__}",
         items=items,
     )

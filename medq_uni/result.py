@@ -16,8 +16,8 @@ from medq_uni.files import check_target, set_aside
 from medq_uni.image import MedicalImage
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
 from medq_uni.io.read_write import write_image
+from medq_uni.notice import NOTICE
 
-RESEARCH_USE = "Research use only. Not for diagnostic use. Always view the original."
 MAPS = ("residual", "uncertainty")
 """Images that are written beside the restored one, if there are any."""
 
@@ -155,7 +155,7 @@ class Restoration:
         """Return the record of the restoration: description, settings, what was done."""
         return {
             "software": f"medq-uni {__version__}",
-            "notice": RESEARCH_USE,
+            "notice": NOTICE,
             "description": self.description.to_dict(),
             "text": self.description.to_text(),
             "unchanged": self.is_unchanged,

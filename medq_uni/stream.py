@@ -25,7 +25,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from medq_uni.config import SpecialTokens
@@ -149,7 +149,7 @@ class TokenStream:
     """RoPE ids."""
     valid: Bool[Tensor, "B L"]
     """False for padding and dropped blocks."""
-    kind: Int[Tensor, " L"]
+    kind: UInt8[Tensor, " L"]
     """TokenKind of each column."""
     label_positions: Int[Tensor, " N"]
     """Flat positions (sample * L + column) whose output predicts ``labels``."""
@@ -163,7 +163,7 @@ class TokenStream:
     """Columns of the assessment expert."""
     ir_columns: Int[Tensor, " L_ir"]
     """Columns of the restoration expert."""
-    sorted_mask: Bool[Tensor, "B 1 L L_all"] | None
+    sorted_mask: Bool[Tensor, "#B 1 L L_all"] | None
     """Mask over (past, then sorted columns); None when every token sees every token. B may be 1."""
 
     @property
@@ -182,7 +182,7 @@ class TokenStream:
         return self.iqa_columns.shape[0]
 
     @cached_property
-    def expert(self) -> Int[Tensor, " L"]:
+    def expert(self) -> UInt8[Tensor, " L"]:
         """Expert of each column."""
         return (self.kind == TokenKind.LATENT).to(torch.uint8)
 
@@ -230,7 +230,7 @@ class TokenStream:
         return torch.tensor(is_target, dtype=torch.bool).nonzero()[:, 0].to(self.kind.device)
 
     @property
-    def mask(self) -> Bool[Tensor, "B 1 L L_all"]:
+    def mask(self) -> Bool[Tensor, "#B 1 L L_all"]:
         """True where the row (query) may attend the column (key), in stream order after the past."""
         return _mask(self.spans, self.valid.cpu(), self.past, torch.arange(self.length), torch.device("cpu"))
 
@@ -279,10 +279,7 @@ def pack(
     past = Past.empty(size) if past is None else past
     builder = _Builder(size, past.next_position, tokens)
     for block in blocks:
-        if isinstance(block, TextBlock):
-            builder.add_text(block)
-        else:
-            builder.add_image(block)
+        builder.add_text(block) if isinstance(block, TextBlock) else builder.add_image(block)
     return builder.finish(past, torch.device(device)).to(device)
 
 

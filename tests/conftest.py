@@ -6,6 +6,11 @@ Every text element of a DICOM file carries a canary that no message may show.
 from __future__ import annotations
 
 import os
+
+# Before anything loads OpenMP, and for the processes that tests start: sums keep their order, and threads that spin
+# would make everything many times slower beside other processes.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
 import secrets
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,8 +23,13 @@ import pydicom
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
+import tests.shapes
+
+install_import_hook(tests.shapes.MODULES, f"{tests.shapes.__name__}.checked")
 
 from medq_uni.config import FluxCodecConfig, ModelConfig, TransformerConfig, VisionConfig
 from medq_uni.model.medq import MedQ

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from medq_uni import __version__
 from medq_uni.cli.main import app
 from medq_uni.data.phantoms import phantom
+from medq_uni.distribute import map_items
 from medq_uni.image import MedicalImage
 from medq_uni.io.read_write import read_image, write_image
 from medq_uni.taxonomy import Modality
@@ -29,7 +30,7 @@ def slice_file(tmp_path: Path) -> Path:
 
 def medq(*words: object) -> tuple[int, str]:
     result = RUNNER.invoke(app, [str(word) for word in words])
-    assert not isinstance(result.exception, AssertionError | TypeError | AttributeError), result.exception
+    assert "fault of medq" not in result.output, result.exception.__cause__
     return result.exit_code, result.output
 
 
@@ -194,7 +195,7 @@ def test_a_description_file_steers(slice_file: Path, tmp_path: Path):
     code, text = medq("restore", slice_file, "-o", target, "--modality", "mr", "--description", words)
     assert code == 0, text
     record = json.loads((tmp_path / "out.medq.json").read_text())
-    assert record["settings"]["description_from"] == "user"
+    assert record["provenance"]["description_from"] == "user"
     words.write_text("nonsense")
     code, text = medq("restore", slice_file, "-o", tmp_path / "x.nii.gz", "--description", words)
     assert code == 1
@@ -255,3 +256,43 @@ def test_every_command_of_the_readme_exists():
         text = medq(*words, "--help")[1]
         for flag in (word for word in rest if word.startswith("--")):
             assert flag.split("=")[0] in text, line
+
+
+def stray(*_: object, **__: object) -> None:
+    raise ValueError("operands of Jane Doe could not be broadcast")
+
+
+def test_a_stray_error_is_called_a_fault_and_shows_no_values(slice_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medq_uni.io.read_write.read_image", stray)
+    done = RUNNER.invoke(app, ["assess", str(slice_file)])
+    assert done.exit_code == 1
+    assert "Doe" not in done.output
+    said, where = done.stderr.splitlines()
+    assert said.startswith("This is a fault of medq, not of your file. Please report it with the output of")
+    assert re.fullmatch(r"ValueError at medq_uni\.cli\.images:\d+", where)
+
+
+def test_a_fault_in_a_worker_is_one_too(slice_file: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        list(map_items(stray, ["Jane Doe"]))
+
+    monkeypatch.setattr("medq_uni.io.read_write.read_image", fail)
+    done = RUNNER.invoke(app, ["assess", str(slice_file)])
+    assert done.exit_code == 1
+    assert "Doe" not in done.output
+    assert re.fullmatch(r"ValueError at medq_uni\.distribute:\d+", done.stderr.splitlines()[1])
+
+
+def test_debug_shows_where_a_fault_comes_from(slice_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medq_uni.io.read_write.read_image", stray)
+    done = RUNNER.invoke(app, ["--debug", "assess", str(slice_file)])
+    assert isinstance(done.exception, ValueError)
+    assert "fault" not in done.output
+
+
+def test_a_description_that_is_no_text_is_the_users_error(slice_file: Path, tmp_path: Path):
+    (tmp_path / "description.json").write_bytes(b"\xff\xfe{")
+    arguments = ["-o", tmp_path / "out.nii.gz", "--description", tmp_path / "description.json", "--modality", "mr"]
+    code, text = medq("restore", slice_file, *arguments)
+    assert code == 1
+    assert "description.json: is no text in UTF-8" in text

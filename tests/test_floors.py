@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
-    {"taxonomy", "errors"},
+    {"taxonomy", "errors", "notice", "threads"},
     {"wording"},
-    {"image", "description", "config"},
-    {"config_json", "files"},
+    {"image", "description", "config", "files"},
+    {"config_json"},
     {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures", "csv_text"},
     {"io", "physics", "preprocess"},
     {"data", "model", "result", "scoring", "display"},

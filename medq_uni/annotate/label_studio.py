@@ -15,6 +15,7 @@ from medq_uni.annotate.store import Store
 from medq_uni.description import DescriptionError
 from medq_uni.display import png_of, windows_of
 from medq_uni.files import atomic_folder
+from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 CONFIG, TASKS, REVIEWS, PICTURES = "config.xml", "tasks.json", "reviews.json", "pictures"
@@ -33,7 +34,7 @@ _TEXTS = ("cause", "impact", "comment")
 def labeling_config() -> str:
     """Return the labeling configuration, an XML document, of Label Studio for descriptions."""
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Header", value="Research use only. Not for diagnostic use.")
+    ElementTree.SubElement(view, "Header", value=SHORT_NOTICE)
     ElementTree.SubElement(view, "Image", name="image", value="$image", zoom="true", zoomControl="true")
     for name, words in _CHOICES.items():
         ElementTree.SubElement(view, "Header", value=name)

@@ -161,7 +161,7 @@ class ChannelRouting(nn.Module):
         route.imbalances.append(imbalance(wanted))
         maps = torch.einsum("bcn,ncd->bcd", choose(wanted), self.experts)
         pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
-        routed = pixels @ maps.transpose(1, 2)
+        routed: Tensor = pixels @ maps.transpose(1, 2)
         return x + routed.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
 
 

@@ -133,7 +133,8 @@ class Network(Baseline):
             x = down(x)
         for up, skip in zip(self.ups, reversed(skips), strict=True):
             x = torch.cat([up(x), skip], dim=1)
-        return degraded + self.last(self.tail(x))
+        output: Tensor = degraded + self.last(self.tail(x))
+        return output
 
     def learn(
         self, degraded: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], t: Float[Tensor, " B"]

@@ -47,7 +47,7 @@ class OmniShift(nn.Module):
     def kernel(self) -> Float[Tensor, "C 1 5 5"]:
         """Return the one kernel that does the work of all branches."""
         own, *factors = self.factors
-        total = own * F.pad(torch.ones_like(self.kernels[0]), (2, 2, 2, 2))
+        total: Tensor = own * F.pad(torch.ones_like(self.kernels[0]), (2, 2, 2, 2))
         for factor, kernel in zip(factors, self.kernels, strict=True):
             margin = (5 - kernel.shape[-1]) // 2
             total = total + factor * F.pad(kernel, (margin, margin, margin, margin))

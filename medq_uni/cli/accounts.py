@@ -74,11 +74,12 @@ def change(
 
 def _hash(password_file: Path | None) -> str:
     need_extra("serve", "argon2")
+    from medq_uni.files import read_text
     from medq_uni.review.sign_in import hash_password
 
     if password_file is None:
         password: Any = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        lines = password_file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(password_file).splitlines()
         password = lines[0] if lines else ""
     return str(hash_password(password))

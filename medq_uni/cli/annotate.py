@@ -14,7 +14,6 @@ import typer
 from medq_uni.cli import accounts
 from medq_uni.cli.drafting import ask_consent, chat_describer, corrected_examples, show_drafts, show_queue
 from medq_uni.cli.shared import (
-    NOTICE,
     DatasetArgument,
     DeviceOption,
     ModalityOption,
@@ -29,6 +28,7 @@ from medq_uni.cli.shared import (
     store_url,
 )
 from medq_uni.errors import MedQError
+from medq_uni.notice import NOTICE
 
 if TYPE_CHECKING:
     from medq_uni.annotate.store import Store
@@ -199,6 +199,7 @@ def adjudicate(
     with clear_errors(), open_store(dataset, store) as opened:
         from medq_uni.annotate.records import Entry
         from medq_uni.description import QualityDescription
+        from medq_uni.files import read_text
 
         chosen = round_number or _newest(opened)
         if key is None or description is None or by is None:
@@ -207,7 +208,7 @@ def adjudicate(
         account = opened.accounts.find(by)
         if account is None:
             raise MedQError("there is no such account. List them with: medq annotate user list")
-        decided = QualityDescription.from_json(description.read_text(encoding="utf-8"))
+        decided = QualityDescription.from_json(read_text(description))
         newest = opened.outcomes.resolution(key, chosen)
         number = 0 if newest is None else newest.number
         opened.outcomes.resolve(key, chosen, account.id, based_on=number, entry=Entry.of(decided))

@@ -13,7 +13,6 @@ import typer
 from medq_uni import __version__
 from medq_uni.cli.shared import (
     BAD_INPUT,
-    NOTICE,
     SOME_FAILED,
     AllowOodOption,
     CompileOption,
@@ -28,6 +27,7 @@ from medq_uni.cli.shared import (
     progress_bar,
 )
 from medq_uni.errors import MedQError
+from medq_uni.notice import NOTICE
 from medq_uni.taxonomy import Severity, Task
 
 if TYPE_CHECKING:
@@ -152,14 +152,14 @@ def degrade(
     with clear_errors():
         import torch
 
-        from medq_uni.files import check_target
+        from medq_uni.files import check_target, read_text
         from medq_uni.io.provenance import Derivation, sidecar_path, write_sidecar
         from medq_uni.io.read_write import check_writable, read_image, write_image
         from medq_uni.physics.degrade import apply_records, degrade
         from medq_uni.physics.effect import own_noise
         from medq_uni.physics.record import read_records
 
-        replayed = None if record is None else read_records(record.read_text(encoding="utf-8"))
+        replayed = None if record is None else read_records(read_text(record))
         tasks = [one.task for one in replayed] if replayed else list(task or ())
         for target in (output, sidecar_path(output)):
             check_target(target, sources=[path], overwrite=overwrite)
@@ -191,8 +191,9 @@ def _read_description(path: Path | None) -> Any:
     if path is None:
         return None
     from medq_uni.description import DescriptionError, QualityDescription
+    from medq_uni.files import read_text
 
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     read = QualityDescription.from_json if text.lstrip().startswith("{") else _from_words
     try:
         return read(text)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medq_uni.cli.shared import NOTICE, SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bar
+from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_errors, progress_bar
+from medq_uni.notice import NOTICE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

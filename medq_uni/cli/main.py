@@ -15,9 +15,11 @@ import typer
 
 from medq_uni import __version__
 from medq_uni.cli import annotate, dataset, evaluation, images, judge, training, weights
-from medq_uni.cli.shared import BAD_INPUT, NOTICE, SOME_FAILED, ModelOption, clear_errors, state
+from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED, ModelOption, clear_errors, state
+from medq_uni.notice import NOTICE
+from medq_uni.threads import set_thread_defaults
 
-__all__ = ["BAD_INPUT", "NOTICE", "SOME_FAILED", "app", "main"]
+__all__ = ["BAD_INPUT", "SOME_FAILED", "app", "main"]
 
 app = typer.Typer(
     add_completion=True,
@@ -86,4 +88,5 @@ def demo(
 
 def main() -> None:
     """Entry point of the ``medq`` command."""
+    set_thread_defaults()
     app()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medq_uni.annotate.store import Store
     from medq_uni.restorer import Restorer
 
-NOTICE = "Research use only. Not for diagnostic use. Always view the original."
 BAD_INPUT, SOME_FAILED = 1, 3
 SECONDS_PER_LINE = 1.0
 """Time between lines of progress where there is no terminal."""
@@ -97,21 +96,36 @@ PrecisionOption = Annotated[
 state = {"debug": False}
 
 
+FAULT = "This is a fault of medq, not of your file. Please report it with the output of the same command with --debug:"
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and exit code 1; print warnings as lines."""
+    """Say errors in one line, and faults of the package in two, with exit code 1; print warnings as lines.
+
+    A fault is told by type and place alone: its message might hold values of a patient's image.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
         try:
             yield
-        except (ValueError, OSError) as error:
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:
             if state["debug"]:
                 raise
-            from medq_uni.errors import words_of
-
-            text = words_of(error) if isinstance(error, OSError) else str(error)
-            typer.echo(f"error: {text}", err=True)
+            typer.echo(_said(error), err=True)
             raise typer.Exit(BAD_INPUT) from error
+
+
+def _said(error: Exception) -> str:
+    """Return what a user is told about an error."""
+    from medq_uni.errors import is_fault, where_raised, words_of
+
+    fault = where_raised(error) if is_fault(error) else getattr(error, "fault", "")
+    if fault:
+        return f"{FAULT}\n{fault}"
+    return f"error: {words_of(error) if isinstance(error, OSError) else error}"
 
 
 def load_restorer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -97,7 +97,7 @@ def _check_output(output: Path, sources: list[str], overwrite: bool) -> None:
         raise UnwritableImage(f"{output.name}: holds the source, which is never written to. Choose another.")
 
 
-def _lines(findings: dict) -> list[str]:
+def _lines(findings: dict[str, Any]) -> list[str]:
     lines = [f"{key:<16}{value}" for key, value in findings.items() if not isinstance(value, list)]
     if findings["memory"]:
         columns = ("weights_gib", "work_gib", "device_gib", "host_gib")

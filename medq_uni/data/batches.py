@@ -30,7 +30,7 @@ class Batch:
     reference: Float[Tensor, "B 2 H W"]
     valid: Bool[Tensor, "B 1 H W"]
     """False where a small slice was padded."""
-    vision: Float[Tensor, "B 2 h w"]
+    vision: Float[Tensor, "B 2 h w"] | Float[Tensor, " 0"]
     """What the assessor sees of the degraded slices; empty where it was not asked for."""
     offset: tuple[int, int]
     """Row and column of the crop's first token on the position table."""

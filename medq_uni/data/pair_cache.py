@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class PairItem:
         return len(json.loads(self.records))
 
 
+@runtime_checkable
 class TrainingPairs(Protocol):
     """Pairs of slices, cropped to at most 256 x 256 pixels, by index."""
 

@@ -17,7 +17,7 @@ from medq_uni.evaluate.page import Section, write_page
 from medq_uni.evaluate.runner import ProgressCallback, SliceRecord, pictured, reference_pictures, run_system
 from medq_uni.evaluate.tables import GoodImageRow, ScoreRow, good_image_rows, rows_by
 from medq_uni.files import write_text
-from medq_uni.result import RESEARCH_USE
+from medq_uni.notice import NOTICE
 from medq_uni.systems.benchmark import Benchmark
 from medq_uni.systems.build import INPUT, NotRun, SystemSpec, build, tuned
 from medq_uni.systems.cost import Cost, cost_of, probe
@@ -98,7 +98,7 @@ def evaluate(
     tables = {benchmark.name: _tables(records[benchmark.name], against) for benchmark in benchmarks}
     results = {
         "software": f"medq-uni {__version__}",
-        "notice": RESEARCH_USE,
+        "notice": NOTICE,
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "against": against,
         "systems": [_system(one) for one in _with_costs(systems, progress("costs") if progress else None)],

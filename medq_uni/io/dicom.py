@@ -161,7 +161,7 @@ def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | No
 
 
 def _replace(source: DicomSource, **changes: object) -> DicomSource:
-    return DicomSource(**{**vars(source), **changes})  # type: ignore[arg-type]
+    return DicomSource(**{**vars(source), **changes})
 
 
 def _numbers(name: str, dataset: Dataset | None, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -262,9 +262,8 @@ def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
     bits = stored.dtype.itemsize * 8
 
     def as_stored(keyword: str) -> int:
-        value = int(header[keyword].value)  # sometimes written with the other signedness
-        value %= 2**bits
-        return value - 2**bits if stored.dtype.kind == "i" and value >= 2 ** (bits - 1) else value
+        value = int(header[keyword].value) % (1 << bits)  # sometimes written with the other signedness
+        return value - (1 << bits) if stored.dtype.kind == "i" and value >= 1 << (bits - 1) else value
 
     low = high = as_stored("PixelPaddingValue")
     if header.get("PixelPaddingRangeLimit") not in (None, ""):

@@ -15,7 +15,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medq_uni.io.dicom_pixels import is_uid
-from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation, derived_uid
+from medq_uni.io.provenance import Derivation, derived_uid
+from medq_uni.notice import SHORT_NOTICE
 from medq_uni.wording import WORDING
 
 SCHEME = "99MEDQ"
@@ -167,7 +168,7 @@ def processing_equipment(derivation: Derivation) -> Dataset:
     if derivation.created:
         item.ContributionDateTime = derivation.created
     weights = derivation.weights_sha256 or "none"
-    item.ContributionDescription = _ascii(f"{NOT_DIAGNOSTIC} Weights sha256 {weights}.")[:1024]
+    item.ContributionDescription = _ascii(f"{SHORT_NOTICE} Weights sha256 {weights}.")[:1024]
     return item
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,

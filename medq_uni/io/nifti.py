@@ -20,7 +20,8 @@ from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units
 from medq_uni.io.geometry import is_orthogonal, spacing_of
 from medq_uni.io.limits import check_bytes, check_finite, third_party, warn
-from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation
+from medq_uni.io.provenance import Derivation
+from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
 MAX_HEADER_BYTES = 2**20
@@ -128,7 +129,7 @@ def write_nifti(image: MedicalImage, path: Path, *, derivation: Derivation | Non
         made = _nifti(image, rearrange(data, "z y x -> x y z"))
         made.header.set_slope_inter(slope, intercept)
         if derivation is not None:
-            made.header["descrip"] = f"{NOT_DIAGNOSTIC} {derivation.method}".encode("ascii", "replace")[:79]
+            made.header["descrip"] = f"{SHORT_NOTICE} {derivation.method}".encode("ascii", "replace")[:79]
         with atomic_file(path) as temporary:
             nibabel.save(made, temporary)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medq_uni.files import check_target, write_text
+from medq_uni.notice import SHORT_NOTICE
 
-NOT_DIAGNOSTIC = "Research use only. Not for diagnostic use."
 SIDECAR_SUFFIX = ".medq.json"
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".png", ".tiff", ".tif")
 """Suffixes of the files that can be written; a folder (no suffix) is a DICOM series."""
@@ -56,7 +56,7 @@ class Derivation:
         weights = f" Weights sha256 {self.weights_sha256[:16]}." if self.weights_sha256 else ""
         tasks = f" Tasks: {', '.join(self.tasks)}." if self.tasks else ""
         version = f" {self.software_version}" if self.software_version else ""
-        head = f"{NOT_DIAGNOSTIC} {self.method}{version}.{tasks}{seed}{weights}"[:900]
+        head = f"{SHORT_NOTICE} {self.method}{version}.{tasks}{seed}{weights}"[:900]
         text = f"{head} {self.description}".strip()
         return text if len(text) <= 1024 else f"{text[:1021]}..."
 

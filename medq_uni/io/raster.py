@@ -17,7 +17,8 @@ from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units
 from medq_uni.io.limits import MAX_RASTER_PIXELS, check_bytes, check_finite, third_party
-from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation
+from medq_uni.io.provenance import Derivation
+from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
 PNG_KEY = "medq"
@@ -161,7 +162,7 @@ def write_tiff(image: MedicalImage, path: Path, *, derivation: Derivation | None
         voxels = _to_integers(voxels, source.dtype, 1.0, 0.0)
     record = json.loads(_record_text(image, 1.0, 0.0))
     if derivation is not None:
-        record["notice"] = NOT_DIAGNOSTIC
+        record["notice"] = SHORT_NOTICE
     with third_party(path.name, kind="TIFF", error=UnwritableImage), atomic_file(path) as temporary:
         tifffile.imwrite(
             temporary,

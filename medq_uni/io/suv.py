@@ -44,7 +44,8 @@ def suv_factor(headers: tuple[Dataset, ...]) -> float:
     if correction != "START":
         raise NoSuv("DecayCorrection is neither START nor ADMIN")
     delay = _delay_s(drug, headers)
-    return weight_g / (dose * 2.0 ** (-delay / _positive(drug, "RadionuclideHalfLife")))
+    left: float = 2.0 ** (-delay / _positive(drug, "RadionuclideHalfLife"))
+    return weight_g / (dose * left)
 
 
 def _positive(header: Dataset, keyword: str) -> float:

@@ -15,7 +15,7 @@ def attention(
     q: Float[Tensor, "B A L K"],
     k: Float[Tensor, "B G M K"],
     v: Float[Tensor, "B G M K"],
-    bias: Float[Tensor, "B 1 L M"] | None = None,
+    bias: Float[Tensor, "#B 1 L M"] | None = None,
 ) -> Float[Tensor, "B A L K"]:
     """Return softmax(q k^T / sqrt(K) + bias) v, where A / G query heads in a row share a key head.
 
@@ -41,7 +41,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor
     if bias is not None:
         scores = scores.unflatten(2, (-1, length)) + bias[:, :, None]
         scores = scores.flatten(2, 3)
-    return (scores.softmax(-1) @ v).reshape(batch, heads, length, width)
+    output: Tensor = (scores.softmax(-1) @ v).reshape(batch, heads, length, width)
+    return output
 
 
 def rotary_angles(

@@ -49,7 +49,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return x plus its correction, same shape."""
-        return x + self.conv2(F.gelu(self.conv1(x)))
+        output: Tensor = x + self.conv2(F.gelu(self.conv1(x)))
+        return output
 
 
 class FiLM(nn.Module):
@@ -131,7 +132,7 @@ class FidelityCodec(nn.Module):
 
     def encode(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
         """Return the normalized block cosine coefficients of the image."""
-        raw = self.transform(image)
+        raw: Tensor = self.transform(image)
         return (raw - self.latent_mean.view(1, -1, 1, 1)) / self.latent_scale.view(1, -1, 1, 1)
 
     def inverse_transform(self, latent: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C H W"]:

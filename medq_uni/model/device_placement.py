@@ -73,7 +73,8 @@ def _quantized(name: str, weight: Tensor, execution: Execution) -> Tensor:
         return weight
     library = _torchao()
     if execution.precision == "nf4":
-        return library.NF4Tensor.from_tensor(weight, NF4_BLOCK, NF4_SCALER_BLOCK)
+        output: Tensor = library.NF4Tensor.from_tensor(weight, NF4_BLOCK, NF4_SCALER_BLOCK)
+        return output
     layer = nn.Linear(1, 1, bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     library.quantize_(layer, library.Int8WeightOnlyConfig())

@@ -112,7 +112,8 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B E"]:
         """Return the embedding of each time."""
-        return self.mlp(self.sinusoid(t).to(next(self.mlp.parameters()).dtype))
+        output: Tensor = self.mlp(self.sinusoid(t).to(next(self.mlp.parameters()).dtype))
+        return output
 
 
 def is_guided(sampler: SamplerConfig, t: float) -> bool:
@@ -168,4 +169,5 @@ def guided_velocity(fields: Sequence[Velocity], sampler: SamplerConfig) -> Veloc
 def _renormed(guided: Tensor, velocity: Tensor, axes: tuple[int, ...], lowest: float) -> Tensor:
     wanted = torch.linalg.vector_norm(velocity, dim=axes, keepdim=True)
     got = torch.linalg.vector_norm(guided, dim=axes, keepdim=True)
-    return guided * (wanted / (got + 1e-8)).clamp(lowest, 1.0)
+    output: Tensor = guided * (wanted / (got + 1e-8)).clamp(lowest, 1.0)
+    return output

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medq_uni.model.grid import Offset
@@ -15,6 +15,7 @@ from medq_uni.model.transformer import KVCache
 from medq_uni.stream import Past
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """Restricts what may be written; called with the ids written so far, framing tokens excluded."""
 
@@ -74,7 +75,7 @@ class Context:
         )
 
 
-def _repeated(offset: Offset, repeats: int) -> Offset:
+def _repeated(offset: Offset, repeats: int) -> tuple[int, int] | Int[Tensor, "N 2"]:
     return offset.repeat_interleave(repeats, dim=0) if isinstance(offset, Tensor) else offset
 
 

@@ -33,7 +33,7 @@ class StreamInputs:
 class StreamOutputs:
     """What training needs of a pass."""
 
-    velocity: Float[Tensor, "B L_target N"]
+    velocity: Float[Tensor, "B L_target token"]
     """Predicted velocity at the tokens of the NOISED blocks."""
     states: Float[Tensor, "B L_target E"]
     """Final states of the restoration expert there."""

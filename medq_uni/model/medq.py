@@ -114,14 +114,16 @@ class MedQ(nn.Module):
         rows, cols = grid_of(latent, self.config.latent_patch_size)
         tokens = self.vae2llm(self.latent_tokens(latent).to(self.dtype))
         ids = grid_ids(rows, cols, self.config.max_latent_size, offset, latent.device)
-        return tokens + self.time_embedder(t)[:, None] + self.latent_table[ids].to(self.dtype)
+        output: Tensor = tokens + self.time_embedder(t)[:, None] + self.latent_table[ids].to(self.dtype)
+        return output
 
     def embed_image(self, image: Float[Tensor, "B C H W"], offset: Offset = (0, 0)) -> Float[Tensor, "B P E"]:
         """Return the embedded vision tokens of an image in [-1, 1]."""
         rows, cols = grid_of(image, self.config.vision.patch_size)
         ids = grid_ids(rows, cols, self.config.vision.max_patches_per_side, offset, image.device)
         features = self.vision(image.to(self.dtype), offset)
-        return self.connector(features) + self.vision_table[ids].to(self.dtype)
+        output: Tensor = self.connector(features) + self.vision_table[ids].to(self.dtype)
+        return output
 
     def embed(self, stream: TokenStream, inputs: StreamInputs) -> ExpertPair:
         """Return the embedded tokens of a stream.
@@ -158,7 +160,8 @@ class MedQ(nn.Module):
 
     def hidden(self, stream: TokenStream, inputs: StreamInputs) -> ExpertPair:
         """Return the final hidden states of a packed stream."""
-        return self.transformer(self.embed(stream, inputs), stream)
+        output: ExpertPair = self.transformer(self.embed(stream, inputs), stream)
+        return output
 
     def forward(self, stream: TokenStream, inputs: StreamInputs) -> StreamOutputs:
         """Return velocities of the noised images and logits of the labels, from one pass."""
@@ -224,7 +227,8 @@ class MedQ(nn.Module):
         block = TextBlock(ids=ids, opens=opens, closes=closes)
         stream, hidden = self._append(context, block, StreamInputs())
         last = hidden.iqa[torch.arange(context.batch_size, device=self.device), stream.last_valid_iqa()]
-        return self.lm_head(last)
+        output: Tensor = self.lm_head(last)
+        return output
 
     @torch.no_grad()
     def _append(
@@ -291,10 +295,11 @@ class MedQ(nn.Module):
 
     def _head(self, hidden: Float[Tensor, "B L E"], noised: Sequence[Tensor]) -> Float[Tensor, "B L N"]:
         """Return the velocity tokens: b(h), and where the model has it the share A(h) of the latents x_t."""
-        velocity = self.llm2vae(hidden)
+        velocity: Tensor = self.llm2vae(hidden)
         if self.shrinkage is None or not noised:
             return velocity
-        return velocity + self.shrinkage(hidden) * torch.cat([self.latent_tokens(x_t) for x_t in noised], 1)
+        share: Tensor = self.shrinkage(hidden)
+        return velocity + share * torch.cat([self.latent_tokens(x_t) for x_t in noised], 1)
 
     def sample(
         self,

@@ -57,4 +57,5 @@ class NAFBlock(nn.Module):
         y = simple_gate(self.depthwise(self.expand(self.norm1(x))))
         y = y * self.attention(F.adaptive_avg_pool2d(y, 1))  # simplified channel attention (Eq. 6)
         x = x + self.beta * self.project(y)
-        return x + self.gamma * self.feed_out(simple_gate(self.feed_in(self.norm2(x))))
+        output: Tensor = x + self.gamma * self.feed_out(simple_gate(self.feed_in(self.norm2(x))))
+        return output

@@ -26,16 +26,16 @@ from medq_uni.stream import TokenStream
 
 
 class ExpertPair(NamedTuple):
-    """Tokens of the two experts; either part may be of length 0."""
+    """Tokens of the two experts, (B, L, E) or cut into heads (B, L, A, K); either part may be of length 0."""
 
-    iqa: Float[Tensor, "B L_iqa E"]
-    ir: Float[Tensor, "B L_ir E"]
+    iqa: Float[Tensor, "B L_iqa *E"]
+    ir: Float[Tensor, "B L_ir *E"]
 
-    def __add__(self, other: tuple) -> ExpertPair:  # type: ignore[override]
+    def __add__(self, other: tuple[Tensor, ...]) -> ExpertPair:  # type: ignore[override]
         """Return the sum of both parts."""
         return ExpertPair(self.iqa + other[0], self.ir + other[1])
 
-    def joined(self) -> Float[Tensor, "B L E"]:
+    def joined(self) -> Float[Tensor, "B L *E"]:
         """Return the tokens in sorted order: iqa, then ir."""
         if not self.iqa.shape[1]:
             return self.ir
@@ -184,7 +184,8 @@ class JointAttention(nn.Module):
             q = q.to(v.dtype)
         bias = None if see.bias is None else see.bias.to(q.dtype)
         y = rearrange(attention(q, k, v, bias), "b a l k -> b l (a k)")
-        return self.o(ExpertPair(y[:, : see.num_iqa], y[:, see.num_iqa :]))
+        output: ExpertPair = self.o(ExpertPair(y[:, : see.num_iqa], y[:, see.num_iqa :]))
+        return output
 
     def _split(self, x: ExpertPair) -> ExpertPair:
         return ExpertPair(*(part.unflatten(-1, (-1, self.head_dim)) for part in x))
@@ -204,7 +205,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L E"]) -> Float[Tensor, "B L E"]:
         """Return the transformed tokens."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        output: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return output
 
 
 class DualExpertBlock(nn.Module):
@@ -221,7 +223,8 @@ class DualExpertBlock(nn.Module):
     def forward(self, x: ExpertPair, see: Visibility, cache: KVCache | None, layer: int) -> ExpertPair:
         """Return the tokens after this block."""
         x = x + self.attention(self.attention_norm(x), see, cache, layer)
-        return x + self.ffn(self.ffn_norm(x))
+        output: ExpertPair = x + self.ffn(self.ffn_norm(x))
+        return output
 
 
 class DualExpertTransformer(nn.Module):
@@ -260,7 +263,8 @@ class DualExpertTransformer(nn.Module):
                 x = block(x, see, cache, layer)
         if cache is not None and update:
             cache.keep(stream.length)
-        return self.norm(x)
+        output: ExpertPair = self.norm(x)
+        return output
 
     def visibility(self, x: ExpertPair, stream: TokenStream) -> Visibility:
         """Return rotary angles and additive mask of a stream, in the type of ``x``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -30,6 +30,7 @@ class DecodedImage:
     """Predicted logarithm of the squared error per pixel, or None if the codec does not predict it."""
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Turns images in network range into latents and back."""
 
@@ -68,7 +69,7 @@ class FluxCodec(nn.Module):
             raise SizeError(
                 f"the codec needs sides that are multiples of {factor}, got {tuple(image.shape[-2:])}. Pad the image."
             )
-        mean = self.encoder(image)[:, : self.config.latent_channels]
+        mean: Tensor = self.encoder(image)[:, : self.config.latent_channels]
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
     def decode(
@@ -97,7 +98,8 @@ class ResnetBlock(nn.Module):
         """Return a tensor of the new width and the same size."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.nin_shortcut(x) + h
+        output: Tensor = self.nin_shortcut(x) + h
+        return output
 
 
 class AttentionBlock(nn.Module):
@@ -116,7 +118,8 @@ class AttentionBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (rearrange(p(h), "b c h w -> b 1 (h w) c") for p in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(rearrange(y, "b 1 (h w) c -> b c h w", h=x.shape[-2]))
+        output: Tensor = x + self.proj_out(rearrange(y, "b 1 (h w) c -> b c h w", h=x.shape[-2]))
+        return output
 
 
 class Middle(nn.Module):
@@ -130,7 +133,8 @@ class Middle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the same shape."""
-        return self.block_2(self.attn_1(self.block_1(x)))
+        output: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return output
 
 
 class Downsample(nn.Module):
@@ -142,7 +146,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of half the size."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        output: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return output
 
 
 class Upsample(nn.Module):
@@ -154,7 +159,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of twice the size."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        output: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return output
 
 
 class Level(nn.Module):
@@ -170,7 +176,8 @@ class Level(nn.Module):
         """Return the features at the next resolution."""
         for block in self.block:
             x = block(x)
-        return self.upsample(self.downsample(x))
+        output: Tensor = self.upsample(self.downsample(x))
+        return output
 
 
 class Encoder(nn.Module):
@@ -197,7 +204,8 @@ class Encoder(nn.Module):
         x = self.conv_in(image)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        output: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return output
 
 
 class Decoder(nn.Module):
@@ -225,7 +233,8 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latent))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        output: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        return output
 
 
 def _group_norm(width: int, groups: int) -> nn.GroupNorm:

@@ -57,7 +57,8 @@ class VisionEncoder(nn.Module):
         x = x + self.position(ids)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        output: Tensor = self.norm(x)
+        return output
 
 
 def summary(features: Float[Tensor, "B P E"]) -> Float[Tensor, "B F"]:
@@ -88,7 +89,8 @@ class ConvStem(nn.Module):
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P E"]:
         """Return one token per patch, row by row."""
-        return rearrange(self.project(self.stages(image)), "b e h w -> b (h w) e")
+        output: Tensor = rearrange(self.project(self.stages(image)), "b e h w -> b (h w) e")
+        return output
 
 
 class SpectrumStem(nn.Module):
@@ -109,7 +111,8 @@ class SpectrumStem(nn.Module):
         """Return one token per patch, row by row."""
         energy = F.avg_pool2d(log_magnitudes(self.transform(image)), self.blocks_per_side)
         energy = energy.to(self.enter.weight.dtype)  # the transform itself is always exact
-        return rearrange(self.mix(F.gelu(self.enter(energy))), "b e h w -> b (h w) e")
+        output: Tensor = rearrange(self.mix(F.gelu(self.enter(energy))), "b e h w -> b (h w) e")
+        return output
 
 
 class VisionBlock(nn.Module):
@@ -133,7 +136,8 @@ class VisionBlock(nn.Module):
         h = self.norm1(x)
         q, k, v = (rearrange(p(h), "b l (a k) -> b a l k", a=self.num_heads) for p in (self.q, self.k, self.v))
         x = x + self.o(rearrange(attention(q, k, v), "b a l k -> b l (a k)"))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
+        output: Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x)), approximate="tanh"))
+        return output
 
 
 class Connector(nn.Module):
@@ -146,4 +150,5 @@ class Connector(nn.Module):
 
     def forward(self, x: Float[Tensor, "B P F"]) -> Float[Tensor, "B P E"]:
         """Return the projected tokens."""
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        output: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return output

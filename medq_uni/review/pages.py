@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 
 from medq_uni.annotate.records import MAX_TEXT_CHARS
 from medq_uni.description import MAX_FREE_CHARS, PHRASES
-from medq_uni.result import RESEARCH_USE
+from medq_uni.notice import NOTICE
 from medq_uni.review.sign_in import SignedIn
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
@@ -29,7 +29,7 @@ def page(template: str, session: SignedIn | None = None, *, status: int = 200, *
         values: What the template asks for.
     """
     shared = {
-        "notice": RESEARCH_USE,
+        "notice": NOTICE,
         "account": None if session is None else session.account,
         "csrf": None if session is None else session.csrf,
     }

@@ -12,6 +12,7 @@ from medq_uni.config import FluxCodecConfig
 from medq_uni.data.dataset_pairs import DatasetPairs
 from medq_uni.data.pair_cache import PairCache, TrainingPairs
 from medq_uni.model.medq import MedQ
+from medq_uni.notice import SHORT_NOTICE
 from medq_uni.pretrained.baselines import save_baseline
 from medq_uni.pretrained.load import save_pretrained
 from medq_uni.pretrained.released_export import export_released
@@ -40,7 +41,7 @@ def publish(trained: Trained, config: TrainConfig, run: Path, target: Path) -> s
         "about": list(config.about),
         "stages": [f"{s.name}: {s.steps} steps of {_size(s)}" for s in config.stages],
         "training_pairs": Path(config.dataset or "").name if config.pairs is None else config.pairs.count,
-        "notice": "Research use only. Not for diagnostic use.",
+        "notice": SHORT_NOTICE,
     }
     if isinstance(trained.model, Baseline):
         return save_baseline(

@@ -29,6 +29,7 @@ def recipe(tmp_path: Path) -> Path:
 def medq(*words: object, answer: str = "") -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["judge", *(str(word) for word in words)], input=answer)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "fault of medq" not in result.output, result.exception.__cause__
     return result.exit_code, result.stdout, result.stderr
 
 

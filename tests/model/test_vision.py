@@ -76,7 +76,8 @@ def test_sizes_that_do_not_fit_are_refused_with_numbers() -> None:
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4))
 @settings(deadline=None, max_examples=40)
 def test_unpatchify_undoes_patchify(batch: int, rows: int, cols: int, size: int, channels: int) -> None:
-    image = torch.arange(batch * channels * rows * cols * size**2).reshape(batch, channels, rows * size, cols * size)
+    image = torch.arange(float(batch * channels * rows * cols * size**2))
+    image = image.reshape(batch, channels, rows * size, cols * size)
     tokens = patchify(image, size)
     assert tokens.shape == (batch, rows * cols, size * size * channels)
     assert torch.equal(unpatchify(tokens, size, rows, cols), image)
