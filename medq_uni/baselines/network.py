@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from medq_uni.config import ConfigError
 from medq_uni.errors import MedQError
-from medq_uni.preprocess import Scaling, as_channels, as_views
+from medq_uni.image import MedicalImage
+from medq_uni.preprocess import Scaling, as_channels, as_views, to_image, to_tensor
 
 Kind = Literal["nafnet", "pix2pix", "restormer", "amir", "restore-rwkv", "indi"]
 
@@ -109,17 +109,19 @@ def count_parameters(baseline: Baseline) -> int:
 
 
 @torch.no_grad()
-def restore_views(baseline: Baseline, views: Float[Tensor, "B 2 H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
-    """Return restored views, on the CPU.
+def restore_image(baseline: Baseline, degraded: MedicalImage, *, scaling: Scaling | None = None) -> MedicalImage:
+    """Return an image restored slice by slice, whole, in the units of the input.
 
     Args:
         baseline: In evaluation mode.
-        views: Degraded views of any height and width; the edge is repeated up to the next multiple that the baseline
-            needs, and cut off again.
-        scaling: Their network range.
+        degraded: 2-D slice or volume of any size, with a modality; its edge is repeated up to the next multiple that
+            the baseline needs.
+        scaling: Network range; by default that of the image.
+
+    Raises:
+        MedQError: If the image has no range; see :func:`medq_uni.preprocess.to_tensor`.
     """
-    height, width = views.shape[-2:]
-    multiple, device = baseline.config.multiple, next(baseline.parameters()).device
-    channels = as_channels(views, channels=baseline.config.in_channels).to(device)
-    padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-    return as_views(baseline(padded)[..., :height, :width].float().cpu(), scaling)
+    config, device = baseline.config, next(baseline.parameters()).device
+    views, inverse = to_tensor(degraded, multiple=config.multiple, scaling=scaling)
+    restored = baseline(as_channels(views, channels=config.in_channels).to(device))
+    return to_image(as_views(restored.float().cpu(), inverse.scaling), inverse)

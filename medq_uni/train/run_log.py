@@ -1,4 +1,4 @@
-"""The journal of a run: every line in ``log.jsonl``, the same in TensorBoard and on wandb, the curves as a picture."""
+"""The log of a run: every line in ``log.jsonl``, the same in TensorBoard and on wandb, the curves as a picture."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_curves(log: Path, target: Path) -> None:
     """Draw every loss term and every validation score of a log over all steps, one panel each.
 
     Args:
-        log: File that a journal wrote.
+        log: File that a run wrote.
         target: PNG to write; a log without steps draws none.
     """
     curves: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
@@ -104,7 +104,7 @@ def draw_curves(log: Path, target: Path) -> None:
 
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), objective="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
     for place, (name, (steps, values)) in enumerate(sorted(curves.items()), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.plot(steps, values, linewidth=1, marker="." if len(steps) == 1 else "")
