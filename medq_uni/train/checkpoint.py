@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from medq_uni.errors import MedQError
 from medq_uni.files import file_digest, flush, write_text
@@ -179,7 +179,7 @@ def save_checkpoint(
     writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
     try:
         with _alone_is_fine():
-            save(tensors, storage_writer=writer, no_dist=dist.world == 1)
+            save_distributed(tensors, storage_writer=writer, no_dist=dist.world == 1)
     except (CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go "
@@ -302,7 +302,7 @@ def _stored(path: Path) -> set[str]:
 def _load(path: Path, into: Mapping[str, Tensor]) -> None:
     reader = HuggingFaceStorageReader(str(path))
     with _alone_is_fine():
-        load(dict(into), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+        load_distributed(dict(into), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
 
 
 def _cause(error: BaseException) -> str:

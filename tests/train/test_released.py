@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from medq_uni.train.loop import train
 
 from medq_uni.config import ConfigError, Execution
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.load import load_pretrained
 from medq_uni.train.export import publish
-from medq_uni.train.loop import train
 from medq_uni.train.lora import MARK, add_lora, merged
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.optimizer import IR_PREFIXES, choose_trainable, group_of

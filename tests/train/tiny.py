@@ -4,15 +4,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from medq_uni.baselines.network import BaselineConfig
 from medq_uni.config import FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
+from medq_uni.config_json import chosen
+from medq_uni.data.pair_cache import CACHED_SIDE
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.pretrained.load import folder_of
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.recipe import TrainConfig
-from medq_uni.train.stage import ConditioningConfig, CropsConfig, FlowConfig, OptimizerConfig, StageConfig
+from medq_uni.train.stage import CropsConfig, OptimizerConfig, StageConfig
+from medq_uni.train.trainer import TrainOptions, train
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 ALL = LossWeights(flow=1.0, l1=1.0, l2=1.0, ssim=0.5, spread=0.05, text=1.0, slots=1.0)
 BESIDE = {"assess_same_pairs": True, "corrupted": 0.1}
 NAFNET = BaselineConfig(kind="nafnet", width=4, blocks=(1, 1))
@@ -25,6 +32,12 @@ GROUPS = {
     "conditioning": ("reference", "generated", "edited", "corrupted", "instructed"),
     "flow": ("noise_share", "noise_pixel_time", "single_step_share"),
 }
+
+
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longer than a tiny training: texts about many pairs, and the picture of the curves."""
+    patch.setattr("medq_uni.train.tasks.MAX_GENERATED", 3)
+    patch.setattr("medq_uni.train.run_log.draw_curves", lambda log, target: None)
 
 
 def with_changes(stage: StageConfig, **changes: object) -> StageConfig:
@@ -132,3 +145,37 @@ def losses(folder: Path) -> list[dict]:
     """Return the losses in a log, without times."""
     dropped = ("seconds", "waited", "event", "steps")
     return [{key: value for key, value in line.items() if key not in dropped} for line in step_lines(folder)]
+
+
+def unpack(name: str, pairs: PairsConfig, target: Path) -> None:
+    """Write stored pairs, or the first of them, as a cache of pairs that were drawn.
+
+    Drawn pairs differ from processor to processor by the rounding of its FFT, and the L1 loss follows the sign of an
+    error however small; on the same pairs the losses agree to five digits.
+    """
+    target.mkdir(parents=True)
+    lines = (GOLDEN / name / "pairs.jsonl").read_text().splitlines(keepends=True)
+    (target / "pairs.jsonl").write_text("".join(lines[: pairs.count]))
+    with np.load(GOLDEN / name / "pairs.npz") as stored:
+        pixels = stored["pixels"][: pairs.count]
+    beyond = CACHED_SIDE - pixels.shape[-1]
+    np.save(target / "pairs.npy", np.pad(pixels, [(0, 0)] * 2 + [(0, beyond)] * 2, mode="edge"))
+    (target / "config.json").write_text(json.dumps(chosen(pairs), sort_keys=True))
+
+
+def unpack_pairs(config: TrainConfig, folder: Path) -> None:
+    """Write the caches of a recipe whose pairs are stored; those of any other are left to be drawn."""
+    stored = {"train_pairs": (config.pairs, TRAIN_PAIRS), "val_pairs": (config.val_pairs, VAL_PAIRS)}
+    for name, (pairs, all_of_them) in stored.items():
+        if pairs is None or pairs.count > all_of_them.count:
+            continue
+        if replace(pairs, count=all_of_them.count) == all_of_them:
+            unpack(name, pairs, folder / name)
+
+
+def golden_lines(folder: Path) -> list[dict]:
+    """Return the losses of the first steps of every stage, on stored pairs."""
+    recipe = golden_recipe()
+    unpack_pairs(recipe, folder / "pairs")
+    train(recipe, folder / "run", TrainOptions(device="cpu", pairs_folder=folder / "pairs"))
+    return losses(folder / "run")
