@@ -17,7 +17,7 @@ from medq_uni.train.trainer import TrainOptions, train
 from tests.train.tiny import make_quick
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "peft"])
 
 
 def start(count: int, config: TrainConfig, folder: Path, pairs: Path, *, resume: bool = False) -> list[BaseProcess]:
