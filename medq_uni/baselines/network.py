@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -108,20 +109,33 @@ def count_parameters(baseline: Baseline) -> int:
     return sum(count for name, count in names.items() if name.partition(".")[0] not in baseline.training_only)
 
 
-@torch.no_grad()
 def restore_image(baseline: Baseline, degraded: MedicalImage, *, scaling: Scaling | None = None) -> MedicalImage:
     """Return an image restored slice by slice, whole, in the units of the input.
 
     Args:
         baseline: In evaluation mode.
-        degraded: 2-D slice or volume of any size, with a modality; its edge is repeated up to the next multiple that
-            the baseline needs.
+        degraded: 2-D slice or volume of any size, with a modality.
         scaling: Network range; by default that of the image.
 
     Raises:
         MedQError: If the image has no range; see :func:`medq_uni.preprocess.to_tensor`.
     """
-    config, device = baseline.config, next(baseline.parameters()).device
-    views, inverse = to_tensor(degraded, multiple=config.multiple, scaling=scaling)
-    restored = baseline(as_channels(views, channels=config.in_channels).to(device))
-    return to_image(as_views(restored.float().cpu(), inverse.scaling), inverse)
+    views, inverse = to_tensor(degraded, multiple=baseline.config.multiple, scaling=scaling)
+    return to_image(restore_views(baseline, views, inverse.scaling), inverse)
+
+
+@torch.no_grad()
+def restore_views(baseline: Baseline, views: Float[Tensor, "B 2 H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
+    """Return restored views, on the CPU.
+
+    Args:
+        baseline: In evaluation mode.
+        views: Degraded views of any height and width; the edge is repeated up to the next multiple that the baseline
+            needs, and cut off again.
+        scaling: Their network range.
+    """
+    height, width = views.shape[-2:]
+    multiple, device = baseline.config.multiple, next(baseline.parameters()).device
+    channels = as_channels(views, channels=baseline.config.in_channels).to(device)
+    padded = F.pad(channels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return as_views(baseline(padded)[..., :height, :width].float().cpu(), scaling)
