@@ -15,7 +15,7 @@ from medq_uni.io.dicom_pixels import decode, parsing, read_dataset, transfer_syn
 from medq_uni.io.geometry import Plane, spacing_of, stack
 from medq_uni.io.limits import check_bytes, check_finite, warn
 from medq_uni.io.rescale import Rescale, physical
-from medq_uni.io.suv import NoSuv, suv_factor
+from medq_uni.io.suv import check_suv, pet_scale
 from medq_uni.taxonomy import Modality
 
 MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET}
@@ -120,13 +120,7 @@ def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tupl
         source = _replace(source, stored=mirror(source.stored, padding))
         notes.append("MONOCHROME1 was turned into MONOCHROME2 sense by mirroring the stored values.")
     modality = modality or MODALITIES.get(str(header.get("Modality", "")))
-    units, factor, unit_notes = _units(source, modality)
-    source = _replace(
-        source, frames=tuple(f._replace(rescale=f.rescale._replace(factor=factor)) for f in source.frames)
-    )
-    voxels = np.empty(source.stored.shape, np.float32)
-    for z, frame in enumerate(source.frames):
-        voxels[z] = physical(source.stored[z], frame.rescale)
+    units, source, voxels, unit_notes = _scaled(source, modality, padding)
     check_finite(name, voxels)
     image = MedicalImage(
         voxels=voxels,
@@ -273,25 +267,49 @@ def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
     return padding if padding.any() else None
 
 
-def _units(source: DicomSource, modality: Modality | None) -> tuple[Units, float, list[str]]:
-    """Return the units, the factor that makes them, and notes."""
-    header = source.headers[0]
-    if modality is Modality.CT:
-        where = functional_group(header, 0, "PixelValueTransformationSequence") or header
-        if source.frames[0].has_rescale and str(where.get("RescaleType", "HU") or "HU") == "HU":
-            return Units.HU, 1.0, []
-        return Units.ARBITRARY, 1.0, ["the rescale does not say Hounsfield units; values are arbitrary."]
+def _scaled(
+    source: DicomSource, modality: Modality | None, padding: np.ndarray | None
+) -> tuple[Units, DicomSource, np.ndarray, list[str]]:
+    """Return the units, the source with the factors that make them, the values (Z, Y, X), and notes."""
     if modality is not Modality.PET:
-        return Units.ARBITRARY, 1.0, []
-    stated = str(header.get("Units", "") or "")
-    if stated == "GML":
-        return Units.SUV, 1.0, []
-    if stated != "BQML":
-        return Units.ARBITRARY, 1.0, ["PET Units are neither BQML nor GML; values are arbitrary."]
-    try:
-        return Units.SUV, suv_factor(source.headers), []
-    except NoSuv as reason:
-        return Units.BQML, 1.0, [f"no SUV, values stay Bq/ml: {reason}."]
+        units, notes = _units(source, modality)
+        return units, source, _values(source), notes
+    scale = pet_scale(source.headers)
+    source = _with_factors(source, scale.factors)
+    voxels = _values(source)
+    if scale.units is not Units.SUV or str(source.headers[0].get("Units", "")) == "GML":
+        return scale.units, source, voxels, scale.notes
+    doubt = check_suv(voxels if padding is None else voxels[~padding])
+    if doubt is None:
+        return scale.units, source, voxels, scale.notes
+    if scale.activity is None:
+        source = _with_factors(source, [1.0] * len(source.headers))
+        return Units.ARBITRARY, source, _values(source), [f"no SUV, values are arbitrary: {doubt}."]
+    source = _with_factors(source, scale.activity)
+    return Units.BQML, source, _values(source), [f"no SUV, values stay Bq/ml: {doubt}."]
+
+
+def _with_factors(source: DicomSource, factors: list[float]) -> DicomSource:
+    frames = (f._replace(rescale=f.rescale._replace(factor=factors[f.header])) for f in source.frames)
+    return _replace(source, frames=tuple(frames))
+
+
+def _values(source: DicomSource) -> np.ndarray:
+    voxels = np.empty(source.stored.shape, np.float32)
+    for z, frame in enumerate(source.frames):
+        voxels[z] = physical(source.stored[z], frame.rescale)
+    return voxels
+
+
+def _units(source: DicomSource, modality: Modality | None) -> tuple[Units, list[str]]:
+    """Return the units of the rescaled values of CT and MR, and notes."""
+    header = source.headers[0]
+    if modality is not Modality.CT:
+        return Units.ARBITRARY, []
+    where = functional_group(header, 0, "PixelValueTransformationSequence") or header
+    if source.frames[0].has_rescale and str(where.get("RescaleType", "HU") or "HU") == "HU":
+        return Units.HU, []
+    return Units.ARBITRARY, ["the rescale does not say Hounsfield units; values are arbitrary."]
 
 
 def _is_lossy(dataset: Dataset) -> bool:
