@@ -45,9 +45,8 @@ class DicomSource:
         headers: One per file, without pixels.
         paths: The files, never to be written to.
         frames: One per slice, in slice order.
-        stored: Integers as read (Z, Y, X); bright is high, also where the file is MONOCHROME1.
+        stored: Integers as read (Z, Y, X).
         affine: Affine of the whole stack.
-        is_mirrored: Whether the file is MONOCHROME1.
         is_lossy: Whether it, or an ancestor, was compressed with loss.
     """
 
@@ -56,15 +55,13 @@ class DicomSource:
     frames: tuple[FrameRef, ...]
     stored: np.ndarray
     affine: np.ndarray
-    is_mirrored: bool
     is_lossy: bool
 
 
 def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None) -> MedicalImage:
     """Read one DICOM image: the files of one series, or one file with any number of frames.
 
-    MONOCHROME1 is turned into MONOCHROME2 sense by mirroring the stored values about the middle of
-    those that occur (padding aside), which mirroring again undoes.
+    MONOCHROME1 says how the image is shown, dark for high values; the values are those of MONOCHROME2.
 
     Args:
         paths: Files, in any order.
@@ -95,14 +92,12 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
         order, affine, notes = _arrange(name, planes, headers)
         stored = np.concatenate(pixels)
         stored = stored if order == list(range(len(order))) else stored[order]
-        is_mirrored = headers[0].PhotometricInterpretation == "MONOCHROME1"
         source = DicomSource(
             headers=tuple(headers),
             paths=tuple(paths),
             frames=tuple(refs[k] for k in order),
             stored=stored,
             affine=affine,
-            is_mirrored=is_mirrored,
             is_lossy=is_lossy,
         )
         image, more = _assemble(name, source, modality)
@@ -113,14 +108,10 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
 
 def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tuple[MedicalImage, list[str]]:
     """Return the image in physical units, and what has to be said about it."""
-    notes = []
     header = source.headers[0]
     padding = _padding(header, source.stored)
-    if source.is_mirrored:
-        source = _replace(source, stored=mirror(source.stored, padding))
-        notes.append("MONOCHROME1 was turned into MONOCHROME2 sense by mirroring the stored values.")
     modality = modality or MODALITIES.get(str(header.get("Modality", "")))
-    units, source, voxels, unit_notes = _scaled(source, modality, padding)
+    units, source, voxels, notes = _scaled(source, modality, padding)
     check_finite(name, voxels)
     image = MedicalImage(
         voxels=voxels,
@@ -131,17 +122,7 @@ def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tupl
         padding=padding,
         source=source,
     )
-    return image, notes + unit_notes
-
-
-def mirror(stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
-    """Return the integers mirrored about the middle of their range; padding stays. Its own inverse."""
-    inside = np.ones(stored.shape, bool) if padding is None else ~padding
-    if not inside.any():
-        return stored
-    total = int(stored[inside].min()) + int(stored[inside].max())
-    mirrored = (total - stored.astype(np.int64)).astype(stored.dtype)
-    return np.where(inside, mirrored, stored)
+    return image, notes
 
 
 def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:

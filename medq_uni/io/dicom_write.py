@@ -13,7 +13,7 @@ from pydicom import Dataset
 from medq_uni.errors import UnwritableImage
 from medq_uni.files import atomic_file, atomic_folder
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.dicom import DicomSource, FrameRef, functional_group, mirror
+from medq_uni.io.dicom import DicomSource, FrameRef, functional_group
 from medq_uni.io.dicom_derive import Lineage, derive_frames, derived_header
 from medq_uni.io.dicom_pixels import parsing
 from medq_uni.io.geometry import slice_offset
@@ -93,7 +93,7 @@ def own_frames(image: MedicalImage, path: Path) -> tuple[DicomSource, tuple[Fram
 
 
 def _encode(image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ...], stored: np.ndarray) -> list[Stored]:
-    """Return integers and rescale per slice, in slice order, in the sense of the file."""
+    """Return integers and rescale per slice, in slice order."""
     max_step = MAX_HU_STEP if image.units is Units.HU else None
     header = source.headers[frames[0].header]
     is_classic = len(source.headers) == 1 and not header.get("PerFrameFunctionalGroupsSequence")
@@ -110,9 +110,6 @@ def _encode(image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ..
             is_fixed=not frame.has_rescale,
         )
         result += [Stored(values, part.rescale) for values in part.values]
-    if source.is_mirrored:
-        values = mirror(np.stack([part.values for part in result]), image.padding)
-        result = [Stored(v, part.rescale) for v, part in zip(values, result, strict=True)]
     return result
 
 
