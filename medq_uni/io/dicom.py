@@ -11,14 +11,16 @@ from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
-from medq_uni.io.dicom_pixels import decode, parsing, read_dataset, transfer_syntax
+from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_dataset, transfer_syntax
 from medq_uni.io.geometry import Plane, spacing_of, stack
+from medq_uni.io.image_kind import check_kind, modality_of
 from medq_uni.io.limits import check_bytes, check_finite, warn
 from medq_uni.io.rescale import Rescale, physical
-from medq_uni.io.suv import check_suv, pet_scale
+from medq_uni.io.suv import MIN_JUDGED_VOXELS, check_suv, pet_scale
 from medq_uni.taxonomy import Modality
 
-MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET}
+LEAST_HU = -200.0
+"""Where stored values are said to be HU as they are, some must be lower than this, as air and fat are."""
 LOSSY_SYNTAXES = {
     "1.2.840.10008.1.2.4.50",  # JPEG baseline
     "1.2.840.10008.1.2.4.51",  # JPEG extended
@@ -79,6 +81,8 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
         is_lossy = False
         for path in paths:
             dataset = read_dataset(path)
+            check_pixels(path.name, dataset)
+            check_kind(path.name, dataset, stated=modality)
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
@@ -110,7 +114,7 @@ def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tupl
     """Return the image in physical units, and what has to be said about it."""
     header = source.headers[0]
     padding = _padding(header, source.stored)
-    modality = modality or MODALITIES.get(str(header.get("Modality", "")))
+    modality = modality or modality_of(header)
     units, source, voxels, notes = _scaled(source, modality, padding)
     check_finite(name, voxels)
     image = MedicalImage(
@@ -253,8 +257,9 @@ def _scaled(
 ) -> tuple[Units, DicomSource, np.ndarray, list[str]]:
     """Return the units, the source with the factors that make them, the values (Z, Y, X), and notes."""
     if modality is not Modality.PET:
-        units, notes = _units(source, modality)
-        return units, source, _values(source), notes
+        voxels = _values(source)
+        units, notes = _units(source, modality, voxels if padding is None else voxels[~padding])
+        return units, source, voxels, notes
     scale = pet_scale(source.headers)
     source = _with_factors(source, scale.factors)
     voxels = _values(source)
@@ -282,15 +287,19 @@ def _values(source: DicomSource) -> np.ndarray:
     return voxels
 
 
-def _units(source: DicomSource, modality: Modality | None) -> tuple[Units, list[str]]:
+def _units(source: DicomSource, modality: Modality | None, values: np.ndarray) -> tuple[Units, list[str]]:
     """Return the units of the rescaled values of CT and MR, and notes."""
     header = source.headers[0]
     if modality is not Modality.CT:
         return Units.ARBITRARY, []
     where = functional_group(header, 0, "PixelValueTransformationSequence") or header
-    if source.frames[0].has_rescale and str(where.get("RescaleType", "HU") or "HU") == "HU":
-        return Units.HU, []
-    return Units.ARBITRARY, ["the rescale does not say Hounsfield units; values are arbitrary."]
+    if not source.frames[0].has_rescale or str(where.get("RescaleType", "HU") or "HU") != "HU":
+        return Units.ARBITRARY, ["the rescale does not say Hounsfield units; values are arbitrary."]
+    has_shift = any(frame.rescale.intercept != 0 for frame in source.frames)
+    if not has_shift and values.size >= MIN_JUDGED_VOXELS and float(values.min()) > LEAST_HU:
+        reason = "RescaleIntercept is 0 and no value is near that of air (-1000 HU), so these are no Hounsfield units"
+        return Units.ARBITRARY, [f"{reason}; values are arbitrary."]
+    return Units.HU, []
 
 
 def _is_lossy(dataset: Dataset) -> bool:

@@ -138,13 +138,13 @@ def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
     """
     if item.format != "dicom":
         return None, None
-    from medq_uni.io.dicom import MODALITIES
     from medq_uni.io.dicom_pixels import parsing, read_dataset
+    from medq_uni.io.image_kind import modality_of
 
     with parsing(item.path.name):
         header = read_dataset(item.files[0], header_only=True)
         number = str(header.get("PatientID") or "") or str(header.get("StudyInstanceUID") or item.path)
-        modality = MODALITIES.get(str(header.get("Modality") or ""))
+        modality = modality_of(header)
     return modality, hashlib.sha256(number.encode()).hexdigest()[:12]
 
 
@@ -170,6 +170,7 @@ def _may_be_file(path: Path) -> bool:
 def _series_of(path: Path) -> str:
     """Return what tells the series of an image file apart: its UID, and the file if multi-frame."""
     from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
+    from medq_uni.io.image_kind import is_localizer
 
     with parsing(path.name):
         header = read_dataset(path, header_only=True)
@@ -179,6 +180,8 @@ def _series_of(path: Path) -> str:
             is_another_kind = kind and "Image Storage" not in uid_name(kind)
             refusal = NoImage if is_another_kind else UnreadableImage
             raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
+        if is_localizer(header):
+            raise UnreadableImage(f"{path.name}: a localizer, set aside. Pass it by itself to read it.")
         uid = str(header.get("SeriesInstanceUID") or path)
         return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
 
