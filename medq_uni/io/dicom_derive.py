@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medq_uni.io.dicom_pixels import is_uid
+from medq_uni.io.dicom_scale import keep_private, keep_private_of_frame
 from medq_uni.io.provenance import NOT_DIAGNOSTIC, Derivation, derived_uid
 
 SCHEME = "99MEDQ"
@@ -61,6 +62,8 @@ STALE = (
     "InstanceCreatorUID",
 )
 """Elements that described the old pixels or the old object."""
+STALE_TYPES = ("MOSAIC", "ORIGINAL", "PRIMARY")
+"""Values of ImageType that are not true of what is written, wherever they stand."""
 FRAME_TYPES = ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
@@ -104,7 +107,8 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
     """Return a copy of a header, without pixels, as that of an object derived from it.
 
     Study, patient, frame of reference, geometry, window and the scanner stay; the object and the
-    series get new UIDs; private elements, thumbnails and signatures of the old pixels go.
+    series get new UIDs; thumbnails and signatures of the old pixels go, and private elements but those that give
+    the pixels their meaning.
     """
     header = Dataset()  # a new one: a copy would insist on the byte order of the source
     is_swapped = source.original_encoding[1] is False
@@ -112,6 +116,7 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
         if not (is_swapped and element.VR in ("OW", "OB or OW", "US or SS or OW")):
             header.add(copy.deepcopy(element))
     header.remove_private_tags()
+    keep_private(header, source)
     for keyword in STALE:
         if keyword in header:
             del header[keyword]
@@ -147,7 +152,7 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
 def derived_type(image_type: object) -> list[str]:
     """Return an ImageType whose first two values say that pixels were derived; the others stay."""
     values = [image_type] if isinstance(image_type, str) else list(image_type or [])  # type: ignore[call-overload]
-    return ["DERIVED", "SECONDARY", *[str(value) for value in values[2:]]]
+    return ["DERIVED", "SECONDARY", *[str(value) for value in values[2:] if str(value) not in STALE_TYPES]]
 
 
 def derivation_codes(derivation: Derivation) -> list[Dataset]:
@@ -202,6 +207,7 @@ def derive_frames(header: Dataset, source: Dataset, indices: list[int], lineage:
             for frame_type in item.get(keyword) or []:
                 frame_type.FrameType = derived_type(frame_type.get("FrameType"))
     for index, group in zip(indices, groups, strict=True):
+        keep_private_of_frame(group, source.PerFrameFunctionalGroupsSequence[index])
         item = Dataset()
         item.DerivationDescription = header.DerivationDescription
         item.DerivationCodeSequence = derivation_codes(lineage.derivation)

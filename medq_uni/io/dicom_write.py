@@ -16,6 +16,7 @@ from medq_uni.image import MedicalImage, Units
 from medq_uni.io.dicom import DicomSource, FrameRef, functional_group
 from medq_uni.io.dicom_derive import Lineage, derive_frames, derived_header
 from medq_uni.io.dicom_pixels import parsing
+from medq_uni.io.dicom_scale import keep_true
 from medq_uni.io.geometry import slice_offset
 from medq_uni.io.limits import check_finite, third_party
 from medq_uni.io.provenance import Derivation
@@ -130,13 +131,14 @@ def _dataset(
     if original.get("PerFrameFunctionalGroupsSequence"):
         derive_frames(dataset, original, [frames[k].number for k in slices], lineage)
         if is_new_rescale:
-            _set_frame_rescales(dataset, original, [frames[k].number for k in slices], parts)
+            _set_frame_rescales(dataset, original, [frames[k] for k in slices], parts)
     elif len(slices) != int(original.get("NumberOfFrames") or 1):
         raise UnwritableImage(
             "a part of a multi-frame object without functional groups cannot be written as DICOM. Write it as .nii.gz."
         )
     elif is_new_rescale:
         _set_rescale(dataset, parts[0])
+        keep_true(dataset, frames[slices[0]].rescale, parts[0].rescale)
     _set_pixels(dataset, np.stack([part.values for part in parts]))
     return dataset
 
@@ -148,11 +150,12 @@ def _set_rescale(item: Dataset, part: Stored) -> None:
         del item.RealWorldValueMappingSequence
 
 
-def _set_frame_rescales(dataset: Dataset, original: Dataset, indices: list[int], parts: list[Stored]) -> None:
+def _set_frame_rescales(dataset: Dataset, original: Dataset, frames: list[FrameRef], parts: list[Stored]) -> None:
     """Give every frame its own rescale; a functional group is either shared or per frame, never both."""
     groups = dataset.PerFrameFunctionalGroupsSequence
-    for group, index, part in zip(groups, indices, parts, strict=True):
-        old = functional_group(original, index, "PixelValueTransformationSequence")
+    for group, frame, part in zip(groups, frames, parts, strict=True):
+        keep_true(group, frame.rescale, part.rescale)
+        old = functional_group(original, frame.number, "PixelValueTransformationSequence")
         item = copy.deepcopy(old) if old is not None else Dataset()
         _set_rescale(item, part)
         item.RescaleType = item.get("RescaleType") or original.get("RescaleType") or "US"
