@@ -30,6 +30,11 @@ MAGICS: tuple[tuple[bytes, Format], ...] = (
     (b"MM\0*", "tiff"),
     (b"II+\0", "tiff"),
 )
+UNREAD_SUFFIXES = (
+    *(".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".hdr", ".mnc", ".par", ".rec", ".jpg", ".jpeg"),
+    *(".jp2", ".j2k", ".bmp", ".gif", ".webp", ".heic", ".npy", ".npz", ".h5"),
+)
+"""Of images that are not read."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class FoundImages(list[ImageItem]):
 
     Attributes:
         skipped: (path, reason) of every other file.
-        broken: Those of them that are named like an image and cannot be read as one. A DICOM object that holds no
+        broken: Those of them that are an image, or named like one, and are left out all the same: damaged, a link whose
+            target is gone, a folder that cannot be opened, a format that is not read. A DICOM object that holds no
             image, such as a report, is none of them.
     """
 
@@ -71,6 +77,12 @@ class FoundImages(list[ImageItem]):
     ) -> None:
         super().__init__(items)
         self.skipped, self.broken = list(skipped), list(broken)
+
+    @property
+    def passed_over(self) -> list[tuple[Path, str]]:
+        """What was skipped and is not broken."""
+        broken = {path for path, _ in self.broken}
+        return [(path, reason) for path, reason in self.skipped if path not in broken]
 
 
 def format_of(path: Path) -> Format | None:
@@ -94,7 +106,7 @@ def find_images(folder: str | Path) -> FoundImages:
     """Return the images below a folder, sorted by place; links to folders are not followed.
 
     Args:
-        folder: Root of the tree. Hidden files and ``*.medq.json`` are passed over silently.
+        folder: Root of the tree. Hidden files, ``*.medq.json`` and BIDS sidecars are passed over silently.
 
     Returns:
         A list of :class:`ImageItem`, whose ``skipped`` says why other files are not in it.
@@ -109,21 +121,26 @@ def find_images(folder: str | Path) -> FoundImages:
     skipped: list[tuple[Path, str]] = []
     broken: list[tuple[Path, str]] = []
     series: dict[str, list[Path]] = {}
-    for path in _files(root):
+    paths, unopened, linked = _walk(root)
+    skipped += [(path, f"{path.name}: a link to a folder, which is not followed.") for path in linked]
+    for path in unopened:
+        broken.append((path, f"{path.name}: a folder that cannot be opened. Check its permissions."))
+    for path in paths:
+        kind: Format | None = None
         try:
-            kind = format_of(path)
-            if kind is None:
-                raise UnreadableImage(f"{path.name}: not an image. DICOM, NIfTI, PNG and TIFF are read.")
+            kind = _format_of_found(path)
             if kind == "dicom":
                 series.setdefault(_series_of(path), []).append(path)
             else:
                 items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
+        except NoImage as error:
+            skipped.append((path, str(error)))
         except (UnreadableImage, OSError) as error:
             is_foreign = isinstance(error, OSError)
             reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
-            skipped.append((path, reason))
-            if path.name.lower().endswith(tuple(SUFFIX_FORMATS)) and not isinstance(error, NoImage):
-                broken.append((path, reason))
+            is_broken = kind is not None or path.name.lower().endswith((*SUFFIX_FORMATS, *UNREAD_SUFFIXES))
+            (broken if is_broken or (path.is_symlink() and not path.suffix) else skipped).append((path, reason))
+    skipped = sorted([*skipped, *broken])
     items += _series_items(root, series, [item.path for item in items])
     return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
 
@@ -148,21 +165,49 @@ def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
     return modality, hashlib.sha256(number.encode()).hexdigest()[:12]
 
 
-def _files(root: Path) -> list[Path]:
-    found = []
-    for folder, subfolders, names in os.walk(root):
+def _format_of_found(path: Path) -> Format:
+    """Return the format of a file of a folder.
+
+    Raises:
+        UnreadableImage: If it is none that is read, or a link whose target is gone.
+        OSError: If the file cannot be opened.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UnreadableImage(
+            f"{path.name}: a link whose target is not there. Fetch the content (git annex get, datalad get), or "
+            "remove the link."
+        )
+    kind = format_of(path)
+    if kind is None:
+        is_image = path.name.lower().endswith(UNREAD_SUFFIXES)
+        hint = "this format is not read. Convert it to NIfTI." if is_image else "not an image."
+        raise UnreadableImage(f"{path.name}: {hint} DICOM, NIfTI, PNG and TIFF are read.")
+    return kind
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return files and broken links below a folder, folders that cannot be opened, and links to folders."""
+    found, linked, unopened = [], [], []
+
+    def note(error: OSError) -> None:
+        unopened.append(Path(str(error.filename)))
+
+    for folder, subfolders, names in os.walk(root, onerror=note):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        linked += [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
         for name in names:
             path = Path(folder, name)
             is_ours = name.endswith(SIDECAR_SUFFIX)
+            stem = name.removesuffix(".json")
+            is_ours |= stem != name and (f"{stem}.nii" in names or f"{stem}.nii.gz" in names)
             if not name.startswith(".") and not is_ours and _may_be_file(path):
                 found.append(path)
-    return sorted(found)
+    return sorted(found), sorted(unopened), sorted(linked)
 
 
 def _may_be_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or (path.is_symlink() and not path.exists())
     except OSError:  # opening it will say why
         return True
 

@@ -9,6 +9,7 @@ from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import check_target
 from medq_uni.image import MedicalImage
 from medq_uni.io.discover import Format, FoundImages, ImageItem, find_images, format_of
+from medq_uni.io.limits import warn
 from medq_uni.io.provenance import IMAGE_SUFFIXES, Derivation
 from medq_uni.taxonomy import Modality
 
@@ -35,7 +36,10 @@ def read_image(path: str | Path | ImageItem, *, modality: Modality | None = None
         return _read(path.format, list(path.files), path.relative.name or path.path.name, modality)
     path = Path(path)
     if path.is_dir():
-        item = _only_series(path, find_images(path))
+        found = find_images(path)
+        item = _only_series(path, found)
+        for _, reason in found.broken:
+            warn(f"left out: {reason}")
         return _read("dicom", list(item.files), path.name, modality)
     try:
         if not path.is_file():
