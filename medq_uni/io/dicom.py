@@ -50,6 +50,7 @@ class DicomSource:
         stored: Integers as read (Z, Y, X).
         affine: Affine of the whole stack.
         is_lossy: Whether it, or an ancestor, was compressed with loss.
+        is_uneven: Whether the slices lie on no regular grid, so that the affine holds for none but the first.
     """
 
     headers: tuple[Dataset, ...]
@@ -58,6 +59,7 @@ class DicomSource:
     stored: np.ndarray
     affine: np.ndarray
     is_lossy: bool
+    is_uneven: bool = False
 
 
 def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None) -> MedicalImage:
@@ -93,7 +95,7 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
             pixels.append(frames)
             check_bytes(name, (sum(map(len, pixels)), *frames.shape[1:]), frames.itemsize)
         _check_alike(name, headers, pixels)
-        order, affine, notes = _arrange(name, planes, headers)
+        order, affine, is_uneven, notes = _arrange(name, planes, headers)
         stored = np.concatenate(pixels)
         stored = stored if order == list(range(len(order))) else stored[order]
         source = DicomSource(
@@ -103,6 +105,7 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
             stored=stored,
             affine=affine,
             is_lossy=is_lossy,
+            is_uneven=is_uneven,
         )
         image, more = _assemble(name, source, modality)
     for note in [*notes, *more]:
@@ -207,14 +210,16 @@ def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) ->
             )
 
 
-def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[list[int], np.ndarray, list[str]]:
-    """Return order and affine (RAS+) of the slices, and notes."""
+def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[list[int], np.ndarray, bool, list[str]]:
+    """Return order and affine (RAS+) of the slices, whether they lie on no regular grid, and notes."""
     notes = [] if planes[0].spacing else ["PixelSpacing is missing; 1 mm was assumed."]
     # a classic multi-frame object has one place for all of its frames, in the order of a stack
     is_classic = len(headers) == 1 and not headers[0].get("PerFrameFunctionalGroupsSequence")
     if all(plane.is_placed for plane in planes) and not (is_classic and len(planes) > 1):
-        order, affine = stack(name, planes)
-        return order, affine, notes
+        order, affine, doubt = stack(name, planes)
+        if doubt is not None:
+            notes.append(f"{doubt} Each slice keeps its place in DICOM output; NIfTI cannot hold it.")
+        return order, affine, doubt is not None, notes
     if len(headers) > 1:
         num_lost = sum(not plane.is_placed for plane in planes)
         raise UnreadableImage(
@@ -224,9 +229,9 @@ def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[li
     order = list(range(len(planes)))
     if planes[0].is_placed:
         notes.append("frames have no position of their own; a straight stack in stored order was assumed.")
-        return order, stack(name, planes[:1])[1], notes
+        return order, stack(name, planes[:1])[1], False, notes
     notes.append("the position in the patient is missing; an axial stack in stored order was assumed.")
-    return order, _assumed_affine(planes[0]), notes
+    return order, _assumed_affine(planes[0]), False, notes
 
 
 def _assumed_affine(plane: Plane) -> np.ndarray:

@@ -86,14 +86,17 @@ class Lineage:
     def uid(self, header: Dataset, keyword: str) -> str:
         """Return the new UID in place of the one that ``header`` has under ``keyword``.
 
-        A source without a usable UID is identified by the hash of its other identifiers.
+        That of the series depends on how it was made alone, not on what was found in a slice, so that slices which are
+        restored one by one are one series again. A source without a usable UID is identified by the hash of its other
+        identifiers.
         """
         value = str(header.get(keyword, "") or "")
+        derivation = self.derivation.without_findings() if keyword == "SeriesInstanceUID" else self.derivation
         if not is_uid(value):
             keys = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "StudyDate")
             known = "|".join(str(header.get(key, "")) for key in keys)
             value = hashlib.sha256(f"{keyword}|{known}".encode()).hexdigest()
-        return derived_uid(value, self.derivation, extra=f"{keyword}{self.extra}")
+        return derived_uid(value, derivation, extra=f"{keyword}{self.extra}")
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.io.provenance import SIDECAR_SUFFIX
+from medq_uni.io.series import NoImage, SliceRef, images_of, slice_of, without_copies
 from medq_uni.taxonomy import Modality
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
@@ -47,16 +48,14 @@ class ImageItem:
         format: What they are.
         relative: Where the image belongs below the root, for a tree of results: that of the file,
             or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
+        series: Equal for the images of one DICOM series: its stacks, echoes and time points. Empty for other formats.
     """
 
     path: Path
     files: tuple[Path, ...]
     format: Format
     relative: Path
-
-
-class NoImage(UnreadableImage):
-    """A sound DICOM object of another kind."""
+    series: str = ""
 
 
 class FoundImages(list[ImageItem]):
@@ -120,7 +119,7 @@ def find_images(folder: str | Path) -> FoundImages:
     items: list[ImageItem] = []
     skipped: list[tuple[Path, str]] = []
     broken: list[tuple[Path, str]] = []
-    series: dict[str, list[Path]] = {}
+    slices: list[SliceRef] = []
     paths, unopened, linked = _walk(root)
     skipped += [(path, f"{path.name}: a link to a folder, which is not followed.") for path in linked]
     for path in unopened:
@@ -130,7 +129,7 @@ def find_images(folder: str | Path) -> FoundImages:
         try:
             kind = _format_of_found(path)
             if kind == "dicom":
-                series.setdefault(_series_of(path), []).append(path)
+                slices.append(slice_of(path))
             else:
                 items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
         except NoImage as error:
@@ -140,8 +139,9 @@ def find_images(folder: str | Path) -> FoundImages:
             reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
             is_broken = kind is not None or path.name.lower().endswith((*SUFFIX_FORMATS, *UNREAD_SUFFIXES))
             (broken if is_broken or (path.is_symlink() and not path.suffix) else skipped).append((path, reason))
-    skipped = sorted([*skipped, *broken])
-    items += _series_items(root, series, [item.path for item in items])
+    slices, copies = without_copies(slices)
+    skipped = sorted([*skipped, *broken, *copies])
+    items += _series_items(root, images_of(slices), [item.path for item in items])
     return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
 
 
@@ -212,39 +212,22 @@ def _may_be_file(path: Path) -> bool:
         return True
 
 
-def _series_of(path: Path) -> str:
-    """Return what tells the series of an image file apart: its UID, and the file if multi-frame."""
-    from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
-    from medq_uni.io.image_kind import is_localizer
-
-    with parsing(path.name):
-        header = read_dataset(path, header_only=True)
-        if not header.get("Rows") or not header.get("Columns"):
-            media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-            kind = header.get("SOPClassUID") or media
-            is_another_kind = kind and "Image Storage" not in uid_name(kind)
-            refusal = NoImage if is_another_kind else UnreadableImage
-            raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
-        if is_localizer(header):
-            raise UnreadableImage(f"{path.name}: a localizer, set aside. Pass it by itself to read it.")
-        uid = str(header.get("SeriesInstanceUID") or path)
-        return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
-
-
-def _series_items(root: Path, series: dict[str, list[Path]], others: Sequence[Path]) -> list[ImageItem]:
+def _series_items(root: Path, series: dict[str, list[SliceRef]], others: Sequence[Path]) -> list[ImageItem]:
     """Return one item per series; a lone file stays a file, more become their folder, if nothing else lies in it."""
-    folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in series.items()}
-    lone = (files[0] for files in series.values() if len(files) == 1)
-    shared = (folders[key] for key, files in series.items() if len(files) > 1)
+    paths = {key: [one.path for one in slices] for key, slices in series.items()}
+    uids = {key: hashlib.sha256(slices[0].uid.encode()).hexdigest()[:12] for key, slices in series.items()}
+    folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in paths.items()}
+    lone = (files[0] for files in paths.values() if len(files) == 1)
+    shared = (folders[key] for key, files in paths.items() if len(files) > 1)
     holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
     items = []
-    for key, files in series.items():
+    for key, files in paths.items():
         folder = folders[key]
         if len(files) == 1:
-            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root)))
+            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root), uids[key]))
             continue
         relative = folder.relative_to(root)
         if holds[folder] > 1 or folder == root:
             relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        items.append(ImageItem(folder, tuple(files), "dicom", relative))
+        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key]))
     return items
