@@ -26,24 +26,35 @@ from experiments.synthetic import write_checkpoint
 from medq_uni.config import SamplerConfig
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.train.checkpoint import newest_checkpoint
-from medq_uni.train.loop import train
 from medq_uni.train.losses import LossWeights
-from medq_uni.train.recipe import LoraConfig, StageConfig, TextMix, TrainConfig
+from medq_uni.train.recipe import LoraConfig, TrainConfig
 from medq_uni.train.run_log import LOG, read_log
+from medq_uni.train.stage import ConditioningConfig, CropsConfig, FlowConfig, OptimizerConfig, StageConfig
+from medq_uni.train.trainer import TrainOptions, train
 
 GB = 1e9
-PIXELS = {"flow": 1.0, "l1": 0.5, "ssim": 0.5}
-STAGES = {
-    "restoration expert": StageConfig(
-        name="restore", objective="restore", trainable=("ir",), steps=6, batch_size=1, crop_size=64,
-        noise_start=1.0, noise_pixel_time=1.0, weights=LossWeights(**PIXELS),
-    ),
-    "low-rank updates of both": StageConfig(
-        name="joint", objective="joint", trainable=("ir", "iqa"), steps=6, batch_size=1, crop_size=64,
-        noise_start=1.0, noise_pixel_time=1.0, weights=LossWeights(**PIXELS, text=1.0), text=TextMix(generated=0.0),
-        assess_share=0.0,
-    ),
-}  # fmt: skip
+CROPS, OPTIMIZER = CropsConfig(batch_size=1, sides=(64,)), OptimizerConfig(learning_rate=2e-5, lr_warmup_steps=1)
+FLOW = FlowConfig(noise_share=1.0, noise_pixel_time=1.0)
+RESTORE = StageConfig(
+    name="restore",
+    objective="restore",
+    trainable=("ir",),
+    steps=6,
+    optimizer=OPTIMIZER,
+    crops=CROPS,
+    losses=LossWeights(flow=1.0, l1=0.5, ssim=0.5),
+    flow=FLOW,
+)
+JOINT = replace(
+    RESTORE,
+    name="joint",
+    objective="joint",
+    trainable=("ir", "iqa"),
+    losses=replace(RESTORE.losses, text=1.0),
+    conditioning=ConditioningConfig(generated=0.0),
+    assess_share=0.0,
+)
+STAGES = {"restoration expert": RESTORE, "low-rank updates of both": JOINT}
 
 
 def main() -> None:
@@ -62,7 +73,7 @@ def main() -> None:
         print("| learns | parameters | learning | s/step | must be held (GB) | peak (GB) | first flow loss | last |")
         print("|---|---|---|---|---|---|---|---|")
         for name in STAGES:
-            found = measured_alone("benchmarks.finetuning", folder, name)
+            found = measured_alone("experiments.finetuning", folder, name)
             counts = f"{found['parameters'] / 1e6:.0f} M | {found['learning'] / 1e6:.1f} M"
             memory = f"{found['held'] / GB:.2f} | {found['peak'] / GB:.2f}"
             losses = f"{found['first']:.3f} | {found['last']:.3f}"
@@ -73,21 +84,21 @@ def _measure(folder: Path, name: str) -> dict[str, float]:
     """Train a few steps and return counts, bytes and seconds."""
     pairs = PairsConfig(count=5, seed=1, phantom_sizes=(64,))
     config = TrainConfig(
-        about=("a benchmark",),
+        about=("an experiment",),
         initial=str(folder / "base"),
         pairs=pairs,
         val_pairs=replace(pairs, count=1, seed=2, none_fraction=1.0),
-        stages=(replace(STAGES[name], learning_rate=2e-5, warmup_steps=1),),
+        stages=(STAGES[name],),
         lora=LoraConfig(rank=16) if name.startswith("low-rank") else None,
         recompute=True,
         bfloat16=False,
         sampler=SamplerConfig(start="noise"),
-        checkpoint_minutes=60,
-        validate_every=100,
-        log_every=1,
+        save_interval_minutes=60,
+        validation_interval=100,
+        log_interval=1,
     )
     run = folder / name.split()[0]
-    trained = train(config, run, device="cpu")
+    trained = train(config, run, TrainOptions(device="cpu"))
     steps = [line for line in read_log(run / LOG) if line["event"] == "step"]
     parameters, learning = sum(p.numel() for p in trained.model.parameters()), _learning(run)
     return {

@@ -21,11 +21,14 @@ from torch import Tensor
 from experiments.machine import matrix_rate, times_of
 from experiments.synthetic import random_model, released_config
 from medq_uni.config import Execution, FluxCodecConfig, ModelConfig, SamplerConfig, TransformerConfig, VisionConfig
+from medq_uni.inference import Inference
 from medq_uni.model.device_placement import place, weight_bytes
 from medq_uni.model.generation import Context
 from medq_uni.model.medq import MedQ
-from medq_uni.preprocess import vision_input
+from medq_uni.preprocess import Preprocessor
+from medq_uni.pretrained.load import folder_of
 from medq_uni.pretrained.memory import GIB, need_of, needs_of
+from medq_uni.tokenizer import Tokenizer
 
 INSTRUCTION, DESCRIPTION, WRITTEN = 20, 60, 48
 """Tokens of the instruction and of the description that guide, and tokens that are written to time them."""
@@ -66,10 +69,12 @@ def main() -> None:
     parameters = sum(weight.numel() for weight in model.parameters())
     need = need_of(config, shapes, execution)
     print(f"{parameters / 1e9:.2f} B parameters in {execution.precision}, estimated {need.device / GIB:.1f} GiB\n")
+    tokenizer = Tokenizer.from_file(folder_of("nano") / "tokenizer.json")  # nothing is read or written by it
+    inference = Inference(model, tokenizer, Preprocessor(config, tile_size=1024))
     batches = (1, options.batch or (8 if is_gpu else 1))
     with torch.inference_mode():
-        _print_steps(model, machine, sorted(set(batches)))
-        _print_text(model, machine, execution)
+        _print_steps(inference, machine, sorted(set(batches)))
+        _print_text(inference, machine, execution)
     peak = torch.cuda.max_memory_allocated() if is_gpu else psutil.Process().memory_info().rss
     print(f"\n{'peak' if is_gpu else 'resident'} memory {peak / GIB:.1f} GiB")
 
@@ -86,45 +91,54 @@ def _print_memory() -> None:
     print()
 
 
-def _print_steps(model: MedQ, machine: Machine, batches: Sequence[int]) -> None:
+def _print_steps(inference: Inference, machine: Machine, batches: Sequence[int]) -> None:
+    """Print whole restorations; what a step costs is the difference between long and short ones."""
+    config = inference.model.config
     print("| image | slices at once | s/step | TFLOP/step | of the matrix rate | read + decode, s/slice | ", end="")
     print(" | ".join(f"{steps} steps, s/slice" for steps in STEPS) + " |")
     print("|---|---|---|---|---|---|---|---|---|")
     for side in SIDES:
         for batch in batches:
             images = torch.zeros(batch, 2, side, side).uniform_(-1, 1).to(machine.device)
-            context, latent = _read(model, images)
-            shape = (latent.shape[-2], latent.shape[-1])
-            x = torch.randn(latent.shape, device=machine.device)
-            step = _seconds(lambda context=context, x=x: model.velocity(context, x, 0.7), machine)
-            work = batch * _step_flops(model.config, shape, context.past.length)
-            other = _seconds(lambda images=images: model.codec.decode(_read(model, images)[1]), machine, repeats=2)
-            columns = (
-                f"{step:.4f} | {work / 1e12:.3f} | {100 * work / step / machine.flops:.0f} % | {other / batch:.3f}"
-            )
-            totals = [_image_seconds(model, machine, images, steps) / batch for steps in STEPS]
-            print(
-                f"| {side}x{side} | {batch} | {columns} | " + " | ".join(f"{s:.3f}" for s in totals) + " |", flush=True
-            )
+            totals = [_image_seconds(inference, machine, images, steps) for steps in STEPS]
+            step = (totals[-1] - totals[0]) / (STEPS[-1] - STEPS[0])
+            work = batch * _step_flops(config, side, _tokens_read(inference, images))
+            other = (totals[0] - STEPS[0] * step) / batch
+            columns = f"{step:.4f} | {work / 1e12:.3f} | {100 * work / step / machine.flops:.0f} % | {other:.3f}"
+            each = " | ".join(f"{seconds / batch:.3f}" for seconds in totals)
+            print(f"| {side}x{side} | {batch} | {columns} | {each} |", flush=True)
 
 
-def _image_seconds(model: MedQ, machine: Machine, images: Tensor, steps: int) -> float:
-    sampler = SamplerConfig(start="noise", num_steps=steps, time_shift=3.0)
+def _image_seconds(inference: Inference, machine: Machine, images: Tensor, steps: int) -> float:
+    sampler, count = SamplerConfig(start="noise", num_steps=steps, time_shift=3.0), len(images)
+    texts = [[[5] * INSTRUCTION] * count, [[6] * DESCRIPTION] * count]
+    size = inference.noise_shape(images.shape[-2], images.shape[-1])
 
     def restore() -> None:
-        context, latent = _read(model, images)
-        shape = (latent.shape[-2], latent.shape[-1])
-        restored = model.sample(context, shape, sampler, generator=torch.Generator().manual_seed(0))
-        model.codec.decode(restored.latent[0])
+        inference.restore(
+            images, texts=texts, seen=images, sampler=sampler, noise=lambda numbers: torch.randn(count, *size)
+        )
 
     return _seconds(restore, machine, repeats=1)
 
 
-def _print_text(model: MedQ, machine: Machine, execution: Execution) -> None:
-    images = torch.zeros(1, 2, SIDES[0], SIDES[0], device=machine.device).uniform_(-1, 1)
+def _tokens_read(inference: Inference, images: Tensor) -> int:
+    """Return the tokens of one slice that a step attends to: its latent, what the encoder sees, and both texts."""
+    latent = inference.noise_shape(images.shape[-2], images.shape[-1])[0]
+    return latent + 2 + _tokens_seen(inference, images) + 2 + INSTRUCTION + 2 + DESCRIPTION + 2
+
+
+def _tokens_seen(inference: Inference, images: Tensor) -> int:
+    seen, patch = inference.preprocessor.vision_input(images[:1]), inference.model.config.vision.patch_size
+    return int((seen.shape[-2] // patch) * (seen.shape[-1] // patch))
+
+
+def _print_text(inference: Inference, machine: Machine, execution: Execution) -> None:
+    """Print what a written token costs after as many tokens as an assessment reads before it writes."""
+    model = inference.model
+    images = torch.zeros(1, 2, SIDES[0], SIDES[0], device=machine.device)
     context = model.start(1, capacity=2048)
-    model.append_vision(context, _vision(model, images))
-    model.append_text(context, [[5] * INSTRUCTION])
+    model.append_text(context, [[5] * (_tokens_seen(inference, images) + 2 + INSTRUCTION)])
     constraint = _Open(model.config.tokens.eos)
     seconds = _seconds(
         lambda: model.generate(context.fork(), constraint=constraint, max_tokens=WRITTEN), machine, repeats=2
@@ -148,27 +162,10 @@ class _Open:
         return []
 
 
-def _read(model: MedQ, images: Tensor) -> tuple[Context, Tensor]:
-    """Return the context of a restoration and the latent of the degraded images."""
-    count = len(images)
-    three = images[:, :1].expand(-1, 3, -1, -1)
-    latent = model.codec.encode(three)
-    context = model.start(count, capacity=4096)
-    model.append_latent(context, latent)
-    model.append_vision(context, _vision(model, images))
-    model.append_text(context, [[5] * INSTRUCTION] * count)
-    model.append_text(context, [[6] * DESCRIPTION] * count)
-    return context, latent
-
-
-def _vision(model: MedQ, images: Tensor) -> Tensor:
-    return vision_input(images, model.config.vision, size=1024)
-
-
-def _step_flops(config: ModelConfig, shape: tuple[int, int], past: int) -> float:
+def _step_flops(config: ModelConfig, side: int, past: int) -> float:
     """Return the FLOP of one evaluation for one slice: matrices of one expert, and attention."""
     sizes = config.transformer
-    tokens = shape[0] * shape[1] // config.latent_patch_size**2 + 2
+    tokens = (side // config.token_pixels) ** 2 + 2
     width, kv = sizes.hidden_size, sizes.num_kv_heads * sizes.head_dim
     layer = 2 * width * width + 2 * width * kv + 3 * width * sizes.intermediate_size
     attention = 4 * tokens * (past + tokens) * width

@@ -32,9 +32,9 @@ def main() -> None:
     x, y = (one.voxels[0].astype(np.float64) for one in (image, reference))
 
     def baseline() -> None:
-        peak_signal_noise_ratio(y, x, data_range=data_range)
+        peak_signal_noise_ratio(y, x, data_range=data_range)  # type: ignore[no-untyped-call]
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-        structural_similarity(y, x, data_range=data_range, **options)
+        structural_similarity(y, x, data_range=data_range, **options)  # type: ignore[no-untyped-call]
 
     print(f"| pairs of {SIDE} x {SIDE}, one thread | pairs per second | ratio to scikit-image | goal |")
     print("|---|---|---|---|")

@@ -5,6 +5,7 @@ Run: python -m experiments.speed      (about 1 minute)
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import resource
 import statistics
@@ -26,7 +27,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for side, (seconds, gigabytes) in TARGETS.items():
-        with context.TrainingPairs(1) as pool:  # a fresh process, so that the peak is that of this job
+        with context.Pool(1) as pool:  # a fresh process, so that the peak is that of this job
             ours, baseline, peak = pool.apply(_measure, (side,))
         target = f"<= {seconds:g} s" + (f", <= {gigabytes:g} GB" if gigabytes else "")
         print(f"| assess + restore {side}x{side} | {ours:.2f} | {ours / baseline:.2f} | {peak:.2f} | {target} |")
@@ -42,7 +43,7 @@ def main() -> None:
         ),
         ("import Restorer", [sys.executable, "-c", "from medq_uni import Restorer"]),
     ):
-        seconds = _median(lambda command=command: subprocess.run(command, check=True, capture_output=True))
+        seconds = _median(functools.partial(subprocess.run, command, check=True, capture_output=True))
         print(f"| {name} | {seconds:.2f} | | | {'<= 0.3 s' if name == 'medq --help' else ''} |")
 
 

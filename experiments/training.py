@@ -19,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.machine import matrix_rate, times_of
+from medq_uni.config import ModelConfig
 from medq_uni.data.batches import BatchSampler
 from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig
@@ -28,13 +29,19 @@ from medq_uni.pretrained.memory import GIB
 from medq_uni.seeding import generator_of
 from medq_uni.train.conditioning import PairTexts
 from medq_uni.train.losses import LossWeights
-from medq_uni.train.memory import SavedBytes, held_bytes
-from medq_uni.train.objective import Objective
+from medq_uni.train.memory import stage_memory
+from medq_uni.train.objective import Losses, Objective
 from medq_uni.train.optimizer import build_optimizer, choose_trainable
-from medq_uni.train.recipe import StageConfig, TextMix, TrainConfig
-from medq_uni.train.sampling import BatchBuilder, Prefetcher, next_seed
+from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.sampling import BatchBuilder, Prefetcher, TrainBatch, next_seed
+from medq_uni.train.stage import ConditioningConfig, CropsConfig, FlowConfig, Group, ObjectiveName, StageConfig
 
-LAYOUTS = {"codec": ("decoder",), "restore": ("decoder", "ir"), "assess": ("iqa",), "joint": ("decoder", "ir", "iqa")}
+TRAINABLE: dict[ObjectiveName, tuple[Group, ...]] = {
+    "codec": ("decoder",),
+    "restore": ("decoder", "ir"),
+    "assess": ("iqa",),
+    "joint": ("decoder", "ir", "iqa"),
+}
 
 
 def main() -> None:
@@ -64,37 +71,44 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     nano = load_pretrained("nano")
     with tempfile.TemporaryDirectory() as folder:
-        pool = build_pair_cache(PairsConfig(count=40, seed=1), Path(folder) / "pool")
-        words = PairTexts(pool, nano.tokenizer)
-        for objective, trainable in LAYOUTS.items():
+        pairs = build_pair_cache(PairsConfig(count=40, seed=1), Path(folder) / "pairs")
+        texts = PairTexts(pairs, nano.tokenizer)
+        for objective, trainable in TRAINABLE.items():
             stage = StageConfig(
-                name=objective, objective=objective, trainable=trainable, steps=options.steps, batch_size=options.batch,
-                crop_size=options.crop, weights=LossWeights(flow=1.0, l1=1.0, ssim=1.0, text=1.0),
-                text=TextMix(generated=0.0), assess_share=0.0, noise_start=0.0,
-            )  # fmt: skip
-            print(_row(nano.config, words, stage, device, rate, options.workers), flush=True)
+                name=objective,
+                objective=objective,
+                trainable=trainable,
+                steps=options.steps,
+                crops=CropsConfig(batch_size=options.batch, sides=(options.crop,)),
+                losses=LossWeights(flow=1.0, l1=1.0, ssim=1.0, text=1.0),
+                conditioning=ConditioningConfig(generated=0.0),
+                flow=FlowConfig(noise_share=0.0),
+                assess_share=0.0,
+            )
+            print(_row(nano.config, texts, stage, device, rate, options.workers), flush=True)
 
 
-def _row(config: object, words: PairTexts, stage: StageConfig, device: torch.device, rate: float, workers: int) -> str:
+def _row(
+    config: ModelConfig, texts: PairTexts, stage: StageConfig, device: torch.device, rate: float, workers: int
+) -> str:
     torch.manual_seed(0)
-    model = MedQ(config).to(device).train()  # type: ignore[arg-type]
-    recipe = TrainConfig(about=(), initial="nano", pairs=PairsConfig(count=1, seed=1),
-                         val_pairs=PairsConfig(count=1, seed=2), stages=(stage,))  # fmt: skip
+    model = MedQ(config).to(device).train()
+    pairs = PairsConfig(count=1, seed=1)
+    recipe = TrainConfig(about=(), initial="nano", pairs=pairs, val_pairs=replace(pairs, seed=2), stages=(stage,))
     choose_trainable(model, recipe, stage)
     optimizer = build_optimizer(model, recipe, stage)
-    drawer = BatchBuilder(
-        words, stage, model.config, BatchSampler(words.pool, token_pixels=model.config.token_pixels), {}
-    )
-    stepper = Objective(model)
-    is_gpu = device.type == "cuda"
-    with SavedBytes(model) as saved, torch.autocast(device.type, torch.bfloat16, enabled=is_gpu):
-        one = replace(drawer, stage=replace(stage, batch_size=1))
-        stepper.losses(one.draw(next_seed(generator_of(0))))
-    feed = Prefetcher(drawer, generator_of(0).get_state(), workers=workers, pinned=is_gpu)
+    builder = BatchBuilder(texts, stage, config, BatchSampler(texts.pairs, token_pixels=config.token_pixels), {})
+    objective, is_gpu = Objective(model), device.type == "cuda"
+
+    def losses(batch: TrainBatch) -> Losses:
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_gpu):
+            return objective.losses(batch)
+
+    needed = stage_memory(model, builder, 1, next_seed(generator_of(0)), losses)
+    prefetcher = Prefetcher(builder, generator_of(0).get_state(), workers=workers, pinned=is_gpu)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_gpu):
-            total = sum(stepper.losses(feed.take()).values())
+        total = sum(losses(prefetcher.take()).values())
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[union-attr]
         optimizer.step()
@@ -104,19 +118,19 @@ def _row(config: object, words: PairTexts, stage: StageConfig, device: torch.dev
     flop = counter.get_total_flops()
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    feed.seconds = 0.0
+    prefetcher.seconds = 0.0
     times = times_of(step, device, stage.steps)
-    waited = feed.seconds / sum(times)
-    feed.close()
+    waited = prefetcher.seconds / sum(times)
+    prefetcher.close()
     peak = torch.cuda.max_memory_allocated(device) if is_gpu else psutil.Process().memory_info().rss
-    seconds = statistics.median(times)
+    seconds, size = statistics.median(times), stage.crops.batch_size
     columns = [
-        f"{stage.batch_size / seconds:.1f}",
-        f"{flop / stage.batch_size / 1e9:.1f}",
+        f"{size / seconds:.1f}",
+        f"{flop / size / 1e9:.1f}",
         f"{100 * flop / seconds / rate:.0f} %",
         f"{100 * waited:.1f} %",
-        f"{held_bytes(model) / GIB:.2f}",
-        f"{saved.total * stage.batch_size / GIB:.2f}",
+        f"{needed['held_gib']:.2f}",
+        f"{needed['activations_gib']:.2f}",
         f"{peak / GIB:.2f}",
     ]
     return f"| {stage.objective} | " + " | ".join(columns) + " |"

@@ -45,6 +45,7 @@ def restore_folder(
     overwrite: bool = False,
     maps: bool = True,
     on_start: Callable[[int], None] | None = None,
+    on_passed_over: Callable[[Path, str], None] | None = None,
     **options: Any,
 ) -> Iterator[ItemResult]:
     """Restore every image below ``source`` into the same place below ``target``; yield each result.
@@ -61,6 +62,7 @@ def restore_folder(
         overwrite: Make results again that exist.
         maps: Also write residual and uncertainty.
         on_start: Called with the number of images that were found, broken ones included.
+        on_passed_over: Called with every other file, below the source, and why it is no image.
         **options: See :meth:`medq_uni.restorer.Restorer.restore`.
 
     Raises:
@@ -72,6 +74,9 @@ def restore_folder(
     found = find_images(source)
     if on_start is not None:
         on_start(len(found) + len(found.broken))
+    if on_passed_over is not None:
+        for path, reason in found.passed_over:
+            on_passed_over(path.relative_to(source), reason)
     for item, place in _places(found, target):
         relative = place.relative_to(target)
         is_leftover = sidecar_path(place).exists() and not place.exists()

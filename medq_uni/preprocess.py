@@ -266,7 +266,7 @@ def assessable(image: MedicalImage) -> MedicalImage:
             f"Cannot assess as {image.modality}: values go down to {low:g}, but magnitude MR and PET "
             "are positive. If this is CT, pass modality='ct' (--modality ct)."
         )
-    if image.modality is Modality.CT and low >= 0 and high <= 1:
+    if image.modality is Modality.CT and low >= 0 and (high <= 1 or image.units is Units.ARBITRARY):
         raise CannotAssess(
             f"Cannot assess as CT: values lie in [{low:g}, {high:g}], not in Hounsfield units. "
             "Rescale the image to HU first."

@@ -15,7 +15,7 @@ from medq_uni.errors import MedQError
 from medq_uni.files import check_target, set_aside
 from medq_uni.image import MedicalImage
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
-from medq_uni.io.read_write import write_image
+from medq_uni.io.read_write import for_nifti, write_image
 from medq_uni.notice import NOTICE
 
 MAPS = ("residual", "uncertainty")
@@ -147,7 +147,7 @@ class Restoration:
         with set_aside(targets_of(path)):
             write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
             for name, image in shown.items():
-                write_image(image, map_path(path, name))
+                write_image(for_nifti(image), map_path(path, name))
             write_image(self.restored, path, derivation=derivation)
         return [path, *(map_path(path, name) for name in shown), sidecar]
 

@@ -63,6 +63,14 @@ def scores(image: MedicalImage, reference: MedicalImage, data_range: float | Non
     return _pair(x, y, data_range_of(reference) if data_range is None else data_range)
 
 
+def psnr_gain(
+    degraded: MedicalImage, restored: MedicalImage, reference: MedicalImage, data_range: float | None = None
+) -> float:
+    """Return by how many dB the PSNR of the restored image is above that of the degraded one; see :func:`scores`."""
+    before, after = (scores(image, reference, data_range)[0] for image in (degraded, restored))
+    return after - before
+
+
 def score_image(image: MedicalImage, reference: MedicalImage, data_range: float | None = None) -> ImageScores:
     """Return all scores of an image against its reference.
 

@@ -201,3 +201,15 @@ def test_a_failed_replacement_leaves_the_result_that_was_there(
     )
     assert sorted(path.name for path in target.iterdir()) == ["one.medq.json", "one.nii.gz"]
     assert results(restorer, source, target, settings=other)["one.nii.gz"].status == "failed"
+
+
+def test_every_file_that_is_passed_over_is_named(restorer: Restorer, tmp_path: Path):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write_image(SLICE, source / "one.nii.gz")
+    (source / "two.nii.gz").symlink_to("../.git/annex/objects/two.nii.gz")
+    (source / "notes.txt").write_text("no image")
+    named: list[str] = []
+    found = results(restorer, source, target, on_passed_over=lambda path, reason: named.append(str(path)))
+    assert {name: one.status for name, one in found.items()} == {"one.nii.gz": "restored", "two.nii.gz": "failed"}
+    assert "target is not there" in found["two.nii.gz"].message
+    assert named == ["notes.txt"]

@@ -4,7 +4,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from medq_uni.image import MedicalImage
 from medq_uni.physics.effect import foreground
-from medq_uni.scoring import data_range_of, score_image, scores
+from medq_uni.scoring import data_range_of, psnr_gain, score_image, scores
 from medq_uni.taxonomy import Modality
 
 OPTIONS = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -118,3 +118,13 @@ def test_a_blank_slice_of_a_volume_is_left_out_of_its_psnr(modality: Modality):
     assert all(np.isfinite(value) for value in (whole.psnr_wide, whole.psnr_slice, whole.ssim_slice))
     same = score_image(MedicalImage(truth, modality=modality), MedicalImage(truth, modality=modality))
     assert same.psnr == np.inf
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+def test_a_gain_is_the_difference_of_two_psnrs_whatever_the_range(modality: Modality):
+    image, reference = pair(modality)
+    half = image.with_voxels((image.voxels + reference.voxels) / 2)
+    expected = score_image(half, reference).psnr - score_image(image, reference).psnr
+    assert psnr_gain(image, half, reference) == pytest.approx(expected, abs=1e-9)
+    assert psnr_gain(image, half, reference, 50.0) == pytest.approx(expected, abs=1e-9)
+    assert expected > 2

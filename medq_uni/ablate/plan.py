@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medq_uni.config import ConfigError, SamplerConfig
-from medq_uni.config_json import from_json, read_json
+from medq_uni.config_json import read_json
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.train.recipe import ObjectiveName, TrainConfig
+from medq_uni.train.recipe import TrainConfig, recipe_from_json
+from medq_uni.train.stage import ObjectiveName
 
-Conditioning = Literal["label", "predicted", "shuffled", "nothing"]
+Told = Literal["label", "predicted", "shuffled", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,12 @@ class Variant:
     name: str
     """What it is called there."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """New values of keys of the recipe, by dotted path; a stage is named: ``stages.joint.weights.l1``."""
+    """New values of keys of the recipe, by dotted path; a stage is named: ``stages.joint.losses.l1``."""
     recipe: str | None = None
     """Recipe file, beside the plan; None takes the base. The way to put a baseline beside MedQ-UNI."""
     weights_of: str | None = None
     """Variant whose trained weights are used; None trains its own."""
-    told: Conditioning = "predicted"
+    told: Told = "predicted"
     """What the restoration is told in the test: the true label, what the model itself writes, the label of another
     pair, or nothing. A baseline is told nothing."""
     objective: ObjectiveName = "joint"
@@ -96,24 +97,13 @@ def read_plan(path: Path, sources: Sequence[str] = ()) -> tuple[AblationPlan, di
         ConfigError: If a file is missing or wrong, a change names no key, or budgets or pairs differ.
     """
     plan = read_json(AblationPlan, path, where="recipes/")
-    names: dict[str, str] = {}
-    for variant in plan.variants:
-        other = names.setdefault(folder_name(variant.name), variant.name)
-        if other != variant.name:
-            raise ConfigError(f"{path}: {other!r} and {variant.name!r} would share a folder. Give other names.")
-    recipes = {}
-    for variant in plan.variants:
-        if variant.weights_of is None:
-            recipes[variant.name] = changed(_values(Path(path), variant.recipe or plan.base), variant.changes)
-    for name, recipe in recipes.items():
-        if any(stage.token_budget or stage.crop_sizes for stage in recipe.stages):
-            raise ConfigError(
-                f"{path}: {name} draws crops of several sizes or fills a budget of tokens. Give fixed ones."
-            )
-    budgets = {name: sum(s.steps * s.batch_size * s.crop_size**2 for s in c.stages) for name, c in recipes.items()}
-    if len(set(budgets.values())) > 1:
-        listed = ", ".join(f"{name} {pixels / 1e6:.1f} M" for name, pixels in budgets.items())
-        raise ConfigError(f"{path}: budgets differ in pixels seen ({listed}). Make steps x batch x crop equal.")
+    _check_folders(path, plan)
+    recipes = {
+        variant.name: changed(_values(Path(path), variant.recipe or plan.base), variant.changes)
+        for variant in plan.variants
+        if variant.weights_of is None
+    }
+    _check_budgets(path, recipes)
     first, *others = recipes.items()
     for name, recipe in others:
         if (recipe.pairs, recipe.dataset, recipe.val_pairs) != (first[1].pairs, first[1].dataset, first[1].val_pairs):
@@ -122,6 +112,30 @@ def read_plan(path: Path, sources: Sequence[str] = ()) -> tuple[AblationPlan, di
         plan = replace(plan, test=replace(plan.test, data=tuple(sources)))
         recipes = {name: recipe.with_sources(tuple(sources)) for name, recipe in recipes.items()}
     return plan, recipes
+
+
+def _check_folders(path: Path, plan: AblationPlan) -> None:
+    names: dict[str, str] = {}
+    for variant in plan.variants:
+        other = names.setdefault(folder_name(variant.name), variant.name)
+        if other != variant.name:
+            raise ConfigError(f"{path}: {other!r} and {variant.name!r} would share a folder. Give other names.")
+
+
+def _check_budgets(path: Path, recipes: Mapping[str, TrainConfig]) -> None:
+    """Check that all recipes meet as many pixels."""
+    for name, recipe in recipes.items():
+        if any(stage.crops.token_budget or len(stage.crops.sides) > 1 for stage in recipe.stages):
+            raise ConfigError(
+                f"{path}: {name} draws crops of several sizes or fills a budget of tokens. Give fixed ones."
+            )
+    budgets = {
+        name: sum(stage.steps * stage.crops.batch_size * stage.crops.sides[0] ** 2 for stage in recipe.stages)
+        for name, recipe in recipes.items()
+    }
+    if len(set(budgets.values())) > 1:
+        listed = ", ".join(f"{name} {pixels / 1e6:.1f} M" for name, pixels in budgets.items())
+        raise ConfigError(f"{path}: budgets differ in pixels seen ({listed}). Make steps x batch x crop equal.")
 
 
 def folder_name(name: str) -> str:
@@ -163,4 +177,4 @@ def changed(base: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
                 raise ConfigError(f"{path}: there is no stage {part!r}.")
             place = found if found is not None else place.setdefault(part, {})
         place[last] = value
-    return from_json(TrainConfig, json.dumps(values))
+    return recipe_from_json(json.dumps(values))

@@ -21,12 +21,13 @@ from medq_uni.config import ConfigError
 from medq_uni.config_json import chosen, to_json
 from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.files import write_text
+from medq_uni.scoring import DEFINITIONS
 from medq_uni.train.checkpoint import newest_checkpoint
 from medq_uni.train.export import publish
-from medq_uni.train.loop import Trained, train
 from medq_uni.train.recipe import TrainConfig, read_recipe, recipe_hash
-from medq_uni.train.run import RECIPE
+from medq_uni.train.resume import RECIPE
 from medq_uni.train.run_log import Report
+from medq_uni.train.trainer import Trained, TrainOptions, train
 
 
 def run_ablations(
@@ -58,7 +59,7 @@ def run_ablations(
     """
     plan, recipes = read_plan(path, sources)
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
-    test = build_pair_cache(plan.test, folder / "pools" / "test_pairs", workers=workers)
+    test = build_pair_cache(plan.test, folder / "pairs" / "test_pairs", workers=workers)
     trainer = _Trainer(plan, folder, workers, device, deadline, report)
     found: dict[str, list[Measured]] = defaultdict(list)
     for seed in plan.seeds:
@@ -85,10 +86,11 @@ def run_ablations(
 
 
 def _of(plan: AblationPlan, variant: Variant, recipe: TrainConfig) -> str:
-    """Return a hash of all that a variant's scores depend on."""
+    """Return a hash of all that the scores of a variant depend on."""
     tuning = (plan.learning_rates, plan.tuning_share) if plan.learning_rates else ()
     tested = variant.told, variant.objective, to_json(variant.sampler) if variant.sampler else None, chosen(plan.test)
-    return hashlib.sha256(json.dumps([recipe_hash(recipe), tuning, tested], sort_keys=True).encode()).hexdigest()
+    of = [DEFINITIONS, recipe_hash(recipe), tuning, tested]
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ class _Trainer:
         trained = self._train(recipe, run, name)
         if not trained.is_finished:
             return None
-        publish(trained, recipe, self.folder / "pools", run / "model")
+        publish(trained, recipe, self.folder / "pairs", run / "model")
         return run
 
     def _train(self, recipe: TrainConfig, run: Path, name: str) -> Trained:
@@ -138,16 +140,16 @@ class _Trainer:
             if self.report is not None:
                 self.report({"variant": name, "seed": recipe.seed, **line})
 
-        return train(
-            recipe,
-            run,
+        minutes = None if self.deadline is None else max(0.0, (self.deadline - time.monotonic()) / 60)
+        options = TrainOptions(
             resume=True,
-            max_minutes=None if self.deadline is None else max(0.0, (self.deadline - time.monotonic()) / 60),
+            max_minutes=minutes,
             workers=self.workers,
             device=self.device,
-            pools=self.folder / "pools",
+            pairs_folder=self.folder / "pairs",
             report=tell,
         )
+        return train(recipe, run, options)
 
 
 def _seconds(run: Path) -> float:

@@ -10,19 +10,26 @@ import torch
 from torch import Tensor
 
 from medq_uni.ablate.plan import Variant
-from medq_uni.baselines.network import count_parameters, restore_views
-from medq_uni.data.pair_cache import CACHED_SIDE, PairItem, TrainingPairs
-from medq_uni.metrics import psnr, ssim
+from medq_uni.baselines.network import count_parameters
+from medq_uni.data.pair_cache import CACHED_SIDE, PairItem, TrainingPairs, pair_images
+from medq_uni.image import MedicalImage
 from medq_uni.preprocess import Scaling
 from medq_uni.pretrained.baselines import load_baseline
 from medq_uni.pretrained.load import Pretrained, load_pretrained
+from medq_uni.scoring import scores
 from medq_uni.seeding import generator_of
 from medq_uni.systems.cost import gflops
-from medq_uni.taxonomy import Severity
 from medq_uni.train.conditioning import PairTexts
-from medq_uni.train.generated import describe_pairs
 from medq_uni.train.recipe import TrainConfig
-from medq_uni.train.validate import Restore, decode_one, native, right_shares, scoring_values
+from medq_uni.train.validate import (
+    PairRestorer,
+    RestorePair,
+    degraded_indices,
+    described,
+    inference_of,
+    restored_by,
+    right_shares,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Score:
     task: str
     subject: str
     psnr: float
-    """dB, on the scoring range."""
+    """dB; this and the next as :func:`medq_uni.scoring.scores` defines them."""
     ssim: float
 
 
@@ -50,9 +57,9 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class OnPairs:
-    """A variant at work on the pairs of a pool."""
+    """A variant at work on pairs."""
 
-    restore: Restore
+    restore: RestorePair
     reading: dict[str, float] = field(default_factory=dict)
     """How well it reads them (:func:`medq_uni.train.validate.right_shares`); nothing where nobody is told its words."""
 
@@ -63,7 +70,7 @@ class TrainedVariant:
 
     parameters: int
     on: Callable[[TrainingPairs], OnPairs]
-    """What it does with the pairs of a pool."""
+    """What it does with pairs."""
 
 
 def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str | None) -> TrainedVariant:
@@ -77,86 +84,78 @@ def open_variant(model: Path, variant: Variant, recipe: TrainConfig, device: str
     """
     if recipe.baseline is not None:
         baseline, _ = load_baseline(model, device=device or "cpu")
-        return TrainedVariant(
-            count_parameters(baseline),
-            lambda pool: OnPairs(lambda index, degraded: restore_views(baseline, degraded, pool.scaling(index))),
-        )
+        count = count_parameters(baseline)
+        return TrainedVariant(count, lambda pairs: OnPairs(lambda index: restored_by(baseline, pairs, index)))
     loaded = load_pretrained(model, device=device or "cpu")
     count = sum(weight.numel() for weight in loaded.model.parameters())
+    return TrainedVariant(count, lambda pairs: _medq(loaded, variant, recipe, pairs))
 
-    return TrainedVariant(count, lambda pool: _medq(loaded, variant, recipe, pool))
 
+def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pairs: TrainingPairs) -> OnPairs:
+    """Return what restores pairs, each told what the variant says."""
+    texts = PairTexts(pairs, loaded.tokenizer, recipe.labels.form)
+    inference = inference_of(loaded.model, loaded.tokenizer)
+    restorer = PairRestorer(inference, texts, variant.objective, variant.sampler or recipe.sampler)
+    predicted = described(inference, pairs, len(pairs)) if variant.told == "predicted" else {}
+    others = torch.randperm(len(pairs), generator=generator_of(0)).tolist()
 
-def _medq(loaded: Pretrained, variant: Variant, recipe: TrainConfig, pool: TrainingPairs) -> OnPairs:
-    """Return what restores the pairs of a pool, each told what the variant says."""
-    words = PairTexts(pool, loaded.tokenizer, recipe.label)
-    predicted = describe_pairs(loaded.model, loaded.tokenizer, pool, len(pool)) if variant.told == "predicted" else {}
-    others = torch.randperm(len(pool), generator=generator_of(0)).tolist()
-    sampler = variant.sampler or recipe.sampler
-
-    def restore(index: int, degraded: Tensor) -> Tensor:
+    def restore(index: int) -> MedicalImage:
         told: Sequence[int] | None = []
         if variant.told == "label":
             told = None  # the objective's own words
         elif variant.told == "predicted":
             told = predicted[index]
         elif variant.told == "shuffled":
-            told = words.tokens(others[index], generator_of(index))
-        return decode_one(loaded.model, words, index, degraded, variant.objective, sampler, told).image
+            told = texts.tokens(others[index], generator_of(index))
+        return restorer.restore(index, told)[0]
 
     is_reading = variant.told == "predicted" and variant.weights_of is None  # the same weights read the same
-    return OnPairs(restore, right_shares(words, predicted) if is_reading else {})
+    return OnPairs(restore, right_shares(texts, predicted) if is_reading else {})
 
 
 @torch.inference_mode()
 def score(variant: TrainedVariant, test: TrainingPairs) -> tuple[list[Score], dict[str, float]]:
     """Return the score of every degraded test pair, and how well the variant reads the pairs."""
-    on, found = variant.on(test), []
-    for index in _degraded(test):
-        degraded, reference = native(test, index)
-        found.append(_scored(test, index, on.restore(index, degraded), reference))
-    return found, on.reading
+    on = variant.on(test)
+    return [_scored(test, index, on.restore(index)) for index in degraded_indices(test)], on.reading
 
 
 @torch.inference_mode()
 def size_of(variant: TrainedVariant, test: TrainingPairs) -> Size:
     """Return parameters, and the work of the first test pair, its edge repeated up to 256 x 256 pixels."""
     square = _Square(test)
-    work = gflops(lambda: variant.on(square).restore(0, square.views(0)[0][None]))
-    return Size(variant.parameters, work)
+    return Size(variant.parameters, gflops(lambda: variant.on(square).restore(0)))
 
 
 def input_scores(test: TrainingPairs) -> list[Score]:
     """Return the scores of the degraded inputs themselves."""
-    return [_scored(test, index, *native(test, index)) for index in _degraded(test)]
+    return [_scored(test, index, pair_images(test, index)[0]) for index in degraded_indices(test)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Square:
-    """The first pair of a pool alone, as a slice that fills the square that the pool keeps."""
+    """The first pair alone, as a slice that fills the square that a pair cache keeps."""
 
-    pool: TrainingPairs
+    pairs: TrainingPairs
 
     @property
     def items(self) -> list[PairItem]:
-        return [replace(self.pool.items[0], height=CACHED_SIDE, width=CACHED_SIDE)]
+        return [replace(self.pairs.items[0], height=CACHED_SIDE, width=CACHED_SIDE)]
 
     def __len__(self) -> int:
         return 1
 
     def views(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.pool.views(index)
+        return self.pairs.views(index)
+
+    def values(self, index: int) -> Tensor:
+        return self.pairs.values(index)
 
     def scaling(self, index: int) -> Scaling:
-        return self.pool.scaling(index)
+        return self.pairs.scaling(index)
 
 
-def _degraded(test: TrainingPairs) -> list[int]:
-    return [index for index, item in enumerate(test.items) if item.severity is not Severity.NONE]
-
-
-def _scored(test: TrainingPairs, index: int, image: Tensor, reference: Tensor) -> Score:
-    item = test.items[index]
-    (x, span), (y, _) = (scoring_values(test, index, views) for views in (image, reference))
-    decibels, similarity = (metric(x[:, None], y[:, None], data_range=span)[0] for metric in (psnr, ssim))
-    return Score(index, item.task.modality.value, item.task.value, item.subject, float(decibels), float(similarity))
+def _scored(test: TrainingPairs, index: int, image: MedicalImage) -> Score:
+    item, reference = test.items[index], pair_images(test, index)[1]
+    decibels, similarity = scores(image, reference, item.reference_peak)
+    return Score(index, item.task.modality.value, item.task.value, item.subject, decibels, similarity)

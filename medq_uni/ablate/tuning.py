@@ -9,9 +9,10 @@ from pathlib import Path
 
 from medq_uni.config import ConfigError
 from medq_uni.files import write_text
-from medq_uni.train.loop import DivergenceError, Trained
 from medq_uni.train.recipe import TrainConfig, recipe_hash
 from medq_uni.train.run_log import LOG, read_log
+from medq_uni.train.stage import OptimizerConfig, StageConfig
+from medq_uni.train.trainer import DivergenceError, Trained
 
 GAINS = "gains.json"
 Train = Callable[[TrainConfig, Path], Trained]
@@ -57,9 +58,11 @@ def best_rate(recipe: TrainConfig, rates: tuple[float, ...], share: float, folde
 
 def faster(recipe: TrainConfig, rate: float) -> TrainConfig:
     """Return a recipe whose learning rates are multiplied."""
-    return replace(
-        recipe, stages=tuple(replace(stage, learning_rate=rate * stage.learning_rate) for stage in recipe.stages)
-    )
+
+    def scaled(optimizer: OptimizerConfig) -> OptimizerConfig:
+        return replace(optimizer, learning_rate=rate * optimizer.learning_rate)
+
+    return replace(recipe, stages=tuple(replace(one, optimizer=scaled(one.optimizer)) for one in recipe.stages))
 
 
 def shortened(recipe: TrainConfig, share: float, rate: float) -> TrainConfig:
@@ -67,11 +70,14 @@ def shortened(recipe: TrainConfig, share: float, rate: float) -> TrainConfig:
 
     It validates at the end of each stage alone.
     """
-    stages = tuple(
-        replace(s, steps=max(1, round(share * s.steps)), warmup_steps=round(share * s.warmup_steps))
-        for s in faster(recipe, rate).stages
-    )
-    return replace(recipe, stages=stages, validate_every=max(stage.steps for stage in stages))
+
+    def short(stage: StageConfig) -> StageConfig:
+        warmup = round(share * stage.optimizer.lr_warmup_steps)
+        optimizer = replace(stage.optimizer, lr_warmup_steps=warmup)
+        return replace(stage, steps=max(1, round(share * stage.steps)), optimizer=optimizer)
+
+    stages = tuple(short(stage) for stage in faster(recipe, rate).stages)
+    return replace(recipe, stages=stages, validation_interval=max(stage.steps for stage in stages))
 
 
 def mean_gain(run: Path) -> float:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from medq_uni.config import ConfigError
 from medq_uni.errors import MedQError
-from medq_uni.preprocess import Scaling, as_channels, as_views
+from medq_uni.image import MedicalImage
+from medq_uni.preprocess import Scaling, as_channels, as_views, to_image, to_tensor
 
 Kind = Literal["nafnet", "pix2pix", "restormer", "amir", "restore-rwkv", "indi"]
 
@@ -106,6 +107,21 @@ def count_parameters(baseline: Baseline) -> int:
     """Return how many numbers a restoration depends on; parts that only training uses are left out."""
     names = {name: x.numel() for name, x in baseline.named_parameters()}
     return sum(count for name, count in names.items() if name.partition(".")[0] not in baseline.training_only)
+
+
+def restore_image(baseline: Baseline, degraded: MedicalImage, *, scaling: Scaling | None = None) -> MedicalImage:
+    """Return an image restored slice by slice, whole, in the units of the input.
+
+    Args:
+        baseline: In evaluation mode.
+        degraded: 2-D slice or volume of any size, with a modality.
+        scaling: Network range; by default that of the image.
+
+    Raises:
+        MedQError: If the image has no range; see :func:`medq_uni.preprocess.to_tensor`.
+    """
+    views, inverse = to_tensor(degraded, multiple=baseline.config.multiple, scaling=scaling)
+    return to_image(restore_views(baseline, views, inverse.scaling), inverse)
 
 
 @torch.no_grad()

@@ -124,6 +124,7 @@ def restore(
 
         is_tree = path.is_dir() and not _is_one_series(path)
         code = (_restore_tree if is_tree else _restore_one)(restorer, path, output, options, tell)
+        code = code or (_left_out(path) if path.is_dir() and not is_tree else 0)
         if report is not None:
             _write_report(sections, report)
     typer.echo(NOTICE, err=True)
@@ -236,23 +237,43 @@ def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[s
     return 0
 
 
+def _left_out(folder: Path) -> int:
+    """Name what a folder with one series holds beside it, and return the exit code."""
+    from medq_uni.io.discover import find_images
+
+    found = find_images(folder)
+    for path, reason in found.skipped:
+        typer.echo(f"{path.relative_to(folder)}\tpassed over\t{reason}", err=True)
+    if found.skipped:
+        typer.echo(f"{len(found.skipped)} files passed over, {len(found.broken)} of them images", err=True)
+    return SOME_FAILED if found.broken else 0
+
+
 def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], tell: Tell) -> int:
     """Restore a tree and return the exit code."""
     from medq_uni.batch import restore_folder
 
     totals: list[int] = []
     counts = dict.fromkeys(("restored", "unchanged", "skipped", "failed"), 0)
+    passed_over: list[Path] = []
+
+    def pass_over(path: Path, reason: str) -> None:
+        passed_over.append(path)
+        typer.echo(f"{path}\tpassed over\t{reason}", err=True)
+
     with progress_bar("images") as progress:
-        results = restore_folder(restorer, source, target, on_start=totals.append, **options)
+        results = restore_folder(restorer, source, target, on_start=totals.append, on_passed_over=pass_over, **options)
         for number, result in enumerate(results, start=1):
             counts[result.status] += 1
             renamed = result.status != "failed" and result.place != result.relative
             note = f" [as {result.place}]" if renamed else ""
-            typer.echo(f"{result.relative}\t{result.status}\t{result.message}{note}")
+            typer.echo(f"{result.relative}\t{result.status}\t{result.message}{note}", err=result.status == "failed")
             progress(number, totals[0])
             if result.restoration is not None:
                 tell(str(result.relative), result.restoration)
-    typer.echo(", ".join(f"{count} {status}" for status, count in counts.items()), err=True)
+    said = [f"{count} {status}" for status, count in counts.items()]
+    said += [f"{len(passed_over)} passed over"] if passed_over else []
+    typer.echo(", ".join(said), err=True)
     total = sum(counts.values())
     if total == 0:
         raise MedQError(f"{source.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")

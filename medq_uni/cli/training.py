@@ -36,9 +36,10 @@ def train(
     """
     with clear_errors():
         from medq_uni.train.export import publish
-        from medq_uni.train.loop import replay
-        from medq_uni.train.loop import train as run
         from medq_uni.train.recipe import read_recipe
+        from medq_uni.train.replay import replay
+        from medq_uni.train.trainer import TrainOptions
+        from medq_uni.train.trainer import train as run
 
         config = read_recipe(recipe)
         if source:
@@ -50,9 +51,7 @@ def train(
             typer.echo(json.dumps({**terms, "fault": fault}))
             return
         with progress_bars() as bars, _told_to_go_on(recipe, output):
-            trained = run(
-                config,
-                output,
+            options = TrainOptions(
                 resume=resume,
                 may_change=True,
                 max_minutes=max_minutes,
@@ -61,6 +60,7 @@ def train(
                 wandb=wandb,
                 report=_reporter(bars),
             )
+            trained = run(config, output, options)
         if not trained.is_first:
             return
         if trained.is_finished:

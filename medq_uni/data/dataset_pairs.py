@@ -63,9 +63,16 @@ class DatasetPairs:
         Raises:
             DatasetError: If the pair is damaged.
         """
-        values, scaling = self._read(index)
-        views = scaling.to_views(torch.from_numpy(values))
+        views = self.scaling(index).to_views(self.values(index))
         return views[0], views[1]
+
+    def values(self, index: int) -> torch.Tensor:
+        """Return the degraded and the reference slice (2, 256, 256) in physical units.
+
+        Raises:
+            DatasetError: If the pair is damaged.
+        """
+        return torch.from_numpy(self._read(index)[0])
 
     def scaling(self, index: int) -> Scaling:
         """Return the network range of a pair."""
@@ -89,4 +96,5 @@ def _item(meta: dict[str, Any]) -> PairItem:
         height=height,
         width=width,
         description=meta["description"],
+        reference_peak=meta.get("volume_peak"),
     )

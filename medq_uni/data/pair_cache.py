@@ -16,9 +16,10 @@ from medq_uni.config_json import chosen
 from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.distribute import map_items
 from medq_uni.files import write_text
-from medq_uni.preprocess import Scaling, scaling_of
+from medq_uni.image import MedicalImage
+from medq_uni.preprocess import PERCENTILE, Scaling, scaling_of
 from medq_uni.seeding import generator_of, randint
-from medq_uni.taxonomy import Anatomy, Severity, Task
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Task
 
 CACHED_SIDE = 256
 """Side of the square that is kept of every slice, in pixels."""
@@ -42,6 +43,9 @@ class PairItem:
     width: int
     description: str = ""
     """What a dataset says about the pair; empty where it follows from the records."""
+    reference_peak: float | None = None
+    """99.9th percentile of the volume that the reference is a slice of, or of the whole slice where there is none: the
+    range on which MR and PET are scored. None where nobody noted it: that of what is kept of the slice stands in."""
 
     @property
     def num_degradations(self) -> int:
@@ -62,8 +66,19 @@ class TrainingPairs(Protocol):
     def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]; the edge is repeated."""
 
+    def values(self, index: int) -> torch.Tensor:
+        """Return the degraded and the reference slice (2, 256, 256) in physical units; the edge is repeated."""
+
     def scaling(self, index: int) -> Scaling:
         """Return the network range of a pair."""
+
+
+def pair_images(pairs: TrainingPairs, index: int) -> tuple[MedicalImage, MedicalImage]:
+    """Return what is kept of the degraded and the reference slice of a pair, without repeated edges."""
+    item = pairs.items[index]
+    kept = pairs.values(index)[:, : item.height, : item.width].numpy()
+    degraded, reference = (MedicalImage(one, modality=item.task.modality) for one in kept)
+    return degraded, reference
 
 
 class PairCache:
@@ -92,9 +107,12 @@ class PairCache:
 
     def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the degraded and reference views, each (2, 256, 256) in [-1, 1]."""
-        values = torch.from_numpy(np.array(self.arrays[index]))
-        views = self._scalings[index].to_views(values)
+        views = self._scalings[index].to_views(self.values(index))
         return views[0], views[1]
+
+    def values(self, index: int) -> torch.Tensor:
+        """Return the degraded and the reference slice (2, 256, 256) in physical units."""
+        return torch.from_numpy(np.array(self.arrays[index]))
 
     def scaling(self, index: int) -> Scaling:
         """Return the network range of a pair."""
@@ -153,6 +171,9 @@ def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PairItem, S
     pair = draw_pair(config, index)
     height, width = (min(side, CACHED_SIDE) for side in pair.reference.shape[1:])
     both = cropped(pair.degraded.voxels[0], pair.reference.voxels[0], generator_of(config.seed, index, 1))
+    peak = pair.volume_peak
+    if peak is None and pair.task.modality is not Modality.CT:
+        peak = float(np.percentile(pair.reference.voxels, PERCENTILE))
     item = PairItem(
         task=pair.task,
         severity=pair.severity,
@@ -162,6 +183,7 @@ def _draw_item(config: PairsConfig, index: int) -> tuple[np.ndarray, PairItem, S
         records=json.dumps([asdict(record) for record in pair.records]),
         height=height,
         width=width,
+        reference_peak=peak,
     )
     return both, item, scaling_of(pair.degraded)
 

@@ -11,14 +11,16 @@ from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
-from medq_uni.io.dicom_pixels import decode, parsing, read_dataset, transfer_syntax
+from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_dataset, transfer_syntax
 from medq_uni.io.geometry import Plane, spacing_of, stack
+from medq_uni.io.image_kind import check_kind, modality_of
 from medq_uni.io.limits import check_bytes, check_finite, warn
 from medq_uni.io.rescale import Rescale, physical
-from medq_uni.io.suv import NoSuv, suv_factor
+from medq_uni.io.suv import MIN_JUDGED_VOXELS, check_suv, pet_scale
 from medq_uni.taxonomy import Modality
 
-MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET}
+LEAST_HU = -200.0
+"""Where stored values are said to be HU as they are, some must be lower than this, as air and fat are."""
 LOSSY_SYNTAXES = {
     "1.2.840.10008.1.2.4.50",  # JPEG baseline
     "1.2.840.10008.1.2.4.51",  # JPEG extended
@@ -45,10 +47,10 @@ class DicomSource:
         headers: One per file, without pixels.
         paths: The files, never to be written to.
         frames: One per slice, in slice order.
-        stored: Integers as read (Z, Y, X); bright is high, also where the file is MONOCHROME1.
+        stored: Integers as read (Z, Y, X).
         affine: Affine of the whole stack.
-        is_mirrored: Whether the file is MONOCHROME1.
         is_lossy: Whether it, or an ancestor, was compressed with loss.
+        is_uneven: Whether the slices lie on no regular grid, so that the affine holds for none but the first.
     """
 
     headers: tuple[Dataset, ...]
@@ -56,15 +58,14 @@ class DicomSource:
     frames: tuple[FrameRef, ...]
     stored: np.ndarray
     affine: np.ndarray
-    is_mirrored: bool
     is_lossy: bool
+    is_uneven: bool = False
 
 
 def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None) -> MedicalImage:
     """Read one DICOM image: the files of one series, or one file with any number of frames.
 
-    MONOCHROME1 is turned into MONOCHROME2 sense by mirroring the stored values about the middle of
-    those that occur (padding aside), which mirroring again undoes.
+    MONOCHROME1 says how the image is shown, dark for high values; the values are those of MONOCHROME2.
 
     Args:
         paths: Files, in any order.
@@ -82,6 +83,8 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
         is_lossy = False
         for path in paths:
             dataset = read_dataset(path)
+            check_pixels(path.name, dataset)
+            check_kind(path.name, dataset, stated=modality)
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
@@ -92,18 +95,17 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
             pixels.append(frames)
             check_bytes(name, (sum(map(len, pixels)), *frames.shape[1:]), frames.itemsize)
         _check_alike(name, headers, pixels)
-        order, affine, notes = _arrange(name, planes, headers)
+        order, affine, is_uneven, notes = _arrange(name, planes, headers)
         stored = np.concatenate(pixels)
         stored = stored if order == list(range(len(order))) else stored[order]
-        is_mirrored = headers[0].PhotometricInterpretation == "MONOCHROME1"
         source = DicomSource(
             headers=tuple(headers),
             paths=tuple(paths),
             frames=tuple(refs[k] for k in order),
             stored=stored,
             affine=affine,
-            is_mirrored=is_mirrored,
             is_lossy=is_lossy,
+            is_uneven=is_uneven,
         )
         image, more = _assemble(name, source, modality)
     for note in [*notes, *more]:
@@ -113,20 +115,10 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
 
 def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tuple[MedicalImage, list[str]]:
     """Return the image in physical units, and what has to be said about it."""
-    notes = []
     header = source.headers[0]
     padding = _padding(header, source.stored)
-    if source.is_mirrored:
-        source = _replace(source, stored=mirror(source.stored, padding))
-        notes.append("MONOCHROME1 was turned into MONOCHROME2 sense by mirroring the stored values.")
-    modality = modality or MODALITIES.get(str(header.get("Modality", "")))
-    units, factor, unit_notes = _units(source, modality)
-    source = _replace(
-        source, frames=tuple(f._replace(rescale=f.rescale._replace(factor=factor)) for f in source.frames)
-    )
-    voxels = np.empty(source.stored.shape, np.float32)
-    for z, frame in enumerate(source.frames):
-        voxels[z] = physical(source.stored[z], frame.rescale)
+    modality = modality or modality_of(header)
+    units, source, voxels, notes = _scaled(source, modality, padding)
     check_finite(name, voxels)
     image = MedicalImage(
         voxels=voxels,
@@ -137,17 +129,7 @@ def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tupl
         padding=padding,
         source=source,
     )
-    return image, notes + unit_notes
-
-
-def mirror(stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
-    """Return the integers mirrored about the middle of their range; padding stays. Its own inverse."""
-    inside = np.ones(stored.shape, bool) if padding is None else ~padding
-    if not inside.any():
-        return stored
-    total = int(stored[inside].min()) + int(stored[inside].max())
-    mirrored = (total - stored.astype(np.int64)).astype(stored.dtype)
-    return np.where(inside, mirrored, stored)
+    return image, notes
 
 
 def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
@@ -228,14 +210,16 @@ def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) ->
             )
 
 
-def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[list[int], np.ndarray, list[str]]:
-    """Return order and affine (RAS+) of the slices, and notes."""
+def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[list[int], np.ndarray, bool, list[str]]:
+    """Return order and affine (RAS+) of the slices, whether they lie on no regular grid, and notes."""
     notes = [] if planes[0].spacing else ["PixelSpacing is missing; 1 mm was assumed."]
     # a classic multi-frame object has one place for all of its frames, in the order of a stack
     is_classic = len(headers) == 1 and not headers[0].get("PerFrameFunctionalGroupsSequence")
     if all(plane.is_placed for plane in planes) and not (is_classic and len(planes) > 1):
-        order, affine = stack(name, planes)
-        return order, affine, notes
+        order, affine, doubt = stack(name, planes)
+        if doubt is not None:
+            notes.append(f"{doubt} Each slice keeps its place in DICOM output; NIfTI cannot hold it.")
+        return order, affine, doubt is not None, notes
     if len(headers) > 1:
         num_lost = sum(not plane.is_placed for plane in planes)
         raise UnreadableImage(
@@ -245,9 +229,9 @@ def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[li
     order = list(range(len(planes)))
     if planes[0].is_placed:
         notes.append("frames have no position of their own; a straight stack in stored order was assumed.")
-        return order, stack(name, planes[:1])[1], notes
+        return order, stack(name, planes[:1])[1], False, notes
     notes.append("the position in the patient is missing; an axial stack in stored order was assumed.")
-    return order, _assumed_affine(planes[0]), notes
+    return order, _assumed_affine(planes[0]), False, notes
 
 
 def _assumed_affine(plane: Plane) -> np.ndarray:
@@ -272,25 +256,54 @@ def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
     return padding if padding.any() else None
 
 
-def _units(source: DicomSource, modality: Modality | None) -> tuple[Units, float, list[str]]:
-    """Return the units, the factor that makes them, and notes."""
-    header = source.headers[0]
-    if modality is Modality.CT:
-        where = functional_group(header, 0, "PixelValueTransformationSequence") or header
-        if source.frames[0].has_rescale and str(where.get("RescaleType", "HU") or "HU") == "HU":
-            return Units.HU, 1.0, []
-        return Units.ARBITRARY, 1.0, ["the rescale does not say Hounsfield units; values are arbitrary."]
+def _scaled(
+    source: DicomSource, modality: Modality | None, padding: np.ndarray | None
+) -> tuple[Units, DicomSource, np.ndarray, list[str]]:
+    """Return the units, the source with the factors that make them, the values (Z, Y, X), and notes."""
     if modality is not Modality.PET:
-        return Units.ARBITRARY, 1.0, []
-    stated = str(header.get("Units", "") or "")
-    if stated == "GML":
-        return Units.SUV, 1.0, []
-    if stated != "BQML":
-        return Units.ARBITRARY, 1.0, ["PET Units are neither BQML nor GML; values are arbitrary."]
-    try:
-        return Units.SUV, suv_factor(source.headers), []
-    except NoSuv as reason:
-        return Units.BQML, 1.0, [f"no SUV, values stay Bq/ml: {reason}."]
+        voxels = _values(source)
+        units, notes = _units(source, modality, voxels if padding is None else voxels[~padding])
+        return units, source, voxels, notes
+    scale = pet_scale(source.headers)
+    source = _with_factors(source, scale.factors)
+    voxels = _values(source)
+    if scale.units is not Units.SUV or str(source.headers[0].get("Units", "")) == "GML":
+        return scale.units, source, voxels, scale.notes
+    doubt = check_suv(voxels if padding is None else voxels[~padding])
+    if doubt is None:
+        return scale.units, source, voxels, scale.notes
+    if scale.activity is None:
+        source = _with_factors(source, [1.0] * len(source.headers))
+        return Units.ARBITRARY, source, _values(source), [f"no SUV, values are arbitrary: {doubt}."]
+    source = _with_factors(source, scale.activity)
+    return Units.BQML, source, _values(source), [f"no SUV, values stay Bq/ml: {doubt}."]
+
+
+def _with_factors(source: DicomSource, factors: list[float]) -> DicomSource:
+    frames = (f._replace(rescale=f.rescale._replace(factor=factors[f.header])) for f in source.frames)
+    return _replace(source, frames=tuple(frames))
+
+
+def _values(source: DicomSource) -> np.ndarray:
+    voxels = np.empty(source.stored.shape, np.float32)
+    for z, frame in enumerate(source.frames):
+        voxels[z] = physical(source.stored[z], frame.rescale)
+    return voxels
+
+
+def _units(source: DicomSource, modality: Modality | None, values: np.ndarray) -> tuple[Units, list[str]]:
+    """Return the units of the rescaled values of CT and MR, and notes."""
+    header = source.headers[0]
+    if modality is not Modality.CT:
+        return Units.ARBITRARY, []
+    where = functional_group(header, 0, "PixelValueTransformationSequence") or header
+    if not source.frames[0].has_rescale or str(where.get("RescaleType", "HU") or "HU") != "HU":
+        return Units.ARBITRARY, ["the rescale does not say Hounsfield units; values are arbitrary."]
+    has_shift = any(frame.rescale.intercept != 0 for frame in source.frames)
+    if not has_shift and values.size >= MIN_JUDGED_VOXELS and float(values.min()) > LEAST_HU:
+        reason = "RescaleIntercept is 0 and no value is near that of air (-1000 HU), so these are no Hounsfield units"
+        return Units.ARBITRARY, [f"{reason}; values are arbitrary."]
+    return Units.HU, []
 
 
 def _is_lossy(dataset: Dataset) -> bool:

@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medq_uni.io.dicom_pixels import is_uid
+from medq_uni.io.dicom_scale import keep_private, keep_private_of_frame
 from medq_uni.io.provenance import Derivation, derived_uid
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.wording import WORDING
@@ -51,6 +52,8 @@ STALE = (
     "InstanceCreatorUID",
 )
 """Elements that described the old pixels or the old object."""
+STALE_TYPES = ("MOSAIC", "ORIGINAL", "PRIMARY")
+"""Values of ImageType that are not true of what is written, wherever they stand."""
 FRAME_TYPES = ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
@@ -73,14 +76,17 @@ class Lineage:
     def uid(self, header: Dataset, keyword: str) -> str:
         """Return the new UID in place of the one that ``header`` has under ``keyword``.
 
-        A source without a usable UID is identified by the hash of its other identifiers.
+        That of the series depends on how it was made alone, not on what was found in a slice, so that slices which are
+        restored one by one are one series again. A source without a usable UID is identified by the hash of its other
+        identifiers.
         """
         value = str(header.get(keyword, "") or "")
+        derivation = self.derivation.without_findings() if keyword == "SeriesInstanceUID" else self.derivation
         if not is_uid(value):
             keys = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "StudyDate")
             known = "|".join(str(header.get(key, "")) for key in keys)
             value = hashlib.sha256(f"{keyword}|{known}".encode()).hexdigest()
-        return derived_uid(value, self.derivation, extra=f"{keyword}{self.extra}")
+        return derived_uid(value, derivation, extra=f"{keyword}{self.extra}")
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -94,7 +100,8 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
     """Return a copy of a header, without pixels, as that of an object derived from it.
 
     Study, patient, frame of reference, geometry, window and the scanner stay; the object and the
-    series get new UIDs; private elements, thumbnails and signatures of the old pixels go.
+    series get new UIDs; thumbnails and signatures of the old pixels go, and private elements but those that give
+    the pixels their meaning.
     """
     header = Dataset()  # a new one: a copy would insist on the byte order of the source
     is_swapped = source.original_encoding[1] is False
@@ -102,6 +109,7 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
         if not (is_swapped and element.VR in ("OW", "OB or OW", "US or SS or OW")):
             header.add(copy.deepcopy(element))
     header.remove_private_tags()
+    keep_private(header, source)
     for keyword in STALE:
         if keyword in header:
             del header[keyword]
@@ -137,7 +145,7 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
 def derived_type(image_type: object) -> list[str]:
     """Return an ImageType whose first two values say that pixels were derived; the others stay."""
     values = [image_type] if isinstance(image_type, str) else list(image_type or [])  # type: ignore[call-overload]
-    return ["DERIVED", "SECONDARY", *[str(value) for value in values[2:]]]
+    return ["DERIVED", "SECONDARY", *[str(value) for value in values[2:] if str(value) not in STALE_TYPES]]
 
 
 def derivation_codes(derivation: Derivation) -> list[Dataset]:
@@ -192,6 +200,7 @@ def derive_frames(header: Dataset, source: Dataset, indices: list[int], lineage:
             for frame_type in item.get(keyword) or []:
                 frame_type.FrameType = derived_type(frame_type.get("FrameType"))
     for index, group in zip(indices, groups, strict=True):
+        keep_private_of_frame(group, source.PerFrameFunctionalGroupsSequence[index])
         item = Dataset()
         item.DerivationDescription = header.DerivationDescription
         item.DerivationCodeSequence = derivation_codes(lineage.derivation)

@@ -13,9 +13,10 @@ from pydicom import Dataset
 from medq_uni.errors import UnwritableImage
 from medq_uni.files import atomic_file, atomic_folder
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.dicom import DicomSource, FrameRef, functional_group, mirror
+from medq_uni.io.dicom import DicomSource, FrameRef, functional_group
 from medq_uni.io.dicom_derive import Lineage, derive_frames, derived_header
 from medq_uni.io.dicom_pixels import parsing
+from medq_uni.io.dicom_scale import keep_true
 from medq_uni.io.geometry import slice_offset
 from medq_uni.io.limits import check_finite, third_party
 from medq_uni.io.provenance import Derivation
@@ -93,7 +94,7 @@ def own_frames(image: MedicalImage, path: Path) -> tuple[DicomSource, tuple[Fram
 
 
 def _encode(image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ...], stored: np.ndarray) -> list[Stored]:
-    """Return integers and rescale per slice, in slice order, in the sense of the file."""
+    """Return integers and rescale per slice, in slice order."""
     max_step = MAX_HU_STEP if image.units is Units.HU else None
     header = source.headers[frames[0].header]
     is_classic = len(source.headers) == 1 and not header.get("PerFrameFunctionalGroupsSequence")
@@ -110,9 +111,6 @@ def _encode(image: MedicalImage, source: DicomSource, frames: tuple[FrameRef, ..
             is_fixed=not frame.has_rescale,
         )
         result += [Stored(values, part.rescale) for values in part.values]
-    if source.is_mirrored:
-        values = mirror(np.stack([part.values for part in result]), image.padding)
-        result = [Stored(v, part.rescale) for v, part in zip(values, result, strict=True)]
     return result
 
 
@@ -133,13 +131,14 @@ def _dataset(
     if original.get("PerFrameFunctionalGroupsSequence"):
         derive_frames(dataset, original, [frames[k].number for k in slices], lineage)
         if is_new_rescale:
-            _set_frame_rescales(dataset, original, [frames[k].number for k in slices], parts)
+            _set_frame_rescales(dataset, original, [frames[k] for k in slices], parts)
     elif len(slices) != int(original.get("NumberOfFrames") or 1):
         raise UnwritableImage(
             "a part of a multi-frame object without functional groups cannot be written as DICOM. Write it as .nii.gz."
         )
     elif is_new_rescale:
         _set_rescale(dataset, parts[0])
+        keep_true(dataset, frames[slices[0]].rescale, parts[0].rescale)
     _set_pixels(dataset, np.stack([part.values for part in parts]))
     return dataset
 
@@ -151,11 +150,12 @@ def _set_rescale(item: Dataset, part: Stored) -> None:
         del item.RealWorldValueMappingSequence
 
 
-def _set_frame_rescales(dataset: Dataset, original: Dataset, indices: list[int], parts: list[Stored]) -> None:
+def _set_frame_rescales(dataset: Dataset, original: Dataset, frames: list[FrameRef], parts: list[Stored]) -> None:
     """Give every frame its own rescale; a functional group is either shared or per frame, never both."""
     groups = dataset.PerFrameFunctionalGroupsSequence
-    for group, index, part in zip(groups, indices, parts, strict=True):
-        old = functional_group(original, index, "PixelValueTransformationSequence")
+    for group, frame, part in zip(groups, frames, parts, strict=True):
+        keep_true(group, frame.rescale, part.rescale)
+        old = functional_group(original, frame.number, "PixelValueTransformationSequence")
         item = copy.deepcopy(old) if old is not None else Dataset()
         _set_rescale(item, part)
         item.RescaleType = item.get("RescaleType") or original.get("RescaleType") or "US"

@@ -12,6 +12,7 @@ from typing import Literal
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.io.provenance import SIDECAR_SUFFIX
+from medq_uni.io.series import NoImage, SliceRef, images_of, slice_of, without_copies
 from medq_uni.taxonomy import Modality
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
@@ -30,6 +31,11 @@ MAGICS: tuple[tuple[bytes, Format], ...] = (
     (b"MM\0*", "tiff"),
     (b"II+\0", "tiff"),
 )
+UNREAD_SUFFIXES = (
+    *(".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".img", ".hdr", ".mnc", ".par", ".rec", ".jpg", ".jpeg"),
+    *(".jp2", ".j2k", ".bmp", ".gif", ".webp", ".heic", ".npy", ".npz", ".h5"),
+)
+"""Of images that are not read."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +48,14 @@ class ImageItem:
         format: What they are.
         relative: Where the image belongs below the root, for a tree of results: that of the file,
             or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
+        series: Equal for the images of one DICOM series: its stacks, echoes and time points. Empty for other formats.
     """
 
     path: Path
     files: tuple[Path, ...]
     format: Format
     relative: Path
-
-
-class NoImage(UnreadableImage):
-    """A sound DICOM object of another kind."""
+    series: str = ""
 
 
 class FoundImages(list[ImageItem]):
@@ -59,7 +63,8 @@ class FoundImages(list[ImageItem]):
 
     Attributes:
         skipped: (path, reason) of every other file.
-        broken: Those of them that are named like an image and cannot be read as one. A DICOM object that holds no
+        broken: Those of them that are an image, or named like one, and are left out all the same: damaged, a link whose
+            target is gone, a folder that cannot be opened, a format that is not read. A DICOM object that holds no
             image, such as a report, is none of them.
     """
 
@@ -71,6 +76,12 @@ class FoundImages(list[ImageItem]):
     ) -> None:
         super().__init__(items)
         self.skipped, self.broken = list(skipped), list(broken)
+
+    @property
+    def passed_over(self) -> list[tuple[Path, str]]:
+        """What was skipped and is not broken."""
+        broken = {path for path, _ in self.broken}
+        return [(path, reason) for path, reason in self.skipped if path not in broken]
 
 
 def format_of(path: Path) -> Format | None:
@@ -94,7 +105,7 @@ def find_images(folder: str | Path) -> FoundImages:
     """Return the images below a folder, sorted by place; links to folders are not followed.
 
     Args:
-        folder: Root of the tree. Hidden files and ``*.medq.json`` are passed over silently.
+        folder: Root of the tree. Hidden files, ``*.medq.json`` and BIDS sidecars are passed over silently.
 
     Returns:
         A list of :class:`ImageItem`, whose ``skipped`` says why other files are not in it.
@@ -108,23 +119,29 @@ def find_images(folder: str | Path) -> FoundImages:
     items: list[ImageItem] = []
     skipped: list[tuple[Path, str]] = []
     broken: list[tuple[Path, str]] = []
-    series: dict[str, list[Path]] = {}
-    for path in _files(root):
+    slices: list[SliceRef] = []
+    paths, unopened, linked = _walk(root)
+    skipped += [(path, f"{path.name}: a link to a folder, which is not followed.") for path in linked]
+    for path in unopened:
+        broken.append((path, f"{path.name}: a folder that cannot be opened. Check its permissions."))
+    for path in paths:
+        kind: Format | None = None
         try:
-            kind = format_of(path)
-            if kind is None:
-                raise UnreadableImage(f"{path.name}: not an image. DICOM, NIfTI, PNG and TIFF are read.")
+            kind = _format_of_found(path)
             if kind == "dicom":
-                series.setdefault(_series_of(path), []).append(path)
+                slices.append(slice_of(path))
             else:
                 items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
+        except NoImage as error:
+            skipped.append((path, str(error)))
         except (UnreadableImage, OSError) as error:
             is_foreign = isinstance(error, OSError)
             reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
-            skipped.append((path, reason))
-            if path.name.lower().endswith(tuple(SUFFIX_FORMATS)) and not isinstance(error, NoImage):
-                broken.append((path, reason))
-    items += _series_items(root, series, [item.path for item in items])
+            is_broken = kind is not None or path.name.lower().endswith((*SUFFIX_FORMATS, *UNREAD_SUFFIXES))
+            (broken if is_broken or (path.is_symlink() and not path.suffix) else skipped).append((path, reason))
+    slices, copies = without_copies(slices)
+    skipped = sorted([*skipped, *broken, *copies])
+    items += _series_items(root, images_of(slices), [item.path for item in items])
     return FoundImages(sorted(items, key=lambda item: item.relative), skipped, broken)
 
 
@@ -138,65 +155,79 @@ def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
     """
     if item.format != "dicom":
         return None, None
-    from medq_uni.io.dicom import MODALITIES
     from medq_uni.io.dicom_pixels import parsing, read_dataset
+    from medq_uni.io.image_kind import modality_of
 
     with parsing(item.path.name):
         header = read_dataset(item.files[0], header_only=True)
         number = str(header.get("PatientID") or "") or str(header.get("StudyInstanceUID") or item.path)
-        modality = MODALITIES.get(str(header.get("Modality") or ""))
+        modality = modality_of(header)
     return modality, hashlib.sha256(number.encode()).hexdigest()[:12]
 
 
-def _files(root: Path) -> list[Path]:
-    found = []
-    for folder, subfolders, names in os.walk(root):
+def _format_of_found(path: Path) -> Format:
+    """Return the format of a file of a folder.
+
+    Raises:
+        UnreadableImage: If it is none that is read, or a link whose target is gone.
+        OSError: If the file cannot be opened.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UnreadableImage(
+            f"{path.name}: a link whose target is not there. Fetch the content (git annex get, datalad get), or "
+            "remove the link."
+        )
+    kind = format_of(path)
+    if kind is None:
+        is_image = path.name.lower().endswith(UNREAD_SUFFIXES)
+        hint = "this format is not read. Convert it to NIfTI." if is_image else "not an image."
+        raise UnreadableImage(f"{path.name}: {hint} DICOM, NIfTI, PNG and TIFF are read.")
+    return kind
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return files and broken links below a folder, folders that cannot be opened, and links to folders."""
+    found, linked, unopened = [], [], []
+
+    def note(error: OSError) -> None:
+        unopened.append(Path(str(error.filename)))
+
+    for folder, subfolders, names in os.walk(root, onerror=note):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        linked += [path for name in subfolders if (path := Path(folder, name)).is_symlink()]
         for name in names:
             path = Path(folder, name)
             is_ours = name.endswith(SIDECAR_SUFFIX)
+            stem = name.removesuffix(".json")
+            is_ours |= stem != name and (f"{stem}.nii" in names or f"{stem}.nii.gz" in names)
             if not name.startswith(".") and not is_ours and _may_be_file(path):
                 found.append(path)
-    return sorted(found)
+    return sorted(found), sorted(unopened), sorted(linked)
 
 
 def _may_be_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or (path.is_symlink() and not path.exists())
     except OSError:  # opening it will say why
         return True
 
 
-def _series_of(path: Path) -> str:
-    """Return what tells the series of an image file apart: its UID, and the file if multi-frame."""
-    from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
-
-    with parsing(path.name):
-        header = read_dataset(path, header_only=True)
-        if not header.get("Rows") or not header.get("Columns"):
-            media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
-            kind = header.get("SOPClassUID") or media
-            is_another_kind = kind and "Image Storage" not in uid_name(kind)
-            refusal = NoImage if is_another_kind else UnreadableImage
-            raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
-        uid = str(header.get("SeriesInstanceUID") or path)
-        return f"{uid}|{path}" if int(header.get("NumberOfFrames") or 1) > 1 else uid
-
-
-def _series_items(root: Path, series: dict[str, list[Path]], others: Sequence[Path]) -> list[ImageItem]:
+def _series_items(root: Path, series: dict[str, list[SliceRef]], others: Sequence[Path]) -> list[ImageItem]:
     """Return one item per series; a lone file stays a file, more become their folder, if nothing else lies in it."""
-    folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in series.items()}
-    lone = (files[0] for files in series.values() if len(files) == 1)
-    shared = (folders[key] for key, files in series.items() if len(files) > 1)
+    paths = {key: [one.path for one in slices] for key, slices in series.items()}
+    uids = {key: hashlib.sha256(slices[0].uid.encode()).hexdigest()[:12] for key, slices in series.items()}
+    folders = {key: Path(os.path.commonpath([path.parent for path in files])) for key, files in paths.items()}
+    lone = (files[0] for files in paths.values() if len(files) == 1)
+    shared = (folders[key] for key, files in paths.items() if len(files) > 1)
     holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
     items = []
-    for key, files in series.items():
+    for key, files in paths.items():
         folder = folders[key]
         if len(files) == 1:
-            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root)))
+            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root), uids[key]))
             continue
         relative = folder.relative_to(root)
         if holds[folder] > 1 or folder == root:
             relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        items.append(ImageItem(folder, tuple(files), "dicom", relative))
+        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key]))
     return items

@@ -41,13 +41,17 @@ class Plane:
         return self.position is not None and self.orientation is not None
 
 
-def stack(name: str, planes: list[Plane]) -> tuple[list[int], np.ndarray]:
-    """Return the order of the planes along their normal, and the affine (RAS+) of the ordered stack.
+def stack(name: str, planes: list[Plane]) -> tuple[list[int], np.ndarray, str | None]:
+    """Return the order of the planes along their normal, the affine (RAS+) of the ordered stack, and a doubt.
+
+    Where the planes lie on no regular grid (two steps, a shift in plane), the affine has their mean step, and the doubt
+    says where; otherwise it is None.
 
     Raises:
-        UnreadableImage: If the planes differ in orientation or pixel spacing, share a position, or
-            are irregularly spaced; the message lists where.
+        UnreadableImage: If the planes differ in orientation or pixel spacing, share a position, or some are missing
+            from a regular grid; the message lists where.
     """
+    doubt = None
     row, column = _directions(name, planes)
     normal = np.cross(row, column)
     spacing = _common_spacing(name, planes)
@@ -59,13 +63,13 @@ def stack(name: str, planes: list[Plane]) -> tuple[list[int], np.ndarray]:
         step = normal * (planes[0].step_mm or 1.0)
     else:
         step = (positions[-1] - positions[0]) / (len(planes) - 1)
-        _check_regular(name, positions, along, step)
+        doubt = _irregularity(name, positions, along, step)
     affine = np.eye(4)
     affine[:3, 0] = row * spacing[1]
     affine[:3, 1] = column * spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    return order, LPS_TO_RAS @ affine
+    return order, LPS_TO_RAS @ affine, doubt
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
@@ -118,7 +122,12 @@ def _common_spacing(name: str, planes: list[Plane]) -> tuple[float, float]:
     return float(spacings[0, 0]), float(spacings[0, 1])
 
 
-def _check_regular(name: str, positions: np.ndarray, along: np.ndarray, step: np.ndarray) -> None:
+def _irregularity(name: str, positions: np.ndarray, along: np.ndarray, step: np.ndarray) -> str | None:
+    """Return where ordered planes leave a regular grid, None where they do not.
+
+    Raises:
+        UnreadableImage: If planes share a position, or some are missing.
+    """
     gaps = np.diff(along)
     same = np.flatnonzero(gaps < 1e-3)
     if same.size:
@@ -133,20 +142,31 @@ def _check_regular(name: str, positions: np.ndarray, along: np.ndarray, step: np
     if wide.size:
         places = "; ".join(_gap_text(int(k), float(gaps[k]), usual) for k in wide[:8])
         more = f"; and {wide.size - 8} more" if wide.size > 8 else ""
-        raise UnreadableImage(
-            f"{name}: slices are irregularly spaced. Usual step {usual:.3f} mm, but {places}{more}. "
-            "Add the missing slices, or read them one by one."
-        )
+        where = f"slices are irregularly spaced. Usual step {usual:.3f} mm, but {places}{more}."
+        if any(_num_missing(float(gaps[k]), usual) and not _is_in_run(gaps, int(k), tolerance) for k in wide):
+            raise UnreadableImage(f"{name}: {where} Add the missing slices, or read them one by one.")
+        return where
     line = positions[0] + np.arange(len(positions))[:, None] * step
-    if np.abs(positions - line).max() > 2 * tolerance:
-        raise UnreadableImage(
-            f"{name}: slices are shifted against each other in plane by up to "
-            f"{np.abs(positions - line).max():.2f} mm, so they are not one volume. Read them one by one."
-        )
+    largest = float(np.abs(positions - line).max())
+    return (
+        f"slices are shifted against each other in plane by up to {largest:.2f} mm."
+        if largest > 2 * tolerance
+        else None
+    )
+
+
+def _is_in_run(gaps: np.ndarray, k: int, tolerance: float) -> bool:
+    """Return whether a gap is like one beside it: a second step, rather than a missing slice."""
+    beside = [j for j in (k - 1, k + 1) if 0 <= j < len(gaps)]
+    return any(abs(float(gaps[j] - gaps[k])) <= tolerance for j in beside)
+
+
+def _num_missing(gap: float, usual: float) -> int:
+    """Return how many slices a gap lacks, 0 where it is no multiple of the usual step."""
+    missing = round(gap / usual) - 1
+    return missing if missing >= 1 and abs(gap - (missing + 1) * usual) < 0.1 * usual else 0
 
 
 def _gap_text(k: int, gap: float, usual: float) -> str:
-    missing = round(gap / usual) - 1
-    is_multiple = missing >= 1 and abs(gap - (missing + 1) * usual) < 0.1 * usual
-    tail = f" ({missing} missing)" if is_multiple else ""
-    return f"{gap:.3f} mm after slice {k + 1}{tail}"
+    missing = _num_missing(gap, usual)
+    return f"{gap:.3f} mm after slice {k + 1}" + (f" ({missing} missing)" if missing else "")

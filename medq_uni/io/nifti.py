@@ -38,7 +38,9 @@ BIDS_UNITS = {
     "hounsfield": Units.HU,
     "suv": Units.SUV,
     "g/ml": Units.SUV,
+    "gml": Units.SUV,
     "bq/ml": Units.BQML,
+    "bqml": Units.BQML,
 }
 
 

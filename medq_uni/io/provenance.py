@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from medq_uni.files import check_target, write_text
 from medq_uni.notice import SHORT_NOTICE
 
 SIDECAR_SUFFIX = ".medq.json"
+FINDINGS = ("assessment", "ood_score", "strength")
+"""Settings that follow from the image."""
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".png", ".tiff", ".tif")
 """Suffixes of the files that can be written; a folder (no suffix) is a DICOM series."""
 
@@ -42,6 +44,11 @@ class Derivation:
     description: str = ""
     tasks: tuple[str, ...] = ()
     created: str = ""
+
+    def without_findings(self) -> Derivation:
+        """Return the record without what was found in the image: method, weights and options alone."""
+        settings = {key: value for key, value in self.settings.items() if key not in FINDINGS}
+        return replace(self, settings=settings, description="", tasks=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types."""

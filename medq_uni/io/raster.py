@@ -88,12 +88,15 @@ def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
 def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
     """Read a gray TIFF of uint8, uint16, int16 or float32; its pages are slices.
 
+    So are the planes of a contiguous stack that has one page for all of them (ImageJ, OME).
+
     Raises:
-        UnreadableImage: If it is damaged, too large, of another type, in color, or its pages differ.
+        UnreadableImage: If it is damaged, too large, of another type, in color, its pages differ, or it holds fewer
+            slices than it says.
     """
     import tifffile
 
-    with third_party(path.name, kind="TIFF"), tifffile.TiffFile(path) as file:
+    with third_party(path.name, kind="TIFF"), tifffile.TiffFile(path, _multifile=False) as file:
         pages = [page.aspage() for page in file.pages]
         if not pages:
             raise UnreadableImage(f"{path.name}: holds no image. Export it again.")
@@ -105,9 +108,14 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
             raise UnreadableImage(f"{path.name}: values must be one of {', '.join(TIFF_TYPES)}. Convert them.")
         if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):
             raise UnreadableImage(f"{path.name}: a palette or other color space. Save it as gray.")
-        check_bytes(path.name, (len(pages), *first.shape), first.dtype.itemsize)
+        num_slices = _num_slices(path.name, file, pages)
+        check_bytes(path.name, (num_slices, *first.shape), first.dtype.itemsize)
         try:
-            slices = [_gray(path.name, page.asarray()) for page in pages]
+            if num_slices == len(pages):
+                slices = [_gray(path.name, page.asarray()) for page in pages]
+            else:  # one directory describes the first slice, the others follow its pixels
+                whole: Any = file.series[0].asarray().reshape(num_slices, *first.shape)
+                slices = [_gray(path.name, pixels) for pixels in whole]
         except (ValueError, ImportError) as error:
             if isinstance(error, UnreadableImage):
                 raise
@@ -121,6 +129,24 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         if photometric == "MINISWHITE":
             voxels = -voxels if voxels.dtype.kind == "f" else np.invert(voxels)
     return _image(path, voxels, record, modality)
+
+
+def _num_slices(name: str, file: Any, pages: list[Any]) -> int:
+    """Return how many slices a TIFF holds: its pages, or more where one page stands for a contiguous stack.
+
+    Raises:
+        UnreadableImage: If it says that there are more slices than are there.
+    """
+    page_size = int(np.prod(pages[0].shape))
+    stacks = file.series
+    planes = int(np.prod(stacks[0].shape)) // page_size if len(stacks) == 1 else len(pages)
+    stated = (file.imagej_metadata or {}).get("images", 1) if file.is_imagej else 1
+    is_contiguous = len(stacks) == 1 and stacks[0].dataoffset is not None and planes % len(pages) == 0
+    held = planes if planes > len(pages) and is_contiguous else len(pages)
+    stated = max(int(stated), planes)
+    if stated > held:
+        raise UnreadableImage(f"{name}: says that it holds {stated} slices, but {held} are there. Export it again.")
+    return held
 
 
 def write_png(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:

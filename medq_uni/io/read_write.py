@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import check_target
 from medq_uni.image import MedicalImage
 from medq_uni.io.discover import Format, FoundImages, ImageItem, find_images, format_of
+from medq_uni.io.limits import warn
 from medq_uni.io.provenance import IMAGE_SUFFIXES, Derivation
 from medq_uni.taxonomy import Modality
 
@@ -35,7 +39,10 @@ def read_image(path: str | Path | ImageItem, *, modality: Modality | None = None
         return _read(path.format, list(path.files), path.relative.name or path.path.name, modality)
     path = Path(path)
     if path.is_dir():
-        item = _only_series(path, find_images(path))
+        found = find_images(path)
+        item = _only_series(path, found)
+        for _, reason in found.broken:
+            warn(f"left out: {reason}")
         return _read("dicom", list(item.files), path.name, modality)
     try:
         if not path.is_file():
@@ -112,6 +119,14 @@ def write_image(
         write_tiff(image, path, derivation=derivation)
 
 
+def for_nifti(image: MedicalImage) -> MedicalImage:
+    """Return the image as NIfTI can hold it: slices on no regular grid lose their place in space, with a warning."""
+    if not getattr(image.source, "is_uneven", False):
+        return image
+    warn("The slices lie on no regular grid, so the maps beside the result are stacks without a place in space.")
+    return replace(image, affine=np.diag([1.0, 1.0, 1.0, 1.0]), spacing_mm=(1.0, 1.0, 1.0), source=None)
+
+
 def check_writable(image: MedicalImage, path: Path, *, overwrite: bool = False) -> Format:
     """Return the format that :func:`write_image` would write, or refuse what it would refuse, before any work is done.
 
@@ -133,6 +148,10 @@ def check_writable(image: MedicalImage, path: Path, *, overwrite: bool = False) 
         from medq_uni.io.dicom_write import own_frames
 
         own_frames(image, path)
+    elif kind == "nifti" and getattr(image.source, "is_uneven", False):
+        raise UnwritableImage(
+            f"{path.name}: the slices lie on no regular grid, which NIfTI needs. Write a DICOM series (a folder)."
+        )
     elif kind == "png" and image.shape[0] != 1:
         raise UnwritableImage(
             f"{path.name}: a PNG holds one slice, this image has {image.shape[0]}. "
@@ -170,6 +189,9 @@ def _only_series(folder: Path, found: FoundImages) -> ImageItem:
         others = f"{len(found)} other image files; pass one of them" if found else "no image at all"
         reason = f" First file passed over: {found.skipped[0][1]}" if found.skipped else ""
         raise UnreadableImage(f"{folder.name}: no DICOM series, {others}.{reason}")
+    if len(series) > 1 and len({item.series for item in series}) == 1:
+        files = tuple(sorted(file for item in series for file in item.files))
+        return replace(series[0], path=folder, files=files)  # reading says in what the slices of the series differ
     if len(series) > 1:
         listing = ", ".join(f"{item.relative.name} ({len(item.files)} files)" for item in series[:8])
         more = ", ..." if len(series) > 8 else ""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from medq_uni.baselines.network import Baseline, count_parameters, restore_views
-from medq_uni.preprocess import to_image, to_tensor
+from medq_uni.baselines.network import Baseline, count_parameters, restore_image
 from medq_uni.pretrained.baselines import load_baseline
 from medq_uni.pretrained.load import verify
 from medq_uni.systems.cases import Case
@@ -52,5 +51,4 @@ class LearnedBaseline:
 
     def restore(self, case: Case) -> Output:
         """Return the restored slice, in the units of the input."""
-        views, inverse = to_tensor(case.degraded, multiple=self.baseline.config.multiple)
-        return Output(to_image(restore_views(self.baseline, views, inverse.scaling), inverse))
+        return Output(restore_image(self.baseline, case.degraded))

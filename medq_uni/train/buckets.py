@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from medq_uni.config import ConfigError, ModelConfig
 from medq_uni.data.batches import VISION_SIZES
-from medq_uni.train.generated import GRID
-from medq_uni.train.recipe import ObjectiveName, StageConfig
+from medq_uni.train.stage import ObjectiveName, StageConfig
+
+CROP_GRID = 16
+"""Crops of a baseline begin on multiples of this number of pixels, as those of our small models do: so all of them meet
+the same crops."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,14 @@ def tokens_of(objective: ObjectiveName, side: int, config: ModelConfig | None, *
         objective: Of the stage.
         side: Of the crop in pixels.
         config: Sizes of MedQ-UNI; None for a baseline.
-        assesses: Whether a joint pair is assessed beside, for which the square is read once more.
+        assesses: Whether a joint pair is assessed too, for which the square is read once more.
     """
     if config is None:
-        return (side // GRID) ** 2
+        return int((side // CROP_GRID) ** 2)
     latent = (side // config.token_pixels) ** 2
     seen = (max(VISION_SIZES) // config.vision.patch_size) ** 2
-    return {"codec": latent, "restore": 2 * latent, "assess": seen, "joint": 2 * latent + (1 + assesses) * seen}[
-        objective
-    ]
+    tokens = {"codec": latent, "restore": 2 * latent, "assess": seen, "joint": 2 * latent + (1 + assesses) * seen}
+    return int(tokens[objective])
 
 
 def shapes_of(stage: StageConfig, config: ModelConfig | None, *, world: int = 1) -> tuple[Shape, ...]:
@@ -52,21 +54,22 @@ def shapes_of(stage: StageConfig, config: ModelConfig | None, *, world: int = 1)
     Raises:
         ConfigError: If a batch cannot be divided, or not one pair for each process fits the budget.
     """
-    sides = sorted(set(stage.crop_sizes or (stage.crop_size,)))
-    if not stage.token_budget:
-        if stage.batch_size % world:
+    crops = stage.crops
+    sides = sorted(set(crops.sides))
+    if not crops.token_budget:
+        if crops.batch_size % world:
             raise ConfigError(
-                f"stage {stage.name!r}: batch_size {stage.batch_size} cannot be divided among {world} processes. "
+                f"stage {stage.name!r}: batch_size {crops.batch_size} cannot be divided among {world} processes. "
                 "Choose a multiple."
             )
-        return tuple(Shape(side, stage.batch_size) for side in sides)
+        return tuple(Shape(side, crops.batch_size) for side in sides)
     found = []
     for side in sides:
-        tokens = tokens_of(stage.objective, side, config, assesses=stage.assess_beside)
-        count = stage.token_budget // tokens // world * world
+        tokens = tokens_of(stage.objective, side, config, assesses=stage.assess_same_pairs)
+        count = crops.token_budget // tokens // world * world
         if not count:
             raise ConfigError(
-                f"stage {stage.name!r}: token_budget {stage.token_budget} holds no crop of {side} pixels, of {tokens} "
+                f"stage {stage.name!r}: token_budget {crops.token_budget} holds no crop of {side} pixels, of {tokens} "
                 f"tokens, for each of {world} processes. It needs {tokens * world} at least."
             )
         found.append(Shape(side, count))

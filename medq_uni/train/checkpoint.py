@@ -7,7 +7,6 @@ the whole state, and what many have written any other number can read. Nothing i
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,10 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from medq_uni.errors import MedQError
 from medq_uni.files import file_digest, flush, write_text
@@ -41,7 +43,7 @@ class CheckpointError(MedQError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunPosition:
     """Where a run stands."""
 
     stage: int
@@ -154,29 +156,31 @@ def sole_writer(folder: Path, dist: DistContext) -> Iterator[None]:
         lock.release()
 
 
-def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, dist: DistContext, name: str = "") -> None:
+def save_checkpoint(
+    folder: Path, state: TrainingState, position: RunPosition, dist: DistContext, name: str = ""
+) -> None:
     """Write a checkpoint; every process must call this. Those before the last two are removed.
 
     Args:
         folder: Folder of the run.
         state: What to write.
-        progress: Where the run stands.
+        position: Where the run stands.
         dist: The processes that train together.
-        name: Name of its folder; by default it follows from the progress.
+        name: Name of its folder; by default it follows from the position.
     """
     partial = folder / PARTIAL
-    target = folder / (name or f"{PREFIX}{progress.stage:02d}-{progress.step:08d}")
+    target = folder / (name or f"{PREFIX}{position.stage:02d}-{position.step:08d}")
     if dist.is_first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.wait()
     tensors = state.tensors()
     files = _files_of(tensors)
-    writer = dcp.HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files, save_distributed=True)
     try:
         with _alone_is_fine():
-            dcp.save(tensors, storage_writer=writer, no_dist=dist.world == 1)
-    except (dcp.api.CheckpointException, OSError, SafetensorError) as error:
+            save_distributed(tensors, storage_writer=writer, no_dist=dist.world == 1)
+    except (CheckpointException, OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{partial} cannot be written ({_cause(error)}). The checkpoints before it are whole: make room, then go "
             "on with --resume."
@@ -186,16 +190,16 @@ def save_checkpoint(folder: Path, state: TrainingState, progress: Progress, dist
         flush(file)
     parts = dist.gathered({file.name: file_digest(file) for file in mine})
     if dist.is_first:
-        manifest = {"progress": asdict(progress), "files": {k: v for part in parts for k, v in part.items()}}
+        manifest = {"progress": asdict(position), "files": {k: v for part in parts for k, v in part.items()}}
         write_text(partial / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
+        partial.replace(target)
         for old in _found(folder)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
     dist.wait()
 
 
-def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | None:
+def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, RunPosition] | None:
     """Return the newest whole checkpoint of a run and where it stands; None if the run has none at all.
 
     Warns of newer ones that are damaged.
@@ -209,10 +213,10 @@ def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | N
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             damaged = [file for file, digest in manifest["files"].items() if file_digest(path / file) != digest]
             if not damaged:
-                progress = Progress(**manifest["progress"])
+                position = RunPosition(**manifest["progress"])
                 if broken:
                     warnings.warn(f"{', '.join(broken)}: damaged, {path.name} is used instead.", stacklevel=2)
-                return path, progress
+                return path, position
             broken.append(f"{path.name} ({damaged[0]} was altered)")
         except (OSError, ValueError, KeyError, TypeError) as error:
             broken.append(f"{path.name} ({type(error).__name__})")
@@ -221,13 +225,13 @@ def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, Progress] | N
     return None
 
 
-def load_checkpoint(path: Path, state: TrainingState, progress: Progress) -> None:
+def load_checkpoint(path: Path, state: TrainingState, position: RunPosition) -> None:
     """Put weights, average and random numbers of a checkpoint in place; the optimizer's come with :func:`load_moments`.
 
     Args:
         path: Folder of the checkpoint.
         state: Is filled in place.
-        progress: What the checkpoint says about itself.
+        position: What the checkpoint says about itself.
 
     Raises:
         CheckpointError: If it holds other weights than the model.
@@ -243,7 +247,7 @@ def load_checkpoint(path: Path, state: TrainingState, progress: Progress) -> Non
         wanted[key] = own[name] if kind == "model" else torch.empty_like(own[name], dtype=torch.float32)
     _load(path, wanted)
     shadow = {key.removeprefix("average."): x for key, x in wanted.items() if key.startswith("average.")}
-    state.average.shadow, state.average.updates = shadow, progress.updates
+    state.average.shadow, state.average.updates = shadow, position.updates
     state.generator.set_state(wanted["generator"])
 
 
@@ -296,9 +300,9 @@ def _stored(path: Path) -> set[str]:
 
 
 def _load(path: Path, into: Mapping[str, Tensor]) -> None:
-    reader = dcp.HuggingFaceStorageReader(str(path))
+    reader = HuggingFaceStorageReader(str(path))
     with _alone_is_fine():
-        dcp.load(dict(into), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+        load_distributed(dict(into), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
 
 
 def _cause(error: BaseException) -> str:

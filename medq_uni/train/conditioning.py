@@ -1,4 +1,4 @@
-"""What is said about the pairs of a pool: by experts or the records, carefully or not, in full or as a class."""
+"""What is said about training pairs: by experts or by their records, rightly or not, in full or as a class."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from medq_uni.taxonomy import Anatomy, Modality, Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.recipe import LabelForm
 
-MISREAD = 0.4
-"""Probability with which each slot of a misread description is wrong, where it can be: there is one task in CT."""
+CORRUPTED = 0.4
+"""Probability with which each slot of a corrupted description is wrong, where it can be: there is one task in CT."""
 CONSTANT = describe(Modality.MR, Anatomy.BRAIN, (), generator_of(0))
 """The one text of the form ``constant``."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairTexts:
-    """The descriptions of the pairs of a pool, as text tokens."""
+    """The descriptions of pairs, as text tokens."""
 
-    pool: TrainingPairs
+    pairs: TrainingPairs
     tokenizer: Tokenizer
     form: LabelForm = "description"
     """description: all five aspects. class: the kinds of degradation alone, as a label of old. constant, a control:
     :data:`CONSTANT` for every pair, as long as a description and telling nothing."""
-    wrong_labels: float = 0.0
+    wrong_share: float = 0.0
     """Probability with which every slot is wrong; a pair keeps its wrong label for good."""
     seed: int = 0
     """Of the wrong labels."""
@@ -45,7 +45,7 @@ class PairTexts:
         """Return what is so about a pair, in phrases that are drawn."""
         if index in self.described:
             return self.described[index]
-        item = self.pool.items[index]
+        item = self.pairs.items[index]
         if item.description:
             return QualityDescription.from_text(item.description)
         return describe(item.task.modality, item.anatomy, read_records(item.records), generator)
@@ -53,9 +53,9 @@ class PairTexts:
     def label(self, index: int, generator: torch.Generator) -> QualityDescription:
         """Return what the labeler says about a pair."""
         right = self.truth(index, generator)
-        if not self.wrong_labels:
+        if not self.wrong_share:
             return right
-        return noisy_label(right, self.wrong_labels, generator_of(self.seed, index, 3)).description
+        return noisy_label(right, self.wrong_share, generator_of(self.seed, index, 3)).description
 
     def slots(self, index: int, generator: torch.Generator) -> list[tuple[int, bool]]:
         """Return the tokens of the whole label, each with whether it fills one of the fixed slots."""
@@ -66,13 +66,13 @@ class PairTexts:
         label = self.label(index, generator)
         return self._told(label if severity is None or self.form != "description" else label.with_severity(severity))
 
-    def misread(self, index: int, generator: torch.Generator) -> list[int]:
-        """Return what the restoration is told by an assessment that errs (:func:`noisy_label`, :data:`MISREAD`).
+    def corrupted(self, index: int, generator: torch.Generator) -> list[int]:
+        """Return what the restoration is told by an assessment that errs (:func:`noisy_label`, :data:`CORRUPTED`).
 
         Slots are wrong one by one, so that a text may contradict itself, which an assessor seldom does; a degradation
         that is there is never left out.
         """
-        return self._told(noisy_label(self.label(index, generator), MISREAD, generator).description)
+        return self._told(noisy_label(self.label(index, generator), CORRUPTED, generator).description)
 
     def _told(self, label: QualityDescription) -> list[int]:
         if self.form == "class":
@@ -80,17 +80,17 @@ class PairTexts:
         return self.tokenizer.encode_description(CONSTANT if self.form == "constant" else label)
 
 
-def read_described(path: str | None, pool: TrainingPairs) -> dict[int, QualityDescription]:
-    """Return what experts say about the pairs of a pool, by index; nothing without a file.
+def read_described(path: str | None, pairs: TrainingPairs) -> dict[int, QualityDescription]:
+    """Return what experts say about pairs, by index; nothing without a file.
 
     Raises:
         ConfigError: If it speaks of another modality than the pair, so that it belongs to another dataset.
     """
     if path is None:
         return {}
-    found = descriptions_by_number(Path(path), len(pool))
+    found = descriptions_by_number(Path(path), len(pairs))
     for index, description in found.items():
-        modality = pool.items[index].task.modality
+        modality = pairs.items[index].task.modality
         if description.modality is not modality:
             raise ConfigError(
                 f"{path}: pair {index} is {modality.value}, its description speaks of {description.modality.value}. "

@@ -1,11 +1,17 @@
-"""What a stage of training needs in memory, told before it begins."""
+"""What a stage of training needs in memory, told before it begins, and what needs less."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from medq_uni.pretrained.memory import GIB
 from medq_uni.train.parallel import own_part
+from medq_uni.train.sampling import AnyBuilder, TrainBatch
+from medq_uni.train.stage import StageConfig
 
 LEARNING_BYTES = 16
 """Beside a weight that learns, in float32: its gradient, two moments and its average."""
@@ -45,3 +51,47 @@ class SavedBytes:
             self._seen.add(place)
             self.total += tensor.untyped_storage().nbytes()
         return tensor
+
+
+def stage_memory(
+    model: nn.Module, builder: AnyBuilder, world: int, seed: int, forward: Callable[[TrainBatch], object]
+) -> dict[str, float]:
+    """Return what a stage holds, and the activations of a step as one sample of it keeps them, in GiB.
+
+    Args:
+        model: Network.
+        builder: Of the batches of the stage.
+        world: Processes that train together; each computes one sample.
+        seed: Of the batch that is tried.
+        forward: Computes the losses of a batch.
+    """
+    largest = builder.shapes[-1]
+    # the largest objective of a stage, with its largest crops
+    crops = replace(builder.stage.crops, batch_size=world, token_budget=0, sides=(largest.side,))
+    flow = replace(builder.stage.flow, noise_share=0.0)
+    one = replace(builder, stage=replace(builder.stage, crops=crops, flow=flow, assess_share=0.0))
+    with SavedBytes(model) as saved:
+        forward(one.build(seed))
+    activations = saved.total * largest.count // world
+    values = {"held_gib": held_bytes(model) / GIB, "activations_gib": activations / GIB}
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory is full, that of a GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def what_needs_less(stage: StageConfig, others: Sequence[str], world: int) -> str:
+    """Return a message for a stage that does not fit.
+
+    Args:
+        stage: Does not fit.
+        others: What in the recipe, beside batch and crop, makes a step need less memory.
+        world: Processes that train together.
+    """
+    crops = stage.crops
+    size = f"token_budget below {crops.token_budget}" if crops.token_budget else f"batch_size below {crops.batch_size}"
+    ways = [size, f"sides of crops below {max(crops.sides)}", *others, f"more processes than {world}"]
+    listed = ", ".join(ways)
+    return f"stage {stage.name!r}: out of memory. Any of these needs less: {listed}. Change the recipe and --resume."

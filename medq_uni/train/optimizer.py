@@ -9,8 +9,11 @@ from torch import nn
 
 from medq_uni.train.lora import MARK
 from medq_uni.train.parallel import is_divided
-from medq_uni.train.recipe import Group, StageConfig, TrainConfig
+from medq_uni.train.recipe import TrainConfig
+from medq_uni.train.stage import Group, StageConfig
 
+WEIGHT_DECAY, BETAS = 0.01, (0.9, 0.98)
+"""Of AdamW."""
 RATE = "rate"
 """Key of a group of weights: its learning rate as a multiple of the stage's."""
 IR_PREFIXES = ("vae2llm.", "llm2vae.", "shrinkage.", "time_embedder.")
@@ -26,12 +29,12 @@ def group_of(name: str) -> Group | None:
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """Return the rate of step ``step``: linear warm-up, then a cosine to the stage's share of the peak."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    done = (step - stage.warmup_steps) / max(stage.steps - stage.warmup_steps, 1)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-    return stage.learning_rate * (stage.final_rate + (1 - stage.final_rate) * cosine)
+    """Return the rate of step ``step``: linear warm-up, then a cosine to zero."""
+    peak, warmup = stage.optimizer.learning_rate, stage.optimizer.lr_warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(stage.steps - warmup, 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def choose_trainable(model: nn.Module, config: TrainConfig, stage: StageConfig) -> None:
@@ -58,12 +61,12 @@ def build_optimizer(model: nn.Module, config: TrainConfig, stage: StageConfig) -
     listed = [
         {
             "params": parameters,
-            "weight_decay": 0.0 if is_plain else config.weight_decay,
-            RATE: stage.decoder_rate if is_decoder else 1.0,
+            "weight_decay": 0.0 if is_plain else WEIGHT_DECAY,
+            RATE: stage.optimizer.decoder_lr_factor if is_decoder else 1.0,
         }
         for (is_plain, is_decoder, _), parameters in sorted(groups.items(), key=lambda pair: pair[0])
     ]
-    return torch.optim.AdamW(listed, lr=stage.learning_rate, betas=config.betas)
+    return torch.optim.AdamW(listed, lr=stage.optimizer.learning_rate, betas=BETAS)
 
 
 def set_rate(optimizer: torch.optim.AdamW, stage: StageConfig, step: int) -> None:

@@ -35,6 +35,11 @@ class DistContext:
     """How many there are."""
 
     @property
+    def rows(self) -> slice:
+        """The samples of a batch that this process computes."""
+        return slice(self.rank, None, self.world)
+
+    @property
     def is_first(self) -> bool:
         """Whether this process writes files."""
         return self.rank == 0

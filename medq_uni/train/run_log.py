@@ -1,4 +1,4 @@
-"""The journal of a run: every line in ``log.jsonl``, the same in TensorBoard and on wandb, the curves as a picture."""
+"""The log of a run: every line in ``log.jsonl``, the same in TensorBoard and on wandb, the curves as a picture."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def draw_curves(log: Path, target: Path) -> None:
     """Draw every loss term and every validation score of a log over all steps, one panel each.
 
     Args:
-        log: File that a journal wrote.
+        log: File that a run wrote.
         target: PNG to write; a log without steps draws none.
     """
     curves: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))

@@ -1,4 +1,4 @@
-"""What a training step meets: crops, words, start and time. Drawn apart from the computation, so that it can run ahead.
+"""What a training step meets: crops, texts, start and time. Drawn apart from the computation, so that it can run ahead.
 
 Every process draws the whole batch from the same random numbers; each then computes its own samples of it.
 """
@@ -26,12 +26,14 @@ from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import Severity
 from medq_uni.train.buckets import Shape, shapes_of
 from medq_uni.train.conditioning import PairTexts
-from medq_uni.train.recipe import ObjectiveName, StageConfig
+from medq_uni.train.stage import ConditioningConfig, ObjectiveName, StageConfig
 
 AHEAD = 2
-"""Steps that a process has drawn ahead."""
+"""Batches that a process has drawn ahead."""
 STRENGTHS = {"gentler": 0.5, "stronger": 1.25}
 """Share of a full restoration that an instruction asks for."""
+Answers = list[list[tuple[int, bool]]]
+"""Description tokens of every sample, each with whether it fills a slot."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class FlowTargets:
-    """Between what a restoration of a batch starts from, and when."""
+    """What the restorations of a batch start from, and when."""
 
     x1: Float[Tensor, "B c h w"] | None
     """Noise; None starts from the degraded latent."""
@@ -87,20 +89,20 @@ class TrainBatch:
 
     objective: ObjectiveName
     """A joint stage draws assess or joint."""
-    batch: Batch
-    told: Conditioning | None = None
+    crops: Batch
+    conditioning: Conditioning | None = None
     """For restore and joint."""
-    bridge: FlowTargets | None = None
+    flow: FlowTargets | None = None
     """For restore and joint."""
     questions: list[list[int]] | None = None
-    """Instruction tokens of every sample, for assess, and for joint where it assesses beside."""
-    answers: list[list[tuple[int, bool]]] | None = None
-    """Description tokens of every sample, each with whether it fills a slot, where there are questions."""
+    """Instruction tokens of every sample, for assess, and for joint where it assesses the same pairs."""
+    answers: Answers | None = None
+    """What answers them, where there are questions."""
     t: Float[Tensor, " B"] | None = None
     """Uniform in [0, 1], for baselines that learn to restore in steps."""
 
     def pin_memory(self) -> TrainBatch:
-        """Return the step in memory from which a GPU copies while it computes; a data loader asks for it."""
+        """Return the batch in memory from which a GPU copies while it computes; a data loader asks for it."""
         pinned: TrainBatch = _pinned(self)
         return pinned
 
@@ -117,7 +119,7 @@ class RngStreams:
     seen: torch.Generator
     """Of the assessor's view."""
     other: torch.Generator
-    """Words, starts and times."""
+    """Texts, starts and times."""
 
     @classmethod
     def of(cls, seed: int) -> RngStreams:
@@ -127,18 +129,18 @@ class RngStreams:
 
 @dataclass(frozen=True, eq=False)
 class BatchBuilder:
-    """Draws the steps of a stage.
+    """Draws the batches of a stage.
 
     Attributes:
-        words: What is said about the pairs.
+        texts: What is said about the pairs.
         stage: What is trained.
         model: Sizes of the network.
-        sampler: Where batches come from.
-        generated: Description tokens that the model wrote about pairs of the pool, by index.
+        sampler: Where crops come from.
+        generated: Description tokens that the model wrote about pairs, by index.
         world: Processes among which a step is divided.
     """
 
-    words: PairTexts
+    texts: PairTexts
     stage: StageConfig
     model: ModelConfig
     sampler: BatchSampler
@@ -147,97 +149,117 @@ class BatchBuilder:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """What its steps may hold, smallest crops first."""
+        """What its batches may hold, smallest crops first."""
         return shapes_of(self.stage, self.model, world=self.world)
 
-    def draw(self, seed: int) -> TrainBatch:
-        """Return the step of a seed (:func:`next_seed`)."""
+    def build(self, seed: int) -> TrainBatch:
+        """Return the batch of a seed (:func:`next_seed`)."""
         stage, objective, streams = self.stage, self.stage.objective, RngStreams.of(seed)
         generator = streams.other
         if objective == "joint" and float(torch.rand(1, generator=generator)) < stage.assess_share:
             objective = "assess"
-        batch = _batch(self.sampler, self.shapes, streams, sees=objective in ("assess", "joint"))
+        crops = _crops(self.sampler, self.shapes, streams, sees=objective in ("assess", "joint"))
         if objective == "codec":
-            return TrainBatch(objective, batch)
-        is_asked = objective == "assess" or stage.assess_beside
-        questions, answers = self._asked(batch, generator) if is_asked else (None, None)
+            return TrainBatch(objective, crops)
+        is_asked = objective == "assess" or stage.assess_same_pairs
+        questions, answers = self._questions(crops, generator) if is_asked else (None, None)
         if objective == "assess":
-            return TrainBatch(objective, batch, questions=questions, answers=answers)
-        told = self._told(batch, generator) if objective == "joint" else self._untold(batch)
-        return TrainBatch(objective, batch, told, self._bridge(batch, generator), questions, answers)
+            return TrainBatch(objective, crops, questions=questions, answers=answers)
+        told = self._conditioning(crops, generator) if objective == "joint" else self._unconditioned(crops)
+        return TrainBatch(objective, crops, told, self._flow(crops, generator), questions, answers)
 
-    def _asked(self, batch: Batch, generator: torch.Generator) -> tuple[list[list[int]], list[list[tuple[int, bool]]]]:
+    def _questions(self, crops: Batch, generator: torch.Generator) -> tuple[list[list[int]], Answers]:
         """Return questions about the pairs, and what answers them."""
-        answers = [self.words.slots(index, generator) for index in batch.index]
-        encode = self.words.tokenizer.encode
-        return [encode(instruction("assess", generator)) for _ in batch.index], answers
+        answers = [self.texts.slots(index, generator) for index in crops.index]
+        encode = self.texts.tokenizer.encode
+        return [encode(instruction("assess", generator)) for _ in crops.index], answers
 
-    def _bridge(self, batch: Batch, generator: torch.Generator) -> FlowTargets:
+    def _flow(self, crops: Batch, generator: torch.Generator) -> FlowTargets:
         """Draw the start and the time of every sample."""
-        stage, codec = self.stage, self.model.codec
-        count, _, height, width = batch.degraded.shape
-        from_noise = float(torch.rand(1, generator=generator)) < stage.noise_start
+        flow, codec = self.stage.flow, self.model.codec
+        count, _, height, width = crops.degraded.shape
+        from_noise = float(torch.rand(1, generator=generator)) < flow.noise_share
         shape = (count, codec.latent_channels, height // codec.downsample, width // codec.downsample)
         x1 = torch.randn(shape, generator=generator) if from_noise else None
         t = torch.rand(count, generator=generator)
-        t[torch.rand(count, generator=generator) < stage.final_time] = 1.0
-        is_decoded = t <= (stage.noise_pixel_time if from_noise else 1.0)
+        t[torch.rand(count, generator=generator) < flow.single_step_share] = 1.0
+        is_decoded = t <= (flow.noise_pixel_time if from_noise else 1.0)
         return FlowTargets(x1, t, is_decoded, int(is_decoded.sum()))
 
-    def _untold(self, batch: Batch) -> Conditioning:
-        words = self.words.tokenizer.encode(DEFAULT_RESTORE)
-        none = [False] * len(batch.index)
-        return Conditioning([words] * len(none), [[]] * len(none), none, none, batch.reference)
+    def _unconditioned(self, crops: Batch) -> Conditioning:
+        words = self.texts.tokenizer.encode(DEFAULT_RESTORE)
+        none = [False] * len(crops.index)
+        return Conditioning([words] * len(none), [[]] * len(none), none, none, crops.reference)
 
-    def _told(self, batch: Batch, generator: torch.Generator) -> Conditioning:
-        """Draw, for each sample, whether it meets the true report, its own, an edited one, an instruction, or none."""
-        mix = self.stage.text
-        told = Conditioning([], [], [], [], batch.reference.clone())
-        for place, index in enumerate(batch.index):
-            item = self.sampler.pairs.items[index]
-            draw = float(torch.rand(1, generator=generator))
-            words, text, is_reference = DEFAULT_RESTORE, None, False
-            if draw < mix.reference or (draw < mix.reference + mix.generated and index not in self.generated):
-                text, is_reference = self.words.tokens(index, generator), not self.stage.assess_beside
-                words = instruction("restore", generator)
-            elif draw < mix.reference + mix.generated:
-                text = self.generated[index]
-            elif draw < mix.reference + mix.generated + mix.edited:
-                stated = Severity.from_level(randint(4, generator))
-                text, words = self.words.tokens(index, generator, stated), FOLLOW_REPORT
-                told.target[place] = edited_target(
-                    batch.degraded[place], batch.reference[place], true=item.severity, stated=stated
-                )
-            elif draw < mix.reference + mix.generated + mix.edited + mix.misread:
-                text, words = self.words.misread(index, generator), instruction("restore", generator)
-            elif draw < mix.reference + mix.generated + mix.edited + mix.misread + mix.instructed:
-                words, strength = self._instructed(item, generator)
-                told.target[place] = moved_target(batch.degraded[place], batch.reference[place], strength)
-            told.instructions.append(self.words.tokenizer.encode(words))
+    def _conditioning(self, crops: Batch, generator: torch.Generator) -> Conditioning:
+        """Draw what each sample is told: the true description, the model's own, another, an instruction, nothing."""
+        told = Conditioning([], [], [], [], crops.reference.clone())
+        for place, index in enumerate(crops.index):
+            kind = _kind_of(self.stage.conditioning, float(torch.rand(1, generator=generator)))
+            if kind == "generated" and index not in self.generated:
+                kind = "reference"
+            words, text, target = self._told(kind, crops, place, generator)
+            if target is not None:
+                told.target[place] = target
+            told.instructions.append(self.texts.tokenizer.encode(words))
             told.descriptions.append(text or [])
             told.has_description.append(text is not None)
-            told.is_reference.append(is_reference)
+            told.is_reference.append(kind == "reference" and not self.stage.assess_same_pairs)
         return told
 
-    def _instructed(self, item: PairItem, generator: torch.Generator) -> tuple[str, float]:
-        """Draw an instruction that asks for less, for more, or for noise alone, and the share of the way it means.
+    def _told(
+        self, kind: str, crops: Batch, place: int, generator: torch.Generator
+    ) -> tuple[str, list[int] | None, Tensor | None]:
+        """Return the instruction and description of a sample, and its target where that is not the true image."""
+        index, degraded, reference = crops.index[place], crops.degraded[place], crops.reference[place]
+        item = self.sampler.pairs.items[index]
+        if kind == "reference":
+            text = self.texts.tokens(index, generator)
+            return instruction("restore", generator), text, None
+        if kind == "generated":
+            return DEFAULT_RESTORE, self.generated[index], None
+        if kind == "edited":
+            stated = Severity.from_level(randint(4, generator))
+            target = edited_target(degraded, reference, true=item.severity, stated=stated)
+            return FOLLOW_REPORT, self.texts.tokens(index, generator, stated), target
+        if kind == "corrupted":
+            text = self.texts.corrupted(index, generator)
+            return instruction("restore", generator), text, None
+        if kind == "instructed":
+            words, strength = _instruction(item, generator)
+            return words, None, moved_target(degraded, reference, strength)
+        return DEFAULT_RESTORE, None, None
 
-        Noise alone is asked of pairs with one degradation: it means everything or nothing.
-        """
-        kinds: list[Instruction] = ["gentler", "stronger"]
-        kinds += ["denoise"] if item.num_degradations == 1 else []
-        kind = kinds[randint(len(kinds), generator)]
-        strength = float(SPECS[item.task].is_noise) if kind == "denoise" else STRENGTHS[kind]
-        return instruction(kind, generator), strength
+
+def _kind_of(shares: ConditioningConfig, draw: float) -> str:
+    """Return which of the shares of a whole a number in [0, 1] falls into; the rest is ``nothing``."""
+    limit = 0.0
+    for field in fields(shares):
+        limit += getattr(shares, field.name)
+        if draw < limit:
+            return field.name
+    return "nothing"
+
+
+def _instruction(item: PairItem, generator: torch.Generator) -> tuple[str, float]:
+    """Draw an instruction that asks for less, for more, or for noise alone, and the share of the way it means.
+
+    Noise alone is asked of pairs with one degradation: it means everything or nothing.
+    """
+    kinds: list[Instruction] = ["gentler", "stronger"]
+    kinds += ["denoise"] if item.num_degradations == 1 else []
+    kind = kinds[randint(len(kinds), generator)]
+    strength = float(SPECS[item.task].is_noise) if kind == "denoise" else STRENGTHS[kind]
+    return instruction(kind, generator), strength
 
 
 @dataclass(frozen=True, eq=False)
 class BaselineBatchBuilder:
-    """Draws the steps of a stage of a baseline.
+    """Draws the batches of a stage of a baseline.
 
     Attributes:
         stage: What is trained.
-        sampler: Where batches come from.
+        sampler: Where crops come from.
         world: Processes among which a step is divided.
     """
 
@@ -247,43 +269,44 @@ class BaselineBatchBuilder:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """What its steps may hold, smallest crops first."""
+        """What its batches may hold, smallest crops first."""
         return shapes_of(self.stage, None, world=self.world)
 
-    def draw(self, seed: int) -> TrainBatch:
-        """Return the step of a seed (:func:`next_seed`)."""
+    def build(self, seed: int) -> TrainBatch:
+        """Return the batch of a seed (:func:`next_seed`)."""
         streams = RngStreams.of(seed)
-        batch = _batch(self.sampler, self.shapes, streams, sees=False)
-        return TrainBatch("baseline", batch, t=torch.rand(len(batch.index), generator=streams.other))
+        crops = _crops(self.sampler, self.shapes, streams, sees=False)
+        return TrainBatch("baseline", crops, t=torch.rand(len(crops.index), generator=streams.other))
 
 
-def _batch(sampler: BatchSampler, shapes: Sequence[Shape], streams: RngStreams, *, sees: bool) -> Batch:
+AnyBuilder = BatchBuilder | BaselineBatchBuilder
+
+
+def _crops(sampler: BatchSampler, shapes: Sequence[Shape], streams: RngStreams, *, sees: bool) -> Batch:
     shape = shapes[randint(len(shapes), streams.crops)] if len(shapes) > 1 else shapes[0]
     seen = streams.seen if sees else None
     return sampler.draw(shape.count, crop=shape.side, generator=streams.crops, seen=seen)
 
 
 def next_seed(generator: torch.Generator) -> int:
-    """Return what the next step is drawn from; the generator moves on by one step."""
+    """Return what the next batch is drawn from; the generator moves on by one step."""
     return randint(2**62, generator)
 
 
 class Prefetcher:
-    """Draws steps ahead of the computation: one on a thread, or some in processes of their own.
+    """Draws batches ahead of the computation: one on a thread, or some in processes of their own.
 
-    Every step is drawn from a seed, and the seeds follow one another from :attr:`state`: a checkpoint with it goes on
-    with the next step, as if nothing had been drawn ahead, whatever the number of processes.
+    Every batch is drawn from a seed, and the seeds follow one another from :attr:`state`: a checkpoint with it goes on
+    with the next batch, as if nothing had been drawn ahead, whatever the number of processes.
 
     Args:
-        drawer: Draws the steps.
+        builder: Draws the batches.
         state: State of the random numbers before the first.
-        workers: Processes that draw, :data:`AHEAD` steps ahead each; 1 draws on a thread.
-        pinned: Whether a GPU is to copy the steps while it computes; for processes alone.
+        workers: Processes that draw, :data:`AHEAD` batches ahead each; 1 draws on a thread.
+        pinned: Whether a GPU is to copy the batches while it computes; for processes alone.
     """
 
-    def __init__(
-        self, drawer: BatchBuilder | BaselineBatchBuilder, state: Tensor, *, workers: int = 1, pinned: bool = False
-    ) -> None:
+    def __init__(self, builder: AnyBuilder, state: Tensor, *, workers: int = 1, pinned: bool = False) -> None:
         self.state = state
         self.seconds = 0.0
         """Time for which the computation waited."""
@@ -291,26 +314,26 @@ class Prefetcher:
         """Samples that were taken."""
         self._taken = torch.Generator()
         self._taken.set_state(state)
-        drawn = _on_thread(drawer, state) if workers == 1 else _in_processes(drawer, state, workers, pinned)
-        self._steps: Generator[TrainBatch] = drawn
+        drawn = _on_thread(builder, state) if workers == 1 else _in_processes(builder, state, workers, pinned)
+        self._batches: Generator[TrainBatch] = drawn
 
     def take(self) -> TrainBatch:
-        """Return the next step."""
+        """Return the next batch."""
         began = time.monotonic()
-        draw = next(self._steps)
+        batch = next(self._batches)
         self.seconds += time.monotonic() - began
         next_seed(self._taken)
         self.state = self._taken.get_state()
-        self.samples += len(draw.batch.index)
-        return draw
+        self.samples += len(batch.crops.index)
+        return batch
 
     def close(self) -> None:
         """Stop drawing; the thread or the processes end."""
-        self._steps.close()
+        self._batches.close()
 
 
 class _Seeds(Sampler[int]):
-    """The seeds of all steps from a state on."""
+    """The seeds of all batches from a state on."""
 
     def __init__(self, state: Tensor) -> None:
         self.state = state
@@ -322,32 +345,30 @@ class _Seeds(Sampler[int]):
             yield next_seed(generator)
 
 
-class _Steps(Dataset[TrainBatch]):
-    """All steps of a stage, by seed."""
+class _Batches(Dataset[TrainBatch]):
+    """All batches of a stage, by seed."""
 
-    def __init__(self, drawer: BatchBuilder | BaselineBatchBuilder) -> None:
-        self.drawer = drawer
+    def __init__(self, builder: AnyBuilder) -> None:
+        self.builder = builder
 
     def __getitem__(self, seed: int) -> TrainBatch:
-        return self.drawer.draw(seed)
+        return self.builder.build(seed)
 
 
-def _on_thread(drawer: BatchBuilder | BaselineBatchBuilder, state: Tensor) -> Generator[TrainBatch]:
+def _on_thread(builder: AnyBuilder, state: Tensor) -> Generator[TrainBatch]:
     seeds = iter(_Seeds(state))
-    with ThreadPoolExecutor(1, thread_name_prefix="draws") as thread:
-        ahead = thread.submit(drawer.draw, next(seeds))
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        ahead = thread.submit(builder.build, next(seeds))
         while True:
-            draw = ahead.result()
-            ahead = thread.submit(drawer.draw, next(seeds))
-            yield draw
+            batch = ahead.result()
+            ahead = thread.submit(builder.build, next(seeds))
+            yield batch
 
 
-def _in_processes(
-    drawer: BatchBuilder | BaselineBatchBuilder, state: Tensor, workers: int, pinned: bool
-) -> Generator[TrainBatch]:
-    steps, seeds = _Steps(drawer), _Seeds(state)
+def _in_processes(builder: AnyBuilder, state: Tensor, workers: int, pinned: bool) -> Generator[TrainBatch]:
+    batches, seeds = _Batches(builder), _Seeds(state)
     yield from DataLoader(
-        steps, sampler=seeds, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, pin_memory=pinned
+        batches, sampler=seeds, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, pin_memory=pinned
     )
 
 

@@ -15,61 +15,56 @@ from torch import nn
 from medq_uni.baselines.network import Baseline, build_baseline
 from medq_uni.config import ConfigError, Execution, ModelConfig
 from medq_uni.data.batches import BatchSampler
-from medq_uni.data.pair_cache import TrainingPairs
 from medq_uni.files import write_text
 from medq_uni.model.device_placement import put
 from medq_uni.model.medq import MedQ, codec_module
-from medq_uni.preprocess import as_channels, as_views
 from medq_uni.pretrained.load import folder_of, load_pretrained
 from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.buckets import CROP_GRID
 from medq_uni.train.conditioning import PairTexts, read_described
-from medq_uni.train.generated import GRID, describe_pairs
 from medq_uni.train.lora import add_lora, merged
-from medq_uni.train.losses import pixel_losses
-from medq_uni.train.objective import Losses, Objective
+from medq_uni.train.objective import BaselineObjective, Objective
 from medq_uni.train.parallel import DistContext, shard, whole
-from medq_uni.train.recipe import StageConfig, TrainConfig, check_crops
-from medq_uni.train.sampling import BaselineBatchBuilder, BatchBuilder, TrainBatch
-from medq_uni.train.validate import baseline_gains, validate
+from medq_uni.train.recipe import TrainConfig, check_crops
+from medq_uni.train.run_pairs import RunPairs
+from medq_uni.train.sampling import AnyBuilder, BaselineBatchBuilder, BatchBuilder
+from medq_uni.train.stage import StageConfig
+from medq_uni.train.validate import baseline_gains, described, inference_of, validate
 
 CALIBRATION_PAIRS = 256
+MAX_GENERATED = 1000
+"""Pairs about which the model writes as a joint stage begins; of the others the restoration is told the reference."""
 Averaged = Callable[[], AbstractContextManager[None]]
 """Opens a span in which the network has its averaged weights and is in evaluation mode."""
 
 
 class TrainingTask(ABC):
-    """A network in training, with what it is drawn, what it loses, and how it is judged.
+    """A network in training, with what it meets, what its losses are, and how it is judged.
 
     Args:
         config: The recipe.
-        pool: Training pairs.
-        val_pool: Validation pairs.
+        pairs: Training and validation pairs.
         device: Where to compute.
-        together: The processes that train together.
+        dist: The processes that train together.
     """
 
     model: nn.Module
+    objective: Objective | BaselineObjective
+    """Computes the losses of a batch."""
     tokenizer: Tokenizer | None = None
 
-    def __init__(
-        self, config: TrainConfig, pool: TrainingPairs, val_pool: TrainingPairs, device: torch.device, dist: DistContext
-    ) -> None:
-        self.config, self.pool, self.val_pool = config, pool, val_pool
-        self.device, self.dist = device, dist
+    def __init__(self, config: TrainConfig, pairs: RunPairs, device: torch.device, dist: DistContext) -> None:
+        self.config, self.pairs, self.device, self.dist = config, pairs, device, dist
 
     @abstractmethod
-    def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> BatchBuilder | BaselineBatchBuilder:
-        """Return what draws the steps of a stage.
+    def builder(self, stage: StageConfig, written: Path, averaged: Averaged) -> AnyBuilder:
+        """Return what draws the batches of a stage.
 
         Args:
             stage: What is trained.
-            written: File for what the network itself writes about the pool as the stage begins.
+            written: File for what the network itself writes about the pairs as the stage begins.
             averaged: See :data:`Averaged`.
         """
-
-    @abstractmethod
-    def losses(self, draw: TrainBatch) -> Losses:
-        """Return every loss term of a step; those that have no weight in the recipe are weighted already."""
 
     @abstractmethod
     def validate(self, stage: StageConfig) -> dict[str, float]:
@@ -89,19 +84,18 @@ class MedQTask(TrainingTask):
 
     model: MedQ
 
-    def __init__(
-        self, config: TrainConfig, pool: TrainingPairs, val_pool: TrainingPairs, device: torch.device, dist: DistContext
-    ) -> None:
-        super().__init__(config, pool, val_pool, device, dist)
+    def __init__(self, config: TrainConfig, pairs: RunPairs, device: torch.device, dist: DistContext) -> None:
+        super().__init__(config, pairs, device, dist)
         self.model, tokenizer = dist.in_turn(self._initial)
         check_crops(config.stages, self.model.config)
-        self.tokenizer = tokenizer
-        described = read_described(config.descriptions, pool)
-        self.words = PairTexts(pool, tokenizer, config.label, config.wrong_labels, config.seed, described)
-        self.val_words = PairTexts(val_pool, tokenizer, config.label)
+        self.tokenizer, labels = tokenizer, config.labels
+        experts = read_described(labels.file, pairs.train)
+        self.texts = PairTexts(pairs.train, tokenizer, labels.form, labels.wrong_share, config.seed, experts)
+        self.val_texts = PairTexts(pairs.val, tokenizer, labels.form)
         self.model.to(device)
         codec_module(self.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.stepper = Objective(self.model, dist, config.recompute)
+        self.inference = inference_of(self.model, tokenizer)
+        self.objective = Objective(self.model, dist, config.recompute)
 
     def _initial(self) -> tuple[MedQ, Tokenizer]:
         """Return the network to begin with, divided among the processes, and its tokenizer."""
@@ -132,36 +126,32 @@ class MedQTask(TrainingTask):
             torch.manual_seed(self.config.seed)
             model = MedQ(size)
         if hasattr(model.codec, "calibrate"):
-            count = min(CALIBRATION_PAIRS, len(self.pool))
-            model.codec.calibrate(torch.stack([self.pool.views(i)[0] for i in range(count)]))
+            count, train = min(CALIBRATION_PAIRS, len(self.pairs.train)), self.pairs.train
+            model.codec.calibrate(torch.stack([train.views(index)[0] for index in range(count)]))
         return model
 
-    def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> BatchBuilder:
-        """Return what draws crops, words, starts and times."""
-        config = self.model.config
-        sampler = BatchSampler(self.pool, token_pixels=config.token_pixels, emphasis=stage.emphasis)
+    def builder(self, stage: StageConfig, written: Path, averaged: Averaged) -> BatchBuilder:
+        """Return what draws crops, texts, starts and times."""
+        config, train = self.model.config, self.pairs.train
+        sampler = BatchSampler(train, token_pixels=config.token_pixels, emphasis=stage.crops.emphasis)
         generated = self._generated(stage, written, averaged)
-        return BatchBuilder(self.words, stage, config, sampler, generated, self.dist.world)
+        return BatchBuilder(self.texts, stage, config, sampler, generated, self.dist.world)
 
     def _generated(self, stage: StageConfig, path: Path, averaged: Averaged) -> dict[int, list[int]]:
-        """Return what the model itself writes about the pool at the start of a joint stage."""
-        if stage.objective != "joint" or stage.text.generated <= 0:
+        """Return what the model itself writes about the pairs at the start of a joint stage."""
+        if stage.objective != "joint" or stage.conditioning.generated <= 0:
             return {}
         if not self.dist.as_first_flags(path.is_file()):
             with averaged():
-                texts = describe_pairs(self.model, self.words.tokenizer, self.pool, stage.text.max_generated)
+                texts = described(self.inference, self.pairs.train, MAX_GENERATED)
             if self.dist.is_first:
                 write_text(path, json.dumps(texts))
             self.dist.wait()
         return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
 
-    def losses(self, draw: TrainBatch) -> Losses:
-        """Return the terms of the objective of a step."""
-        return self.stepper.losses(draw)
-
     def validate(self, stage: StageConfig) -> dict[str, float]:
         """Return what the objective of a stage is judged by."""
-        return validate(self.model, self.val_words, stage.objective, self.config.sampler)
+        return validate(self.inference, self.val_texts, stage.objective, self.config.sampler)
 
     def finished(self) -> MedQ:
         """Return the network whole, without updates beside its weights."""
@@ -193,36 +183,22 @@ class BaselineTask(TrainingTask):
 
     model: Baseline
 
-    def __init__(
-        self, config: TrainConfig, pool: TrainingPairs, val_pool: TrainingPairs, device: torch.device, dist: DistContext
-    ) -> None:
-        super().__init__(config, pool, val_pool, device, dist)
+    def __init__(self, config: TrainConfig, pairs: RunPairs, device: torch.device, dist: DistContext) -> None:
+        super().__init__(config, pairs, device, dist)
         assert config.baseline is not None, "checked by the recipe"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_baseline(config.baseline).to(device).train()
-        self.rows = slice(dist.rank, None, dist.world)
+        self.objective = BaselineObjective(self.model, device, dist)
 
-    def drawer(self, stage: StageConfig, written: Path, averaged: Averaged) -> BaselineBatchBuilder:
+    def builder(self, stage: StageConfig, written: Path, averaged: Averaged) -> BaselineBatchBuilder:
         """Return what draws crops, on the grid on which those of our small models lie, and times."""
-        sampler = BatchSampler(self.pool, token_pixels=GRID, emphasis=stage.emphasis)
+        sampler = BatchSampler(self.pairs.train, token_pixels=CROP_GRID, emphasis=stage.crops.emphasis)
         return BaselineBatchBuilder(stage, sampler, self.dist.world)
-
-    def losses(self, draw: TrainBatch) -> Losses:
-        """Return the pixel losses of the restored views, as our codec stage has them, and the baseline's own terms."""
-        assert draw.t is not None, "drawn for every step of a baseline"
-        batch = draw.batch.part(self.rows, self.device)
-        channels = self.model.config.in_channels
-        degraded, reference = (as_channels(x, channels=channels) for x in (batch.degraded, batch.reference))
-        image, own = self.model.learn(degraded, reference, draw.t[self.rows].to(self.device))
-        views = as_views(image.float(), batch.scaling)
-        pixels = pixel_losses(views, batch.reference, batch.degraded, batch.valid)
-        assert not own.keys() & pixels.keys(), "a baseline's own terms have names of their own"
-        return pixels | own
 
     def validate(self, stage: StageConfig) -> dict[str, float]:
         """Return the gains alone."""
-        return baseline_gains(self.model, self.val_pool)
+        return baseline_gains(self.model, self.pairs.val)
 
     def finished(self) -> Baseline:
         """Return the network."""
@@ -233,12 +209,10 @@ class BaselineTask(TrainingTask):
         return ["a smaller width or fewer blocks of the baseline"]
 
 
-def training_task(
-    config: TrainConfig, pool: TrainingPairs, val_pool: TrainingPairs, device: torch.device, dist: DistContext
-) -> TrainingTask:
-    """Return the learner of a recipe, at its beginning."""
+def training_task(config: TrainConfig, pairs: RunPairs, device: torch.device, dist: DistContext) -> TrainingTask:
+    """Return the network of a recipe, at its beginning, with all that its training needs."""
     kind = MedQTask if config.baseline is None else BaselineTask
-    return kind(config, pool, val_pool, device, dist)
+    return kind(config, pairs, device, dist)
 
 
 def take_weights(model: MedQ, old: MedQ) -> None:

@@ -1,6 +1,6 @@
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +12,24 @@ from medq_uni.ablate.table import READ
 from medq_uni.config import ConfigError
 from medq_uni.config_json import chosen, to_json
 from medq_uni.statistics import clustered_interval
-from medq_uni.train.generated import GRID
-from tests.train.test_loop import stage, tiny_recipe
+from medq_uni.train.buckets import CROP_GRID
+from tests.train.tiny import VAL_PAIRS, stage, tiny_recipe, unpack, unpack_pairs
 
-CHANGE = {"stages.joint.text.reference": 0.0}
+TEST = VAL_PAIRS
+"""Pairs that are scored."""
+CHANGE = {"stages.joint.conditioning.reference": 0.0}
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    base = tiny_recipe(stage("codec", steps=2), stage("joint", steps=2, assess_share=0.0))
-    (tmp_path / "base.json").write_text(to_json(replace(base, val_pairs=replace(base.val_pairs, count=3))))
+    """A plan whose pairs are stored, in the folder of the results too."""
+    base = tiny_recipe(stage("codec", steps=2), stage("joint", steps=2, assess_share=0.0, generated=0.0))
+    base = replace(base, val_pairs=replace(base.val_pairs, count=3))
+    (tmp_path / "base.json").write_text(to_json(base))
     values = {
         "about": ["a test"],
         "base": "base.json",
-        "test": {"count": 10, "seed": 9, "split": "test", "phantom_sizes": [48], "none_fraction": 0.0},
+        "test": json.loads(json.dumps(asdict(TEST))),
         "seeds": [0, 1],
         "variants": [
             {"name": "full"},
@@ -35,6 +39,8 @@ def plan(tmp_path: Path) -> Path:
     }
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(values))
+    unpack_pairs(base, tmp_path / "out" / "pairs")
+    unpack("val_pairs", TEST, tmp_path / "out" / "pairs" / "test_pairs")
     return path
 
 
@@ -85,14 +91,14 @@ def test_unequal_budgets_are_refused(plan: Path) -> None:
     ("change", "message"),
     [
         ({"stages.jiont.steps": 2}, "no stage 'jiont'"),
-        ({"stages.joint.text.refrence": 0.0}, "Did you mean 'reference'"),
+        ({"stages.joint.conditioning.refrence": 0.0}, "Did you mean 'reference'"),
     ],
 )
 def test_a_change_that_leads_nowhere_is_named(plan: Path, change: dict, message: str) -> None:
     base = json.loads((plan.parent / "base.json").read_text())
     with pytest.raises(ConfigError, match=message):
         changed(base, change)
-    assert changed(base, CHANGE).stages[1].text.reference == 0
+    assert changed(base, CHANGE).stages[1].conditioning.reference == 0
 
 
 BASELINES = [
@@ -113,13 +119,13 @@ def with_baselines(plan: Path) -> Path:
     restore = json.loads(to_json(replace(tiny_recipe(stage("restore", steps=4)))))["stages"]
     baseline = base | {"model": None, "tokenizer": None, "baseline": {"kind": "nafnet", "width": 4, "blocks": [1, 1]}}
     one = base["stages"][0]
-    baseline["stages"] = [{key: one[key] for key in ("batch_size", "crop_size", "warmup_steps")}]
+    baseline["stages"] = [{key: one[key] for key in ("crops", "optimizer")}]
     baseline["stages"][0] |= {
         "name": "baseline",
         "objective": "baseline",
         "trainable": ["baseline"],
         "steps": 4,
-        "weights": {"l2": 1.0},
+        "losses": {"l2": 1.0},
     }
     (plan.parent / "baseline.json").write_text(json.dumps(baseline))
     variants = json.loads(json.dumps(BASELINES).replace('"RESTORE"', json.dumps(restore)))
@@ -137,7 +143,7 @@ def test_baselines_stand_in_the_table_of_the_same_pairs(plan: Path, tmp_path: Pa
         gains = json.loads((out / "tuning" / row["variant"].replace(" ", "-") / "gains.json").read_text())["gains"]
         assert f"{row['cost']['rate']:g}" == max(gains, key=lambda rate: gains[rate])
         used = json.loads((out / "runs" / f"{row['variant'].replace(' ', '-')}-0" / "recipe.json").read_text())
-        assert used["stages"][0]["learning_rate"] in (0.5 * 5e-4, 2.0 * 5e-4)
+        assert used["stages"][0]["optimizer"]["learning_rate"] in (0.5 * 5e-4, 2.0 * 5e-4)
         assert row["cost"]["seconds"] > 0
     ours, _, naf, pix = (row["cost"] for row in rows[1:])
     assert ours["parameters"] > naf["parameters"] > 0
@@ -181,7 +187,7 @@ def test_a_variant_with_fewer_seeds_is_compared_with_the_same_seeds(plan: Path, 
     out = tmp_path / "out"
     with_baselines(plan)
     baselines = [{"name": "naf", "recipe": "baseline.json"}, {"name": "slow", "recipe": "baseline.json", "seeds": [1]}]
-    baselines[1]["changes"] = {"stages.baseline.learning_rate": 1e-7}
+    baselines[1]["changes"] = {"stages.baseline.optimizer.learning_rate": 1e-7}
     edit(plan, variants=[*baselines, {"name": "again", "weights_of": "slow"}], learning_rates=[], seeds=[0, 1])
     assert run_ablations(plan, out, device="cpu")
     assert sorted(path.name for path in (out / "runs").iterdir()) == ["naf-0", "naf-1", "slow-1"]
@@ -251,8 +257,8 @@ def test_an_interval_over_subjects_is_wider_than_one_over_images() -> None:
 def test_networks_that_are_compared_meet_the_same_crops() -> None:
     _, recipes = read_plan(Path(__file__).parents[2] / "recipes" / "baselines.json")
     stages = [each for one in recipes.values() for each in one.stages]
-    assert len({(s.steps, s.batch_size, s.crop_size, s.crop_sizes, s.token_budget, s.emphasis) for s in stages}) == 1
+    assert len({(s.steps, json.dumps(asdict(s.crops))) for s in stages}) == 1
     assert len({json.dumps(chosen(one.pairs)) for one in recipes.values()}) == 1
     ours = [one.model for one in recipes.values() if one.model is not None]
     assert ours
-    assert all(model.token_pixels == GRID for model in ours)  # crops begin on multiples of it
+    assert all(model.token_pixels == CROP_GRID for model in ours)  # crops begin on multiples of it

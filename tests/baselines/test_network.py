@@ -2,8 +2,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medq_uni.baselines.network import Baseline, BaselineConfig, restore_views
+from medq_uni.baselines.network import Baseline, BaselineConfig, restore_image, restore_views
+from medq_uni.image import MedicalImage
 from medq_uni.preprocess import Scaling
+from medq_uni.taxonomy import Modality
 
 SCALING = Scaling(0.0, 100.0, 0.0, 50.0)
 
@@ -39,3 +41,13 @@ def test_a_baseline_of_one_channel_gives_both_views_back() -> None:
     restored = restore_views(baseline, SCALING.to_views(values), SCALING)
     assert baseline.seen[0].shape[1] == 1
     torch.testing.assert_close(restored, SCALING.to_views(values + 25.0))  # 0.5 of 2 is a quarter of the range
+
+
+def test_an_image_comes_back_in_its_units_and_size_and_what_lies_outside_the_range_as_it_was() -> None:
+    baseline = Picky(BaselineConfig(kind="nafnet"))
+    values = torch.full((2, 30, 21), 10.0)
+    values[0, 0, 0] = 300.0
+    restored = restore_image(baseline, MedicalImage(values.numpy(), modality=Modality.MR), scaling=SCALING)
+    assert restored.shape == (2, 30, 21)
+    assert restored.voxels[0, 0, 0] == 300.0
+    torch.testing.assert_close(torch.from_numpy(restored.voxels[1]), torch.full((30, 21), 22.5))

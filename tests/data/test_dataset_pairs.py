@@ -17,9 +17,10 @@ from medq_uni.preprocess import scaling_of
 from medq_uni.pretrained.load import folder_of
 from medq_uni.seeding import generator_of
 from medq_uni.tokenizer import Tokenizer
+from medq_uni.train.checkpoint import CheckpointError
 from medq_uni.train.conditioning import PairTexts
-from medq_uni.train.loop import CheckpointError, train
-from tests.train.test_loop import stage, tiny_recipe
+from medq_uni.train.trainer import TrainOptions, train
+from tests.train.tiny import stage, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -65,23 +66,23 @@ def test_a_run_does_not_go_on_with_a_dataset_that_was_built_anew(folder: Path, t
     place, run = tmp_path / "pairs", tmp_path / "run"
     shutil.copytree(folder, place)
     config = replace(tiny_recipe(stage("codec", steps=2)), pairs=None, dataset=str(place))
-    train(config, run, max_minutes=0)
+    train(config, run, TrainOptions(max_minutes=0))
     shutil.rmtree(place)
     pairs = PairsConfig(count=12, seed=2, phantom_sizes=(48,))
     build_dataset(DatasetRecipe(name="tiny", splits={"train": pairs}), place)
     with pytest.raises(CheckpointError, match="is another dataset than the run in"):
-        train(config, run, resume=True)
+        train(config, run, TrainOptions(resume=True))
     shutil.rmtree(place)
     shutil.copytree(folder, place)
-    assert train(config, run, resume=True).is_finished
+    assert train(config, run, TrainOptions(resume=True)).is_finished
 
 
 def test_a_run_on_a_dataset_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
     config = replace(tiny_recipe(stage("codec", steps=12)), pairs=None, dataset=str(folder))
     whole = train(config, tmp_path / "whole")
-    pieces = train(config, tmp_path / "pieces", max_minutes=0)
+    pieces = train(config, tmp_path / "pieces", TrainOptions(max_minutes=0))
     while not pieces.is_finished:
-        pieces = train(config, tmp_path / "pieces", resume=True, max_minutes=0.004)
+        pieces = train(config, tmp_path / "pieces", TrainOptions(resume=True, max_minutes=0.004))
     for name, value in whole.model.state_dict().items():
         assert torch.equal(pieces.model.state_dict()[name], value), name
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medq_uni.errors import UnreadableImage
+from medq_uni.errors import ImageWarning, UnreadableImage
 from medq_uni.io.discover import find_images
 from medq_uni.io.read_write import read_image
 
@@ -89,3 +89,29 @@ def test_links_to_folders_are_not_followed(tree):
     before = len(find_images(tree))
     (tree / "loop").symlink_to(tree, target_is_directory=True)
     assert len(find_images(tree)) == before
+
+
+def test_what_looks_like_an_image_and_is_left_out_is_named(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path / "ct", stored_ct)
+    (tmp_path / "gone_T1w.nii.gz").symlink_to("../.git/annex/objects/x/gone.nii.gz")
+    (tmp_path / "IM0001").symlink_to("nowhere")
+    (tmp_path / "notes.md").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "scan.mha").write_bytes(b"ObjectType = Image")
+    (tmp_path / "torn").write_bytes(b"\0" * 128 + b"DICM" + b"\1\2\3")  # no suffix, yet DICOM
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.nii").write_bytes(b"\0" * 400)
+    found = find_images(tmp_path)
+    reasons = {path.name: reason for path, reason in found.skipped}
+    assert sorted(reasons) == ["IM0001", "gone_T1w.nii.gz", "loop", "notes.md", "scan.mha", "torn"]
+    assert sorted(path.name for path, _ in found.broken) == ["IM0001", "gone_T1w.nii.gz", "scan.mha", "torn"]
+    assert sorted(path.name for path, _ in found.passed_over) == ["loop", "notes.md"]
+    assert "target is not there" in reasons["gone_T1w.nii.gz"]
+    assert "Convert it to NIfTI" in reasons["scan.mha"]
+
+
+def test_a_series_is_not_read_from_its_folder_without_a_word_about_what_is_left_out(tmp_path, phantom, stored_ct):
+    phantom.series(tmp_path, stored_ct)
+    (tmp_path / "003.dcm").write_bytes(b"")
+    with pytest.warns(ImageWarning, match="left out: 003.dcm: the file is empty"):
+        assert read_image(tmp_path).shape[0] == 3

@@ -147,6 +147,8 @@ def test_nifti2_and_big_endian_are_read(tmp_path):
         (None, Modality.PET, Modality.PET, Units.ARBITRARY),
         ({"Modality": "PT", "Units": "Bq/mL"}, None, Modality.PET, Units.BQML),
         ({"Modality": "PT", "Units": "SUV"}, None, Modality.PET, Units.SUV),
+        ({"Modality": "PT", "Units": "BQML"}, None, Modality.PET, Units.BQML),
+        ({"Modality": "PT", "Units": "GML"}, None, Modality.PET, Units.SUV),
         ({"Modality": "MR"}, None, Modality.MR, Units.ARBITRARY),
         ({"Modality": "CT"}, None, Modality.CT, Units.HU),
         ({"Modality": "CT"}, Modality.MR, Modality.MR, Units.ARBITRARY),

@@ -157,3 +157,35 @@ def test_several_slices_do_not_fit_a_png(tmp_path, phantom, stored_ct):
     phantom.series(tmp_path / "in", stored_ct)
     with pytest.raises(UnwritableImage, match="one slice, this image has 4"):
         write_image(read_image(tmp_path / "in"), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome", "plain", "contiguous"])
+def test_every_slice_of_a_stack_is_read(tmp_path, kind):
+    import tifffile
+
+    stack = np.arange(6 * 20 * 24, dtype=np.uint16).reshape(6, 20, 24)
+    path = tmp_path / "a.tif"
+    options = {
+        "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}},
+        "ome": {"ome": True, "metadata": {"axes": "ZYX"}},
+        "plain": {},
+        "contiguous": {"truncate": True},
+    }
+    tifffile.imwrite(path, stack, photometric="minisblack", **options[kind])
+    if kind == "imagej":  # as ImageJ writes large stacks: one directory, the other slices follow its pixels
+        with tifffile.TiffWriter(path, imagej=True) as writer:
+            writer.write(stack, truncate=True, metadata={"axes": "ZYX"})
+        with tifffile.TiffFile(path) as file:
+            assert len(file.pages) == 1
+    np.testing.assert_array_equal(read_image(path).voxels, stack)
+
+
+def test_a_stack_that_says_more_slices_than_it_holds_is_refused(tmp_path):
+    import tifffile
+
+    path = tmp_path / "a.tif"
+    said = "ImageJ=1.11a\nimages=6\nslices=6\nhyperstack=true\nmode=grayscale"
+    pixels = np.arange(480, dtype=np.uint16).reshape(20, 24)
+    tifffile.imwrite(path, pixels, description=said, metadata=None)
+    with pytest.raises(UnreadableImage, match="says that it holds 6 slices, but 1 are there"):
+        read_image(path)

@@ -12,7 +12,7 @@ from medq_uni.train.checkpoint import (
     MANIFEST,
     PARTIAL,
     CheckpointError,
-    Progress,
+    RunPosition,
     TrainingState,
     WeightAverage,
     load_checkpoint,
@@ -36,16 +36,16 @@ def make(seed: int) -> TrainingState:
 
 
 def save(folder: Path, seed: int, step: int) -> None:
-    progress = Progress(stage=1, step=step, seconds=2.5, recipe_hash="x", updates=9)
-    save_checkpoint(folder, make(seed), progress, DistContext())
+    position = RunPosition(stage=1, step=step, seconds=2.5, recipe_hash="x", updates=9)
+    save_checkpoint(folder, make(seed), position, DistContext())
 
 
 def test_everything_comes_back(tmp_path: Path):
     save(tmp_path, 1, 7)
-    path, progress = newest_checkpoint(tmp_path)
-    assert (progress.stage, progress.step, progress.updates) == (1, 7, 9)
+    path, position = newest_checkpoint(tmp_path)
+    assert (position.stage, position.step, position.updates) == (1, 7, 9)
     state, expected = make(2), make(1)
-    load_checkpoint(path, state, progress)
+    load_checkpoint(path, state, position)
     load_moments(path, state.model, state.optimizer)
     assert torch.equal(state.model.weight, expected.model.weight)
     assert torch.equal(state.average.shadow["weight"], expected.average.shadow["weight"])
@@ -77,8 +77,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     else:
         (file if damage == "missing" else newest / MANIFEST).unlink()
     with pytest.warns(UserWarning, match=rf"{newest.name} .*: damaged, checkpoint-.* is used instead"):
-        path, progress = newest_checkpoint(tmp_path)
-    assert progress.step == 1
+        path, position = newest_checkpoint(tmp_path)
+    assert position.step == 1
     (path / MANIFEST).write_text("{")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
         newest_checkpoint(tmp_path)
@@ -102,10 +102,10 @@ def test_half_a_checkpoint_is_none(tmp_path: Path):
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path):
     save(tmp_path, 1, 1)
-    path, progress = newest_checkpoint(tmp_path)
+    path, position = newest_checkpoint(tmp_path)
     other = TrainingState(nn.Sequential(nn.Linear(3, 2)), WeightAverage(0.9), None, torch.Generator())
     with pytest.raises(CheckpointError, match="which this recipe's network does not have"):
-        load_checkpoint(path, other, progress)
+        load_checkpoint(path, other, position)
 
 
 FULL_DISK = """

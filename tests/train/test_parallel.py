@@ -1,45 +1,29 @@
 """Several processes compute what one computes; a run may change their number."""
 
-import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
 from medq_uni.config_json import to_json
-from medq_uni.train.loop import train
 from medq_uni.train.recipe import TrainConfig
-from tests.train.test_loop import BESIDE, stage, step_lines, tiny_recipe
+from medq_uni.train.trainer import Trained
+from tests.train.processes import in_processes, start
+from tests.train.tiny import BESIDE, losses, stage, tiny_recipe, unpack_pairs
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def command_of(count: int, config: TrainConfig, folder: Path, *options: str) -> list[str]:
-    """Return how a user trains with several processes."""
-    recipe = folder.parent / "recipe.json"
-    recipe.write_text(to_json(config))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-    return [sys.executable, *launcher, "-m", "medq_uni", "train", str(recipe), "-o", str(folder), *options]
-
-
-def in_processes(count: int, config: TrainConfig, folder: Path, *options: str) -> None:
-    command = command_of(count, config, folder, *options)
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def losses(folder: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if k not in ("seconds", "waited", "event")} for line in step_lines(folder)]
-
-
-def assert_same_curve(folder: Path, other: Path) -> None:
-    ours, theirs = losses(folder), losses(other)
+def assert_same_curve(folder: Path, other: Path, stages: Sequence[str] | None = None) -> None:
+    """Compare the losses of two runs, or of some stages of the second with those of the first."""
+    ours, theirs = losses(folder), [line for line in losses(other) if stages is None or line["stage"] in stages]
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for one, two in zip(ours, theirs, strict=True):
         assert {k: v for k, v in one.items() if k != "stage"} == pytest.approx(
@@ -49,20 +33,22 @@ def assert_same_curve(folder: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
-    joint = stage("joint", steps=12), stage("joint", name="beside", steps=8, **BESIDE)
-    return tiny_recipe(stage("codec", steps=10), stage("restore", steps=10), *joint)
+    joint = stage("joint", steps=4), stage("joint", name="beside", steps=3, generated=0.0, **BESIDE)
+    return replace(tiny_recipe(stage("codec", steps=4), stage("restore", steps=4), *joint), log_interval=1)
 
 
 @pytest.fixture(scope="module")
-def alone(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Trained]) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
-    train(config, folder, device="cpu")
+    train(config, folder)
     return folder
 
 
-def test_two_processes_have_the_losses_and_weights_of_one(config: TrainConfig, alone: Path, tmp_path: Path):
+def test_two_processes_have_the_losses_and_weights_of_one(
+    config: TrainConfig, alone: Path, tmp_path: Path, pairs_of: Callable[[TrainConfig], Path]
+):
     folder = tmp_path / "run"
-    in_processes(2, config, folder)
+    in_processes(2, config, folder, pairs_of(config))
     assert_same_curve(folder, alone)
     assert (folder / "model" / "manifest.json").is_file()
     newest = [max(run.glob("checkpoint-*")) for run in (folder, alone)]
@@ -74,35 +60,52 @@ def test_two_processes_have_the_losses_and_weights_of_one(config: TrainConfig, a
 
 
 def test_a_run_killed_with_one_process_and_with_two_ends_on_the_curve_of_one(
-    config: TrainConfig, alone: Path, tmp_path: Path
+    config: TrainConfig,
+    alone: Path,
+    tmp_path: Path,
+    train: Callable[..., Trained],
+    pairs_of: Callable[[TrainConfig], Path],
 ):
-    folder = tmp_path / "run"
-    often = replace(config, checkpoint_minutes=0.0)
-    kill_after(1, often, folder, "checkpoint-01-00000003")
-    kill_after(2, often, folder, "checkpoint-02-00000005", "--resume")
-    train(often, folder, resume=True, device="cpu")
-    assert_same_curve(folder, alone)
+    folder, stages = tmp_path / "run", config.stages[:3]
+    often = replace(config, save_interval_minutes=0.0, stages=stages)
+    kill_after(1, often, folder, "checkpoint-01-00000001", pairs_of(config))
+    kill_after(2, often, folder, "checkpoint-02-00000002", pairs_of(config), resume=True)
+    train(often, folder, resume=True)
+    assert_same_curve(folder, alone, [stage.name for stage in stages])
 
 
-def kill_after(count: int, config: TrainConfig, folder: Path, checkpoint: str, *options: str) -> None:
+def kill_after(
+    count: int, config: TrainConfig, folder: Path, checkpoint: str, pairs: Path, *, resume: bool = False
+) -> None:
     """Train until a checkpoint or a later one is there, then kill every process with signal 9."""
-    command = command_of(count, config, folder, *options)
-    process = subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.DEVNULL)
+    processes = start(count, config, folder, pairs, resume=resume)
     began = time.monotonic()
     while max((path.name for path in folder.glob("checkpoint-0*")), default="") < checkpoint:
-        assert process.poll() is None, "the run ended before it was killed"
+        assert all(process.is_alive() for process in processes), "the run ended before it was killed"
         assert time.monotonic() - began < 120
         time.sleep(0.02)
-    # torchrun gives every worker a session of its own, so no signal to the launcher's group reaches them
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    process.wait()
-    psutil.wait_procs(family)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
 
 
-def test_a_batch_that_cannot_be_divided_is_refused(config: TrainConfig, tmp_path: Path):
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path, pairs_of: Callable[[TrainConfig], Path]):
     odd = tiny_recipe(stage("codec", steps=1, batch_size=3))
     with pytest.raises(AssertionError, match=r"batch_size 3 cannot be divided among 2\s+processes"):
-        in_processes(2, odd, tmp_path / "run")
+        in_processes(2, odd, tmp_path / "run", pairs_of(odd))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_does(tmp_path: Path, train: Callable[..., Trained]):
+    config = replace(tiny_recipe(stage("codec", steps=4), stage("restore", steps=4)), log_interval=1)
+    train(config, tmp_path / "alone")
+    (tmp_path / "recipe.json").write_text(to_json(config))
+    unpack_pairs(config, tmp_path / "run")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "medq_uni"]
+    command = [*launcher, "train", str(tmp_path / "recipe.json"), "-o", str(tmp_path / "run"), "--device", "cpu"]
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_curve(tmp_path / "run", tmp_path / "alone")
+    assert (tmp_path / "run" / "model" / "manifest.json").is_file()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from medq_uni.train.loop import Trained, train
 
 from medq_uni.train.checkpoint import CheckpointError
-from medq_uni.train.loop import Trained, train
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.run_log import read_log
 from tests.train.test_baselines import NAFNET, recipe, stage

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from medq_uni.train.run_log import CURVES, LOG, TENSORBOARD, RunLogger, draw_curves, read_log
@@ -10,13 +11,14 @@ def line(stage: str, step: int, **values: float) -> dict:
     return {"event": "step", "stage": stage, "step": step, "steps": 20, **values}
 
 
-def journal(folder: Path, seen: list[dict]) -> RunLogger:
+def logger(folder: Path, seen: list[dict]) -> RunLogger:
     return RunLogger(folder, ("one", "two"), report=seen.append)
 
 
-def test_every_line_is_kept_reported_and_drawn(tmp_path: Path):
+def test_every_line_is_kept_reported_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medq_uni.train.run_log.draw_curves", draw_curves)  # trainings of tests leave it out
     seen: list[dict] = []
-    one = journal(tmp_path, seen)
+    one = logger(tmp_path, seen)
     lines = [line("one", 10, flow=1.0), line("one", 20, flow=0.5), line("two", 10, flow=0.4, text=2.0)]
     for each in lines:
         one.write(each)
@@ -28,7 +30,7 @@ def test_every_line_is_kept_reported_and_drawn(tmp_path: Path):
 
 
 def test_lines_after_the_checkpoint_are_dropped_for_they_come_again(tmp_path: Path):
-    one = journal(tmp_path, [])
+    one = logger(tmp_path, [])
     for stage, step in (("one", 10), ("one", 20), ("two", 10), ("two", 20)):
         one.write(line(stage, step, flow=1.0))
     one.forget_after(1, 10)

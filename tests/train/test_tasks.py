@@ -1,5 +1,6 @@
 """What a training begins with: a new network, a pretrained one, or one that has grown."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from medq_uni.config import ConfigError
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.load import load_pretrained
 from medq_uni.train.export import publish
-from medq_uni.train.loop import train
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.tasks import take_weights
-from tests.train.test_loop import stage, tiny_recipe
+from medq_uni.train.trainer import Trained
+from tests.train.tiny import stage, tiny_recipe
 
 
 def with_decoder(recipe: TrainConfig, initial: Path, **codec: object) -> TrainConfig:
@@ -23,9 +24,11 @@ def with_decoder(recipe: TrainConfig, initial: Path, **codec: object) -> TrainCo
     return replace(recipe, initial=str(initial), model=model)
 
 
-def test_a_new_decoder_begins_with_everything_else_of_the_old_model(tmp_path: Path):
+def test_a_new_decoder_begins_with_everything_else_of_the_old_model(
+    tmp_path: Path, train: Callable[..., Trained], pairs_of: Callable[[TrainConfig], Path]
+):
     recipe = tiny_recipe(stage("assess", steps=1))
-    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "model")
+    publish(train(recipe, tmp_path / "old"), recipe, pairs_of(recipe), tmp_path / "model")
     old = load_pretrained(tmp_path / "model").model.state_dict()
     grown = with_decoder(tiny_recipe(stage("codec", steps=1)), tmp_path / "model", block="gated", widths=(8, 8, 8, 8))
     new = train(grown, tmp_path / "new").model
@@ -37,9 +40,11 @@ def test_a_new_decoder_begins_with_everything_else_of_the_old_model(tmp_path: Pa
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in new.state_dict().items())
 
 
-def test_a_decoder_with_refining_blocks_begins_as_the_old_one(tmp_path: Path):
+def test_a_decoder_with_refining_blocks_begins_as_the_old_one(
+    tmp_path: Path, train: Callable[..., Trained], pairs_of: Callable[[TrainConfig], Path]
+):
     recipe = tiny_recipe(stage("codec", steps=3))
-    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "model")
+    publish(train(recipe, tmp_path / "old"), recipe, pairs_of(recipe), tmp_path / "model")
     old = load_pretrained(tmp_path / "model").model
     grown = with_decoder(recipe, tmp_path / "model", refining=(1, 0, 1, 2))
     assert grown.model is not None
@@ -52,7 +57,7 @@ def test_a_decoder_with_refining_blocks_begins_as_the_old_one(tmp_path: Path):
     assert not torch.equal(one, image)
 
 
-def test_a_model_that_is_not_its_initial_one_is_refused(tmp_path: Path):
+def test_a_model_that_is_not_its_initial_one_is_refused(tmp_path: Path, train: Callable[..., Trained]):
     recipe = tiny_recipe(stage("codec", steps=1))
     assert recipe.model is not None
     other = replace(recipe, initial="nano", model=recipe.model)
@@ -60,12 +65,14 @@ def test_a_model_that_is_not_its_initial_one_is_refused(tmp_path: Path):
         train(other, tmp_path)
 
 
-def test_a_model_that_was_trained_on_is_not_called_like_the_one_before(tmp_path: Path):
+def test_a_model_that_was_trained_on_is_not_called_like_the_one_before(
+    tmp_path: Path, train: Callable[..., Trained], pairs_of: Callable[[TrainConfig], Path]
+):
     recipe = tiny_recipe(stage("codec", steps=1))
-    publish(train(recipe, tmp_path / "old"), recipe, tmp_path / "old", tmp_path / "tiny")
+    publish(train(recipe, tmp_path / "old"), recipe, pairs_of(recipe), tmp_path / "tiny")
     assert load_pretrained(tmp_path / "tiny").config.name == "tiny"
     tuning = replace(recipe, model=None, tokenizer=None, initial=str(tmp_path / "tiny"))
-    publish(train(tuning, tmp_path / "new"), tuning, tmp_path / "new", tmp_path / "tuned")
+    publish(train(tuning, tmp_path / "new"), tuning, pairs_of(tuning), tmp_path / "tuned")
     assert load_pretrained(tmp_path / "tuned").config.name == "tiny-tuned"
     again = replace(tuning, initial=str(tmp_path / "tuned"))
     assert train(again, tmp_path / "again").model.config.name == "tiny-tuned"

@@ -1,0 +1,160 @@
+"""Which DICOM files are the slices of one image: by identity, orientation, echo, time point and position."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import Dataset
+
+from medq_uni.errors import UnreadableImage
+from medq_uni.files import file_digest
+from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
+from medq_uni.io.image_kind import is_localizer
+
+
+class NoImage(UnreadableImage):
+    """A sound DICOM object of another kind."""
+
+
+class SliceRef(NamedTuple):
+    """One DICOM image file, and what tells its image apart from others."""
+
+    path: Path
+    uid: str
+    """Of the series, or the path where there is none."""
+    instance: str
+    """SOPInstanceUID; empty where there is none."""
+    stack: tuple[object, ...]
+    """Patient, study, size, orientation, echo, time point; the path as well of a multi-frame object."""
+    place: float | None
+    """Position along the normal in mm, rounded; None where unknown."""
+    order: tuple[float, ...]
+    """Acquisition and instance number, which tell slices at one position apart."""
+
+
+def slice_of(path: Path) -> SliceRef:
+    """Return what a file says of its place in a series, from the header alone.
+
+    Raises:
+        NoImage: If it is a DICOM object of another kind.
+        UnreadableImage: If it cannot be read, or is a localizer.
+    """
+    with parsing(path.name):
+        header = read_dataset(path, header_only=True)
+        if not header.get("Rows") or not header.get("Columns"):
+            media = getattr(header, "file_meta", {}).get("MediaStorageSOPClassUID")
+            kind = header.get("SOPClassUID") or media
+            is_another_kind = kind and "Image Storage" not in uid_name(kind)
+            refusal = NoImage if is_another_kind else UnreadableImage
+            raise refusal(f"{path.name}: DICOM without an image ({uid_name(kind)}).")
+        if is_localizer(header):
+            raise UnreadableImage(f"{path.name}: a localizer, set aside. Pass it by itself to read it.")
+        uid = str(header.get("SeriesInstanceUID") or path)
+        orientation = _numbers(header, "ImageOrientationPatient", 6)
+        position = _numbers(header, "ImagePositionPatient", 3)
+        normal = None if orientation is None else np.cross(orientation[:3], orientation[3:])
+        stack = (
+            *(str(header.get(keyword, "")) for keyword in ("PatientID", "StudyInstanceUID", "Rows", "Columns")),
+            None if orientation is None else tuple(np.round(orientation, 2) + 0.0),
+            *(str(header.get(keyword, "")) for keyword in ("EchoNumbers", "EchoTime", "TemporalPositionIdentifier")),
+            str(path) if int(header.get("NumberOfFrames") or 1) > 1 else "",
+        )
+        is_placed = position is not None and normal is not None
+        return SliceRef(
+            path=path,
+            uid=uid,
+            instance=str(header.get("SOPInstanceUID", "") or ""),
+            stack=stack,
+            place=round(float(position @ normal), 2) if is_placed else None,
+            order=tuple(_number(header, keyword) for keyword in ("AcquisitionNumber", "InstanceNumber")),
+        )
+
+
+def without_copies(slices: Sequence[SliceRef]) -> tuple[list[SliceRef], list[tuple[Path, str]]]:
+    """Return every single-frame object once, and the copies of it with a reason.
+
+    Other content under the same UID is no copy. A multi-frame object is an image of its own wherever it lies.
+    """
+    seen: dict[str, list[SliceRef]] = defaultdict(list)
+    kept, copies = [], []
+    for one in slices:
+        is_alone = not one.instance or one.stack[-1]
+        twins: list[SliceRef] = [] if is_alone else seen[one.instance]
+        original = next((twin for twin in twins if file_digest(twin.path) == file_digest(one.path)), None)
+        if original is None:
+            kept.append(one)
+            twins.append(one)
+        else:
+            same_folder = original.path.parent == one.path.parent
+            where = original.path.name if same_folder else f"{original.path.parent.name}/{original.path.name}"
+            copies.append((one.path, f"{one.path.name}: a copy of {where} (the same object), counted once."))
+    return kept, copies
+
+
+def images_of(slices: Sequence[SliceRef]) -> dict[str, list[SliceRef]]:
+    """Return the slices of every image under a key that is the same in every run.
+
+    Where each position of a stack occurs equally often, the stack is that many volumes, in the order of acquisition.
+    The same object twice with other content is an image per folder.
+    """
+    groups: dict[tuple[object, ...], list[SliceRef]] = defaultdict(list)
+    clashing = _clashing(slices)
+    for one in slices:
+        folder = str(one.path.parent) if one.uid in clashing else ""
+        groups[(one.uid, folder, *one.stack)].append(one)
+    per_series: dict[str, int] = defaultdict(int)
+    for key in groups:
+        per_series[str(key[0])] += 1
+    images: dict[str, list[SliceRef]] = {}
+    for key, members in groups.items():
+        # the key of a series that is one image is its UID, so that places of results stay what they were
+        is_alone = per_series[str(key[0])] == 1 and not members[0].stack[-1]
+        name = str(key[0]) if is_alone else f"{key[0]}|{hashlib.sha256(repr(key[1:]).encode()).hexdigest()}"
+        volumes = _volumes(members)
+        for number, volume in enumerate(volumes):
+            images[name if number == 0 else f"{name}|{number}"] = sorted(volume, key=lambda one: one.path)
+    return images
+
+
+def _clashing(slices: Sequence[SliceRef]) -> set[str]:
+    """Return the series of which two folders hold the same object with other content."""
+    folders: dict[str, set[Path]] = defaultdict(set)
+    uids: dict[str, str] = {}
+    for one in slices:
+        if one.instance:
+            folders[one.instance].add(one.path.parent)
+            uids[one.instance] = one.uid
+    return {uids[instance] for instance, found in folders.items() if len(found) > 1}
+
+
+def _volumes(members: list[SliceRef]) -> list[list[SliceRef]]:
+    by_place: dict[float, list[SliceRef]] = defaultdict(list)
+    for one in members:
+        if one.place is None:
+            return [members]
+        by_place[one.place].append(one)
+    counts = {len(found) for found in by_place.values()}
+    if len(counts) != 1 or len(by_place) < 2:
+        return [members]
+    ordered = [sorted(found, key=lambda one: (one.order, one.path)) for found in by_place.values()]
+    return [list(volume) for volume in zip(*ordered, strict=True)]
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
+    try:
+        values = np.asarray(header.get(keyword), dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+
+def _number(header: Dataset, keyword: str) -> float:
+    try:
+        return float(header.get(keyword) or 0)
+    except (TypeError, ValueError):
+        return 0.0
