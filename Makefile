@@ -4,21 +4,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
+LOCK := requirements-dev.lock
 SYSTEMS ?= classical,nano,nano:expert-bypassed,nano:no-skip,nano:codec-only
 
-.PHONY: help setup demo test test-slow test-services check format golden benchmark pairs grades speed clean
+.PHONY: help setup lock demo test test-slow test-services check format docs golden benchmark pairs grades speed clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "%-16s%s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(STAMP)
 
-setup: $(STAMP) ## create the virtual environment and install everything
+setup: $(STAMP) ## create the virtual environment and install everything, in the versions of requirements-dev.lock
+
+lock: $(STAMP) ## renew requirements-dev.lock: the newest versions that pyproject.toml allows
+	echo "$(TORCH)" > $(VENV)/torch.txt
+	$(BIN)/pip-compile --quiet --upgrade --extra dev --extra ray --strip-extras --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --unsafe-package medq-uni --constraint $(VENV)/torch.txt \
+		--output-file $(LOCK) pyproject.toml
+	sed -i -e 's/^\(torch==[0-9.]*\)+.*/\1/' -e '/torch.txt$$/d' -e '/^# The following packages/,$$d' $(LOCK)
+	sed -i -e :a -e '/^\n*$$/{$$d;N;ba' -e '}' $(LOCK)
 
 demo: $(STAMP) ## run the main job on real DICOM files and phantoms, offline
 	$(BIN)/medq demo -o demo
@@ -30,17 +40,20 @@ test-slow: $(STAMP) ## run the tests that take long
 	$(BIN)/python -m pytest -m slow
 
 test-services: $(STAMP) ## start a real Ray cluster, PostgreSQL and Chromium, and run the tests that use them
-	$(BIN)/python -m pip install --quiet -e ".[ray]"
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.services.run
 
-check: $(STAMP) ## lint, format check and types
+check: $(STAMP) ## lint, format, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## check that links resolve and that pages are what the commands print
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py tests/test_results.py
 
 golden: $(STAMP) ## renew the golden losses; review the difference before committing it
 	$(BIN)/python -m tests.golden.renew
