@@ -18,7 +18,7 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import Degraded, degrade, methods_of
 from medq_uni.physics.effect import own_noise
-from medq_uni.preprocess import CT_WINDOW_HU
+from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import EFFECT_BOUNDS, EFFECT_UNITS, NOISE_LIMITS, Modality, Severity, Task
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.image import MedicalImage
 from medq_uni.inference import Inference
-from medq_uni.preprocess import CannotAssess, assessable, scaling_of
+from medq_uni.preprocess import CannotAssess, assessable
 from medq_uni.pretrained.load import Pretrained
 from medq_uni.pretrained.ood_detector import REFUSED_ABOVE
+from medq_uni.scaling import scaling_of
 from medq_uni.taxonomy import Modality
 
 KEY_SLICES = 3

@@ -12,7 +12,7 @@ FLOORS = (
     {"taxonomy", "errors"},
     {"image", "description", "config"},
     {"config_json", "files"},
-    {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures"},
+    {"seeding", "metrics", "tokenizer", "stream", "distribute", "tiles", "statistics", "figures", "scaling"},
     {"io", "physics", "preprocess"},
     {"data", "model", "result", "scoring"},
     {"baselines"},

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.baselines.network import Baseline, BaselineConfig, restore_views
-from medq_uni.preprocess import Scaling
+from medq_uni.scaling import Scaling
 
 SCALING = Scaling(0.0, 100.0, 0.0, 50.0)
 
