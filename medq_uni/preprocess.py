@@ -163,11 +163,15 @@ def guess_modality(image: MedicalImage) -> Modality:
     return guess
 
 
-def assessable(image: MedicalImage) -> MedicalImage:
+def assessable(image: MedicalImage, *, guess: bool = False) -> MedicalImage:
     """Return the image, with a modality, or say why it cannot be assessed.
 
+    Args:
+        image: To be assessed or restored.
+        guess: Guess a modality that nothing states from the intensities, with a warning.
+
     Raises:
-        CannotAssess: If it is constant, too small, not finite, or its values do not fit its modality.
+        CannotAssess: If it is constant, too small, not finite, its modality is not known, or its values do not fit it.
     """
     inside = image.voxels if image.padding is None else image.voxels[~image.padding]
     finite = np.isfinite(inside)
@@ -181,6 +185,11 @@ def assessable(image: MedicalImage) -> MedicalImage:
     if inside.size == 0 or inside.min() == inside.max():
         raise CannotAssess("Cannot assess: the image is constant, there is nothing to judge.")
     if image.modality is None:
+        if not guess:
+            raise CannotAssess(
+                "Cannot assess: nothing says whether this is CT, MR or PET. Pass modality= when reading it (--modality "
+                "on the command line), or have it guessed from the intensities: guess=True (--guess)."
+            )
         image = replace(image, modality=guess_modality(image))
     low, high = float(inside.min()), float(inside.max())
     if image.modality is not Modality.CT and low < -0.1 * max(high, 0.0):

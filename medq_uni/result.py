@@ -14,6 +14,7 @@ from medq_uni.description import QualityDescription
 from medq_uni.errors import MedQError
 from medq_uni.files import check_target, set_aside
 from medq_uni.image import MedicalImage
+from medq_uni.io.nifti import bids_path
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
 from medq_uni.io.read_write import for_nifti, write_image
 
@@ -158,6 +159,8 @@ class Restoration:
             "description": self.description.to_dict(),
             "text": self.description.to_text(),
             "unchanged": self.is_unchanged,
+            "modality": None if self.restored.modality is None else self.restored.modality.value,
+            "units": self.restored.units.value,
             "provenance": self.provenance.to_dict(),
             "source": self.source,
             "seconds": round(self.seconds, 3),
@@ -165,8 +168,10 @@ class Restoration:
 
 
 def targets_of(path: Path) -> list[Path]:
-    """Return every path that belongs to a result: of the image, of its record and of its maps."""
-    return [path, sidecar_path(path), *(map_path(path, name) for name in MAPS)]
+    """Return every path that belongs to a result: the image, its record, its maps, and what says their units."""
+    images = [path, *(map_path(path, name) for name in MAPS)]
+    units = [bids_path(image) for image in images if image.name.lower().endswith((".nii", ".nii.gz"))]
+    return [path, sidecar_path(path), *images[1:], *units]
 
 
 def map_path(path: Path, name: str) -> Path:
