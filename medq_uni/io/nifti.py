@@ -138,6 +138,7 @@ def write_nifti(image: MedicalImage, path: Path, *, derivation: Derivation | Non
         data, slope, intercept = _stored(image)
         made = _nifti(image, rearrange(data, "z y x -> x y z"))
         made.header.set_slope_inter(slope, intercept)
+        made.header["descrip"], made.header["aux_file"] = b"", b""  # scanners write the patient's name there
         if derivation is not None:
             made.header["descrip"] = f"{NOT_DIAGNOSTIC} {derivation.method}".encode("ascii", "replace")[:79]
         _write_bids(image, path)

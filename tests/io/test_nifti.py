@@ -242,3 +242,14 @@ def test_the_record_of_a_restoration_says_modality_and_units(tmp_path):
     path = save(tmp_path / "a.nii.gz", np.ones((2, 3, 4), np.int16))
     (tmp_path / "a.medq.json").write_text('{"modality": "mr", "units": "a.u."}')
     assert read_image(path).modality is Modality.MR
+
+
+def test_free_text_of_the_source_is_in_no_output(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.ones((2, 3, 4), np.int16))
+    made = nibabel.load(path)
+    made.header["descrip"], made.header["aux_file"] = b"Doe^Jane 1970", b"doe_jane"
+    nibabel.save(made, tmp_path / "b.nii.gz")
+    image = read_image(tmp_path / "b.nii.gz")
+    write_image(image, tmp_path / "out.nii.gz")
+    header = nibabel.load(tmp_path / "out.nii.gz").header
+    assert (header["descrip"].item(), header["aux_file"].item()) == (b"", b"")
