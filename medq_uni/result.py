@@ -12,7 +12,7 @@ from medq_uni import __version__
 from medq_uni.config import SamplerConfig
 from medq_uni.description import QualityDescription
 from medq_uni.errors import MedQError
-from medq_uni.files import check_target, set_aside
+from medq_uni.files import check_target, claimed, set_aside
 from medq_uni.image import MedicalImage
 from medq_uni.io.nifti import bids_path
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
@@ -144,11 +144,14 @@ class Restoration:
         shown = {name: image for name in MAPS if maps and (image := getattr(self, name)) is not None}
         for target in targets_of(path):
             check_target(target, overwrite=overwrite)
-        with set_aside(targets_of(path)):
-            write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
-            for name, image in shown.items():
-                write_image(for_nifti(image), map_path(path, name))
-            write_image(self.restored, path, derivation=derivation)
+        with claimed(sidecar):  # which results of one stem share
+            for target in targets_of(path):  # another process may have been first
+                check_target(target, overwrite=overwrite)
+            with set_aside(targets_of(path)):
+                write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
+                for name, image in shown.items():
+                    write_image(for_nifti(image), map_path(path, name))
+                write_image(self.restored, path, derivation=derivation)
         return [path, *(map_path(path, name) for name in shown), sidecar]
 
     def to_dict(self) -> dict[str, Any]:
