@@ -26,8 +26,8 @@ from medq_uni.image import MedicalImage
 from medq_uni.metrics import psnr
 from medq_uni.model.device_placement import weight_bytes
 from medq_uni.physics.degrade import degrade
-from medq_uni.preprocess import scaling_of
 from medq_uni.restorer import Restorer, RestoreSettings
+from medq_uni.scaling import scaling_of
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task
 

@@ -19,7 +19,7 @@ from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import Degraded, degrade
 from medq_uni.physics.effect import NOISE_LIMITS, own_noise
 from medq_uni.physics.tasks import SPECS
-from medq_uni.preprocess import CT_WINDOW_HU
+from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task
 

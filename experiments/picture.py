@@ -15,8 +15,8 @@ import numpy as np
 
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.physics.degrade import degrade
-from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.restorer import Restorer
+from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.scoring import scores
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task

@@ -11,9 +11,10 @@ from torch import Tensor
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription
 from medq_uni.image import MedicalImage
 from medq_uni.inference import Inference
-from medq_uni.preprocess import CannotAssess, assessable, scaling_of
+from medq_uni.preprocess import CannotAssess, assessable
 from medq_uni.pretrained.load import Pretrained
 from medq_uni.pretrained.ood_detector import REFUSED_ABOVE
+from medq_uni.scaling import scaling_of
 from medq_uni.taxonomy import Modality
 
 KEY_SLICES = 3
@@ -41,7 +42,9 @@ class Assessor:
         self.inference = Inference.of(pretrained)
 
     @torch.inference_mode()
-    def assess(self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False) -> Assessment:
+    def assess(
+        self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False, guess: bool = False
+    ) -> Assessment:
         """Return what is wrong with the image, in five aspects, and how well the model knows such images.
 
         A volume is judged by up to three slices spread over it; the one with the middle grade speaks.
@@ -50,13 +53,14 @@ class Assessor:
             image: 2-D slice or volume.
             instruction: Question to ask instead of the usual one.
             allow_ood: Go on where the image is unlike all that the model was trained on.
+            guess: Guess a modality that nothing states from the intensities, with a warning.
 
         Raises:
             CannotAssess: If the image is constant, too small, its values do not fit its modality, or it is unlike all
                 that the model was trained on.
             MedQError: If voxels are NaN or infinite.
         """
-        image = assessable(image)
+        image = assessable(image, guess=guess)
         scaling = scaling_of(image)
         slices = [image.slice_at(z) for z in _key_slices(image)]
         views = torch.cat([self.inference.preprocessor.views(one, scaling=scaling)[0] for one in slices])

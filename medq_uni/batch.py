@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +89,10 @@ def restore_folder(
                 restorer, item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
             )
         except (MedQError, OSError) as error:
+            with suppress(OSError):
+                if not overwrite and _is_done(restorer, item, place, modality, maps, options):
+                    yield ItemResult(item.relative, relative, "skipped", "done meanwhile by another process")
+                    continue
             words = words_of(error) if isinstance(error, OSError) else str(error)
             yield ItemResult(item.relative, relative, "failed", words)
             continue

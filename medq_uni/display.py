@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medq_uni.image import MedicalImage, Units
-from medq_uni.preprocess import CT_WINDOW_HU
+from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.taxonomy import Modality
 
 CT_WIDE_HU = (-1000.0, 1000.0)

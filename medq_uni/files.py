@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medq_uni.errors import MedQError, UnwritableImage
 
+CLAIM_WAIT_S, CLAIM_EXPIRES_S = 300.0, 3600.0
+"""How long a process waits for another one that writes the same result, and after what time it takes that for dead."""
+SWEPT_AFTER_S = 3600.0
+"""Age from which the temporary files of dead processes are removed."""
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 SLICE_NAME = re.compile(r"\d{4,}\.dcm")
 """Names of the files in a folder that a series was written to."""
 
@@ -84,8 +91,110 @@ def flush(path: Path) -> None:
 
 
 def _temporary(path: Path, suffix: str = "") -> Path:
-    """Return a hidden name beside ``path``; created by plain calls, so that the umask holds."""
-    return path.parent / f".medq-{secrets.token_hex(8)}{suffix}"
+    """Return a hidden name beside ``path`` with its owner; created by plain calls, so that the umask holds."""
+    return path.parent / f".medq-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}{suffix}"
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold the exclusive right to write ``path`` and what belongs to it; wait for another process that holds it.
+
+    The claim is a hidden file beside ``path`` that only one process can create, also on a network file system. It names
+    its owner; one whose process is dead, or that is older than :data:`CLAIM_EXPIRES_S`, is broken. What dead processes
+    left half-written in the folder is removed.
+
+    Raises:
+        UnwritableImage: If another process keeps the claim for longer than :data:`CLAIM_WAIT_S`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(path.name.casefold().encode("utf-8", "replace")).hexdigest()[:16]
+    lock = path.parent / f".medq-claim-{name}"
+    owner = f"{_HOST} {os.getpid()} {secrets.token_hex(8)}"
+    deadline = time.monotonic() + CLAIM_WAIT_S
+    while not _create(lock, owner):
+        _break_stale(lock)
+        if time.monotonic() > deadline:
+            raise UnwritableImage(
+                f"{path.name}: another process is writing it. Wait for it, or delete {lock.name} if none is."
+            )
+        time.sleep(0.02 + 0.03 * secrets.randbelow(100) / 100)
+    try:
+        _sweep(path.parent)
+        yield
+    finally:
+        if _text(lock) == owner:
+            lock.unlink(missing_ok=True)
+
+
+def _create(lock: Path, owner: str) -> bool:
+    """Return whether the claim was made: whole from the first moment, by the link of a file to its name."""
+    mine = lock.with_name(f".medq-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
+    mine.write_text(owner, encoding="ascii")
+    try:
+        os.link(mine, lock)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with lock.open("x", encoding="ascii") as file:
+                file.write(owner)
+        except FileExistsError:
+            return False
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
+
+
+def _break_stale(lock: Path) -> None:
+    """Remove a claim whose owner is gone."""
+    said = _text(lock)
+    try:
+        age_s = time.time() - lock.stat().st_mtime
+    except OSError:
+        return
+    host, _, rest = said.partition(" ")
+    is_dead = host == _HOST and not _is_alive(rest.partition(" ")[0])
+    if not (is_dead or age_s > CLAIM_EXPIRES_S):
+        return
+    aside = lock.with_name(f".medq-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
+    try:
+        os.replace(lock, aside)  # of several processes only one moves it
+        if _text(aside) != said:  # it was another's, made meanwhile
+            os.link(aside, lock)
+    except OSError:
+        pass
+    aside.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes of this machine left under temporary names; moved-aside results are kept."""
+    for path in folder.glob(f".medq-{_HOST}-*"):
+        owner = path.name.removeprefix(f".medq-{_HOST}-").partition("-")[0]
+        try:
+            is_old = time.time() - path.stat().st_mtime > SWEPT_AFTER_S
+            if is_old and not _is_alive(owner):
+                _remove(path)
+        except OSError:  # another process was first
+            continue
+
+
+def _is_alive(number: str) -> bool:
+    try:
+        os.kill(int(number), 0)
+    except ValueError:
+        return True
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -120,7 +229,7 @@ def set_aside(paths: Sequence[Path]) -> Iterator[None]:
     Raises:
         OSError: If something cannot be moved; then all is as it was.
     """
-    aside = {path: _temporary(path) for path in paths if os.path.lexists(path)}
+    aside = {path: path.parent / f".medq-aside-{secrets.token_hex(8)}" for path in paths if os.path.lexists(path)}
     try:
         for path, hidden in aside.items():
             os.replace(path, hidden)

@@ -20,15 +20,9 @@ from torch import Tensor
 from medq_uni.config import ModelConfig, VisionConfig
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units
+from medq_uni.scaling import Scaling, reaching, scaling_of
 from medq_uni.taxonomy import Modality
 
-CT_RANGE_HU = (-1024.0, 3071.0)
-CT_WINDOW_HU = (-160.0, 240.0)
-PET_SUV_MAX = 20.0
-PERCENTILE = 99.9
-LOWER_FRACTION = 0.5
-"""Upper end of the window view of MR, and of PET beside SUV, as a fraction of the range."""
-PET_WINDOW_FRACTION = 0.25
 TILE_SIZE = 256
 """Largest side, in pixels, of what our networks are trained on, and so of a tile."""
 PADDED_SIDE = 128
@@ -37,54 +31,10 @@ MOST_VIEW_PIXELS = 14 * 14 * 9 * 1024
 """Pixels of the largest image that the base model's encoder sees."""
 MIN_SIDE = 16
 """Smallest side, in pixels, that can be assessed."""
-BLEND = 0.1
-"""Width, in window units, of the band in which the merge goes from one view to the other."""
 
 
 class CannotAssess(MedQError):  # noqa: N818 - the verdict on such an image, in the words of the report
     """The verdict on an image that holds nothing to judge, or is not what the model was made for."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Linear maps between physical values and the two views of one volume."""
-
-    low: float
-    high: float
-    window_low: float
-    window_high: float
-
-    def to_views(self, values: Float[Tensor, "B H W"]) -> Float[Tensor, "B 2 H W"]:
-        """Return the wide and the window view of physical values, clipped to [-1, 1]."""
-        wide = 2 * (values - self.low) / (self.high - self.low) - 1
-        window = 2 * (values - self.window_low) / (self.window_high - self.window_low) - 1
-        return torch.stack([wide, window], dim=1).clamp(-1, 1)
-
-    def from_views(self, views: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B H W"]:
-        """Merge two views into physical values.
-
-        Inside the window the window view is exact and finer; outside, the wide view is the only one. The
-        weight depends on the wide view alone and is continuous.
-        """
-        wide = (views[:, 0] + 1) / 2 * (self.high - self.low) + self.low
-        window = (views[:, 1] + 1) / 2 * (self.window_high - self.window_low) + self.window_low
-        weight = self._window_weight(wide)
-        return weight * window + (1 - weight) * wide
-
-    def spread_from_views(
-        self, spread: Float[Tensor, "B 2 H W"], views: Float[Tensor, "B 2 H W"]
-    ) -> Float[Tensor, "B H W"]:
-        """Return a standard deviation in physical units from one per view, merged as :meth:`from_views`."""
-        weight = self._window_weight((views[:, 0] + 1) / 2 * (self.high - self.low) + self.low)
-        wide = spread[:, 0] * (self.high - self.low) / 2
-        window = spread[:, 1] * (self.window_high - self.window_low) / 2
-        return weight * window + (1 - weight) * wide
-
-    def _window_weight(self, wide: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
-        position = 2 * (wide - self.window_low) / (self.window_high - self.window_low) - 1
-        if self.window_low <= self.low:  # the window begins where the range begins: no seam there
-            position = position.clamp(min=0)
-        return ((1 - position.abs()) / BLEND).clamp(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,34 +47,6 @@ class Inverse:
     """bool (Z, Y, X): voxels that come back bit-identical (padding, and values outside the range)."""
 
 
-def scaling_of(image: MedicalImage) -> Scaling:
-    """Return the network range of a volume.
-
-    CT: [-1024, 3071] HU with the window [-160, 240]. PET in SUV: [0, 20] with [0, 5]. MR, and PET in other
-    units: [0, 99.9th percentile of the volume]; the window is its lower half (a quarter for PET).
-
-    Raises:
-        MedQError: If the modality is unknown or the volume has no positive value.
-    """
-    if image.modality is None:
-        raise MedQError("The image has no modality. Pass modality= (ct, mr or pet) when reading it.")
-    if image.modality is Modality.CT:
-        return Scaling(*CT_RANGE_HU, *CT_WINDOW_HU)
-    if image.units is Units.SUV:
-        return Scaling(0.0, PET_SUV_MAX, 0.0, PET_SUV_MAX * PET_WINDOW_FRACTION)
-    values = image.voxels if image.padding is None else image.voxels[~image.padding]
-    high = float(np.percentile(values, PERCENTILE)) if values.size else 0.0
-    if not high > 0:
-        high = float(values.max(initial=0.0))
-    if not high > 0:
-        raise MedQError(
-            f"The {image.modality.value} volume has no value above 0 (99.9th percentile {high:g}); "
-            "magnitude MR and PET images are positive. Check the rescale slope, or pass another modality."
-        )
-    fraction = PET_WINDOW_FRACTION if image.modality is Modality.PET else LOWER_FRACTION
-    return Scaling(0.0, high, 0.0, fraction * high)
-
-
 def to_tensor(
     image: MedicalImage, *, multiple: int, scaling: Scaling | None = None
 ) -> tuple[Float[Tensor, "Z 2 H W"], Inverse]:
@@ -134,8 +56,8 @@ def to_tensor(
         image: Finite voxels with a modality.
         multiple: Height and width are padded (by repeating the edge, at the bottom and right) to multiples
             of this number of pixels, and to at least :data:`PADDED_SIDE`.
-        scaling: Network range; by default that of the image itself. Pass that of the degraded image to
-            bring its reference into the same units.
+        scaling: Network range; by default that of the image itself, reaching to its maximum (see :func:`reaching`).
+            Pass that of the degraded image to bring its reference into the same units.
 
     Raises:
         MedQError: If a voxel is not finite, or see :func:`scaling_of`.
@@ -143,7 +65,7 @@ def to_tensor(
     finite = np.isfinite(image.voxels)
     if not finite.all():
         raise MedQError(f"The image has {int((~finite).sum())} values that are NaN or infinite. Replace them first.")
-    scaling = scaling or scaling_of(image)
+    scaling = scaling or reaching(scaling_of(image), image)
     outside = (image.voxels < scaling.low) | (image.voxels > scaling.high)
     padding = np.zeros_like(outside) if image.padding is None else image.padding
     values = np.where(padding, np.float32(scaling.low), image.voxels)
@@ -241,11 +163,15 @@ def guess_modality(image: MedicalImage) -> Modality:
     return guess
 
 
-def assessable(image: MedicalImage) -> MedicalImage:
+def assessable(image: MedicalImage, *, guess: bool = False) -> MedicalImage:
     """Return the image, with a modality, or say why it cannot be assessed.
 
+    Args:
+        image: To be assessed or restored.
+        guess: Guess a modality that nothing states from the intensities, with a warning.
+
     Raises:
-        CannotAssess: If it is constant, too small, not finite, or its values do not fit its modality.
+        CannotAssess: If it is constant, too small, not finite, its modality is not known, or its values do not fit it.
     """
     inside = image.voxels if image.padding is None else image.voxels[~image.padding]
     finite = np.isfinite(inside)
@@ -259,6 +185,11 @@ def assessable(image: MedicalImage) -> MedicalImage:
     if inside.size == 0 or inside.min() == inside.max():
         raise CannotAssess("Cannot assess: the image is constant, there is nothing to judge.")
     if image.modality is None:
+        if not guess:
+            raise CannotAssess(
+                "Cannot assess: nothing says whether this is CT, MR or PET. Pass modality= when reading it (--modality "
+                "on the command line), or have it guessed from the intensities: guess=True (--guess)."
+            )
         image = replace(image, modality=guess_modality(image))
     low, high = float(inside.min()), float(inside.max())
     if image.modality is not Modality.CT and low < -0.1 * max(high, 0.0):
@@ -348,7 +279,7 @@ def as_views(x: Float[Tensor, "B C H W"], scaling: Scaling | Sequence[Scaling]) 
     if not isinstance(scaling, Scaling):
         return torch.cat([as_views(one, own) for one, own in zip(torch.split(x, 1), scaling, strict=True)])
     wide = x.mean(1)
-    return scaling.to_views((wide + 1) / 2 * (scaling.high - scaling.low) + scaling.low)
+    return scaling.to_views(scaling.from_wide(wide))
 
 
 def spread_as_views(spread: Float[Tensor, "B C H W"], scaling: Scaling) -> Float[Tensor, "B 2 H W"]:
@@ -356,5 +287,5 @@ def spread_as_views(spread: Float[Tensor, "B C H W"], scaling: Scaling) -> Float
     if spread.shape[1] == 2:
         return spread
     wide = spread.mean(1)
-    gain = (scaling.high - scaling.low) / (scaling.window_high - scaling.window_low)
+    gain = scaling.wide_span / (scaling.window_high - scaling.window_low)
     return torch.stack([wide, gain * wide], dim=1)

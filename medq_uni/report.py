@@ -16,8 +16,8 @@ from medq_uni.description import degradation_words
 from medq_uni.files import write_text
 from medq_uni.image import MedicalImage
 from medq_uni.notice import NOTICE
-from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.result import Restoration
+from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.scoring import scores
 from medq_uni.taxonomy import Modality
 

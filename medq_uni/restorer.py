@@ -43,6 +43,8 @@ class RestoreSettings:
     """Tiles, or samples of tiles, that are restored at once."""
     allow_ood: bool = False
     """Go on where the image is unlike all that the model was trained on."""
+    guess: bool = False
+    """Guess a modality that nothing states from the intensities."""
 
 
 class Restorer:
@@ -82,10 +84,10 @@ class Restorer:
         return cls(load_pretrained(name, device=device, execution=execution, revision=revision, offline=offline))
 
     def assess(
-        self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False
+        self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False, guess: bool = False
     ) -> QualityDescription:
         """Return what is wrong with the image; see :meth:`medq_uni.assessor.Assessor.assess`."""
-        return self.assessor.assess(image, instruction=instruction, allow_ood=allow_ood).description
+        return self.assessor.assess(image, instruction=instruction, allow_ood=allow_ood, guess=guess).description
 
     @torch.inference_mode()
     def restore(
@@ -115,7 +117,7 @@ class Restorer:
         """
         began = time.perf_counter()
         settings = settings or RestoreSettings()
-        image = assessable(image)
+        image = assessable(image, guess=settings.guess)
         assessment = self.assessor.assess(image, allow_ood=settings.allow_ood)
         guiding = description or assessment.description
         _check_modality(guiding, image)

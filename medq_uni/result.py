@@ -12,8 +12,9 @@ from medq_uni import __version__
 from medq_uni.config import SamplerConfig
 from medq_uni.description import QualityDescription
 from medq_uni.errors import MedQError
-from medq_uni.files import check_target, set_aside
+from medq_uni.files import check_target, claimed, set_aside
 from medq_uni.image import MedicalImage
+from medq_uni.io.nifti import bids_path
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
 from medq_uni.io.read_write import for_nifti, write_image
 from medq_uni.notice import NOTICE
@@ -144,11 +145,14 @@ class Restoration:
         shown = {name: image for name in MAPS if maps and (image := getattr(self, name)) is not None}
         for target in targets_of(path):
             check_target(target, overwrite=overwrite)
-        with set_aside(targets_of(path)):
-            write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
-            for name, image in shown.items():
-                write_image(for_nifti(image), map_path(path, name))
-            write_image(self.restored, path, derivation=derivation)
+        with claimed(sidecar):  # which results of one stem share
+            for target in targets_of(path):  # another process may have been first
+                check_target(target, overwrite=overwrite)
+            with set_aside(targets_of(path)):
+                write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
+                for name, image in shown.items():
+                    write_image(for_nifti(image), map_path(path, name))
+                write_image(self.restored, path, derivation=derivation)
         return [path, *(map_path(path, name) for name in shown), sidecar]
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,6 +163,8 @@ class Restoration:
             "description": self.description.to_dict(),
             "text": self.description.to_text(),
             "unchanged": self.is_unchanged,
+            "modality": None if self.restored.modality is None else self.restored.modality.value,
+            "units": self.restored.units.value,
             "provenance": self.provenance.to_dict(),
             "source": self.source,
             "seconds": round(self.seconds, 3),
@@ -166,8 +172,10 @@ class Restoration:
 
 
 def targets_of(path: Path) -> list[Path]:
-    """Return every path that belongs to a result: of the image, of its record and of its maps."""
-    return [path, sidecar_path(path), *(map_path(path, name) for name in MAPS)]
+    """Return every path that belongs to a result: the image, its record, its maps, and what says their units."""
+    images = [path, *(map_path(path, name) for name in MAPS)]
+    units = [bids_path(image) for image in images if image.name.lower().endswith((".nii", ".nii.gz"))]
+    return [path, sidecar_path(path), *images[1:], *units]
 
 
 def map_path(path: Path, name: str) -> Path:

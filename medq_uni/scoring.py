@@ -12,7 +12,7 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.metrics import psnr, ssim, ssim_maps
 from medq_uni.physics.effect import foreground
-from medq_uni.preprocess import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
+from medq_uni.scaling import CT_RANGE_HU, CT_WINDOW_HU, PERCENTILE
 from medq_uni.taxonomy import Modality
 
 DEFINITIONS = 3

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import torch
 
+from medq_uni import batch
 from medq_uni.batch import ItemResult, restore_folder
 from medq_uni.data.phantoms import phantom as drawn_phantom
 from medq_uni.description import Degradation, QualityDescription
@@ -213,3 +214,19 @@ def test_every_file_that_is_passed_over_is_named(restorer: Restorer, tmp_path: P
     assert {name: one.status for name, one in found.items()} == {"one.nii.gz": "restored", "two.nii.gz": "failed"}
     assert "target is not there" in found["two.nii.gz"].message
     assert named == ["notes.txt"]
+
+
+def test_what_another_process_wrote_meanwhile_is_not_a_failure(
+    restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source, target = tmp_path / "in", tmp_path / "out"
+    write_image(SLICE, source / "one.nii.gz")
+    real = batch.restore_file
+
+    def twice(*args: object, **options: object) -> object:
+        real(*args, **options)  # the other process
+        return real(*args, **options)
+
+    monkeypatch.setattr(batch, "restore_file", twice)
+    found = results(restorer, source, target)["one.nii.gz"]
+    assert (found.status, found.message) == ("skipped", "done meanwhile by another process")

@@ -12,9 +12,10 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage, Units
 from medq_uni.model.inputs import Sampled
 from medq_uni.model.vae import DecodedImage
-from medq_uni.preprocess import as_channels, as_views, scaling_of, spread_as_views, to_image, to_tensor, view_shape
+from medq_uni.preprocess import as_channels, as_views, spread_as_views, to_image, to_tensor, view_shape
 from medq_uni.pretrained.load import load_pretrained
 from medq_uni.restorer import Restorer, RestoreSettings
+from medq_uni.scaling import scaling_of
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality
 

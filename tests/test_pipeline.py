@@ -117,8 +117,13 @@ def test_large_slices_are_tiled_and_keep_their_matrix(restorer: Restorer):
 
 
 def test_an_unknown_modality_is_guessed_aloud(restorer: Restorer):
+    image = replace(noisy(64), modality=None)
     with pytest.warns(UserWarning, match="guessed 'mr'"):
-        restorer.assess(replace(noisy(64), modality=None))
+        restorer.assess(image, guess=True)
+    with pytest.raises(CannotAssess, match=r"nothing says whether this is CT, MR or PET.*--modality.*--guess"):
+        restorer.assess(image)
+    with pytest.raises(CannotAssess, match="--guess"):
+        restorer.restore(image)
 
 
 def test_an_image_that_looks_like_another_modality_is_reported(restorer: Restorer):

@@ -5,16 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.image import MedicalImage, Units
-from medq_uni.preprocess import (
-    CannotAssess,
-    as_channels,
-    assessable,
-    guess_modality,
-    scaling_of,
-    to_image,
-    to_tensor,
-    vision_view,
-)
+from medq_uni.preprocess import CannotAssess, as_channels, assessable, guess_modality, to_image, to_tensor, vision_view
+from medq_uni.scaling import scaling_of
 from medq_uni.taxonomy import Modality
 
 CASES = {

@@ -1,4 +1,7 @@
 import json
+import multiprocessing
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +103,65 @@ def test_what_is_no_provenance_is_none(record: dict):
 def test_a_broken_provenance_is_refused(change: dict):
     with pytest.raises(MedQError, match="not the provenance of a restoration"):
         Provenance.from_dict(PROVENANCE.to_dict() | change)
+
+
+def save_all(target: Path, count: int, barrier, told) -> None:
+    """Save results under the same names as other processes, each at the same moment."""
+    result = restoration()
+    for number in range(count):
+        barrier.wait()
+        try:
+            result.save(target / f"{number}.nii.gz")
+            told.put((number, "saved"))
+        except UnwritableImage as error:
+            told.put((number, str(error)))
+
+
+def test_of_many_processes_the_one_that_says_saved_has_a_whole_result(tmp_path: Path):
+    count, workers = int(os.environ.get("MEDQ_RACES", "8")), 4
+    context = multiprocessing.get_context("fork")
+    barrier, told = context.Barrier(workers), context.Queue()
+    running = [context.Process(target=save_all, args=(tmp_path, count, barrier, told)) for _ in range(workers)]
+    for process in running:
+        process.start()
+    said = [told.get(timeout=120) for _ in range(count * workers)]
+    for process in running:
+        process.join(timeout=60)
+    for number in range(count):
+        words = sorted(text for at, text in said if at == number)
+        assert words[-1] == "saved"
+        assert all("exists already" in text for text in words[:-1])
+        files = sorted(path.name.partition(".")[2] for path in tmp_path.glob(f"{number}.*"))
+        assert files == ["medq.json", "nii.gz", "residual.nii.gz", "uncertainty.nii.gz"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".medq-")] == []
+
+
+def test_a_claim_of_a_dead_process_is_broken_and_its_rests_are_swept(tmp_path: Path):
+    import medq_uni.files as files
+
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+    process.start()
+    process.join()
+    path = restoration().save(tmp_path / "a.nii.gz")[0]
+    seen: list[Path] = []
+    with files.claimed(path):
+        seen = [entry for entry in tmp_path.iterdir() if entry.name.startswith(".medq-claim-")]
+    seen[0].write_text(f"{files._HOST} {process.pid} 00")
+    rest = tmp_path / f".medq-{files._HOST}-{process.pid}-00.nii.gz"
+    kept = tmp_path / ".medq-aside-00"
+    for entry in (rest, kept):
+        entry.write_text("half")
+        os.utime(entry, (0, 0))
+    with files.claimed(path):
+        assert not rest.exists()
+    assert not seen[0].exists()
+    assert kept.exists()  # the only copy of a result that was there before
+
+
+def test_a_claim_that_is_held_is_waited_for_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import medq_uni.files as files
+
+    monkeypatch.setattr(files, "CLAIM_WAIT_S", 0.1)
+    with files.claimed(tmp_path / "a.medq.json"), pytest.raises(UnwritableImage, match="another process is writing it"):
+        restoration().save(tmp_path / "a.nii.gz")
+    restoration().save(tmp_path / "a.nii.gz")

@@ -13,9 +13,9 @@ from medq_uni.ablate.plan import Variant
 from medq_uni.baselines.network import count_parameters
 from medq_uni.data.pair_cache import CACHED_SIDE, PairItem, TrainingPairs, pair_images
 from medq_uni.image import MedicalImage
-from medq_uni.preprocess import Scaling
 from medq_uni.pretrained.baselines import load_baseline
 from medq_uni.pretrained.load import Pretrained, load_pretrained
+from medq_uni.scaling import Scaling
 from medq_uni.scoring import scores
 from medq_uni.seeding import generator_of
 from medq_uni.systems.cost import gflops

@@ -162,7 +162,8 @@ class ChannelRouting(nn.Module):
         maps = torch.einsum("bcn,ncd->bcd", choose(wanted), self.experts)
         pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
         routed: Tensor = pixels @ maps.transpose(1, 2)
-        return x + routed.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+        correction: Tensor = routed.unflatten(1, x.shape[-2:]).permute(0, 3, 1, 2)
+        return x + correction
 
 
 class RoutedStage(nn.Module):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from medq_uni.config import ConfigError
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
-from medq_uni.preprocess import Scaling, as_channels, as_views, to_image, to_tensor
+from medq_uni.preprocess import as_channels, as_views, to_image, to_tensor
+from medq_uni.scaling import Scaling
 
 Kind = Literal["nafnet", "pix2pix", "restormer", "amir", "restore-rwkv", "indi"]
 

@@ -17,6 +17,7 @@ from medq_uni.cli.shared import (
     AllowOodOption,
     CompileOption,
     DeviceOption,
+    GuessOption,
     ModalityOption,
     ModelOption,
     OffloadOption,
@@ -62,6 +63,7 @@ def assess(
     modality: ModalityOption = None,
     instruction: Annotated[str | None, typer.Option(help="Question to ask instead of the usual one.")] = None,
     allow_ood: AllowOodOption = False,
+    guess: GuessOption = False,
     model: ModelOption = "nano",
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -73,7 +75,7 @@ def assess(
 
         image = read_image(path, modality=modality)
         restorer = load_restorer(model, device, precision, offload)
-        description = restorer.assess(image, instruction=instruction, allow_ood=allow_ood)
+        description = restorer.assess(image, instruction=instruction, allow_ood=allow_ood, guess=guess)
     typer.echo(description.to_json().rstrip() if as_json else description.to_text())
     typer.echo(NOTICE, err=True)
 
@@ -91,6 +93,7 @@ def restore(
     force: Annotated[bool, typer.Option("--force", help="Restore even what is judged Good.")] = False,
     allow_ood: AllowOodOption = False,
     modality: ModalityOption = None,
+    guess: GuessOption = False,
     overwrite: OverwriteOption = False,
     maps: Annotated[bool, typer.Option(help="Write residual and uncertainty beside the result.")] = True,
     model: ModelOption = "nano",
@@ -111,7 +114,7 @@ def restore(
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         sampler = replace(restorer.pretrained.sampler, **wanted)
         options: dict[str, Any] = {
-            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force, allow_ood=allow_ood),
+            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force, allow_ood=allow_ood, guess=guess),
             "instruction": instruction,
             "description": _read_description(description),
         }
@@ -182,8 +185,9 @@ def degrade(
             seed=records[0].seed,
             tasks=tuple(one.task.value for one in records),
         )
+        said = {"modality": degraded.modality and degraded.modality.value, "units": degraded.units.value}
         write_image(degraded, output, derivation=derivation, overwrite=overwrite)
-        write_sidecar(sidecar_path(output), {"degradation": fields, "notice": NOTICE}, overwrite=overwrite)
+        write_sidecar(sidecar_path(output), said | {"degradation": fields, "notice": NOTICE}, overwrite=overwrite)
     for one in records:
         typer.echo(one.to_json())
 

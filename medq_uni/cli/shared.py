@@ -57,6 +57,9 @@ CompileOption = Annotated[bool, typer.Option("--compile", help="Compile the laye
 AllowOodOption = Annotated[
     bool, typer.Option("--allow-ood", help="Go on where the image is unlike all that the model was trained on.")
 ]
+GuessOption = Annotated[
+    bool, typer.Option("--guess", help="Guess a modality that the file does not say from its intensities.")
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
     list[str] | None,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medq_uni.data.pair_cache import CACHED_SIDE, TrainingPairs
-from medq_uni.preprocess import Scaling
+from medq_uni.scaling import Scaling
 from medq_uni.seeding import randint
 from medq_uni.taxonomy import Severity, Task, restoration_strength
 

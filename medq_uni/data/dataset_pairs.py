@@ -13,7 +13,7 @@ import torch
 from medq_uni.data.dataset import Dataset
 from medq_uni.data.pair_cache import CACHED_SIDE, PairItem, cropped
 from medq_uni.data.shards import DatasetError, ShardReader
-from medq_uni.preprocess import Scaling, scaling_of
+from medq_uni.scaling import Scaling, scaling_of
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Anatomy, Severity, Task
 

@@ -17,7 +17,7 @@ from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.distribute import map_items
 from medq_uni.files import write_text
 from medq_uni.image import MedicalImage
-from medq_uni.preprocess import PERCENTILE, Scaling, scaling_of
+from medq_uni.scaling import PERCENTILE, Scaling, scaling_of
 from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task
 

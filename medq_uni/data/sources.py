@@ -19,7 +19,7 @@ from medq_uni.image import MedicalImage, Units
 from medq_uni.io.discover import ImageItem
 from medq_uni.io.read_write import read_image
 from medq_uni.physics.effect import foreground
-from medq_uni.preprocess import PERCENTILE
+from medq_uni.scaling import PERCENTILE
 from medq_uni.seeding import seed_of
 from medq_uni.taxonomy import Anatomy, Modality
 

@@ -12,7 +12,7 @@ from medq_uni.data.dataset import INDEX, Dataset, content_hash, leaks_between_sp
 from medq_uni.data.shards import DatasetError, StoredPair, digest_of, read_shard
 from medq_uni.description import DescriptionError, QualityDescription
 from medq_uni.files import atomic_file, file_digest
-from medq_uni.preprocess import CT_WINDOW_HU
+from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.taxonomy import Modality, Severity, Task
 
 CELL_INCHES = 1.5

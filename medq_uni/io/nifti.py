@@ -1,7 +1,8 @@
 """NIfTI <-> MedicalImage. The data axes are (X, Y, Z), the voxels (Z, Y, X); nothing is reoriented.
 
 NIfTI says nothing about modality and units. A BIDS sidecar (same name, ``.json``) with ``Modality``
-and ``Units`` is believed; else CT is taken for Hounsfield units, all other values are arbitrary.
+and ``Units`` is believed, or else the record beside a restored image; else CT is taken for Hounsfield units, all other
+values are arbitrary. Written CT and PET say both in such a sidecar.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 from einops import rearrange
 
 from medq_uni.errors import UnreadableImage, UnwritableImage
-from medq_uni.files import atomic_file
+from medq_uni.files import atomic_file, write_text
 from medq_uni.image import MedicalImage, Units
 from medq_uni.io.geometry import is_orthogonal, spacing_of
 from medq_uni.io.limits import check_bytes, check_finite, third_party, warn
-from medq_uni.io.provenance import Derivation
+from medq_uni.io.provenance import Derivation, sidecar_path, split_suffix
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
@@ -41,7 +42,15 @@ BIDS_UNITS = {
     "gml": Units.SUV,
     "bq/ml": Units.BQML,
     "bqml": Units.BQML,
+    "a.u.": Units.ARBITRARY,
+    "arbitrary": Units.ARBITRARY,
 }
+
+
+WRITTEN_MODALITIES = {Modality.CT: "CT", Modality.PET: "PT"}
+"""Those whose values have units; magnitude MR has none that a sidecar could say."""
+WRITTEN_UNITS = {Units.HU: "HU", Units.SUV: "g/mL", Units.BQML: "Bq/mL", Units.ARBITRARY: "a.u."}
+GENERATOR = "medq-uni"
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +139,45 @@ def write_nifti(image: MedicalImage, path: Path, *, derivation: Derivation | Non
         data, slope, intercept = _stored(image)
         made = _nifti(image, rearrange(data, "z y x -> x y z"))
         made.header.set_slope_inter(slope, intercept)
+        made.header["descrip"], made.header["aux_file"] = b"", b""  # scanners write the patient's name there
         if derivation is not None:
             made.header["descrip"] = f"{SHORT_NOTICE} {derivation.method}".encode("ascii", "replace")[:79]
+        _write_bids(image, path)
         with atomic_file(path) as temporary:
             nibabel.save(made, temporary)
+
+
+def bids_path(path: Path) -> Path:
+    """Return where the BIDS sidecar of a NIfTI image lies: ``a.nii.gz`` -> ``a.json``."""
+    return path.with_name(f"{split_suffix(path.name)[0]}.json")
+
+
+def check_bids(image: MedicalImage, path: Path) -> None:
+    """Refuse to write CT or PET beside a sidecar of someone else's that says another modality or other units.
+
+    Raises:
+        UnwritableImage: If there is one.
+    """
+    sidecar = bids_path(path)
+    if image.modality not in WRITTEN_MODALITIES or not sidecar.exists():
+        return
+    record = _read_json(sidecar)
+    if GENERATOR not in str(record.get("GeneratedBy")) and _said(record) != (image.modality, image.units):
+        raise UnwritableImage(
+            f"{sidecar.name}: lies where the sidecar of {path.name} goes, and says another modality or other units. "
+            "Choose another name, or remove it."
+        )
+
+
+def _write_bids(image: MedicalImage, path: Path) -> None:
+    """Write modality and units of CT or PET beside an image, unless a sidecar that is there says the same."""
+    check_bids(image, path)
+    sidecar = bids_path(path)
+    modality = None if image.modality is None else WRITTEN_MODALITIES.get(image.modality)
+    if modality is None or (sidecar.exists() and _said(_read_json(sidecar)) == (image.modality, image.units)):
+        return
+    record = {"Modality": modality, "Units": WRITTEN_UNITS[image.units]}
+    write_text(sidecar, json.dumps(record | {"GeneratedBy": [{"Name": GENERATOR}]}, indent=2) + "\n")
 
 
 def _check_header(path: Path) -> None:
@@ -145,7 +189,8 @@ def _check_header(path: Path) -> None:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     with opener(path, "rb") as file:
         block = file.read(540)
-    for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+    kinds: tuple[Any, ...] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
+    for kind in kinds:
         size = int(kind.sizeof_hdr)
         if len(block) >= size and int.from_bytes(block[:4], "little") in (size, _swapped(size)):
             header = kind(block[:size], check=False)
@@ -173,20 +218,42 @@ def _swapped(value: int) -> int:
 
 
 def _sidecar(path: Path) -> tuple[Modality | None, Units | None]:
-    """Return modality and units that a BIDS sidecar states."""
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    sidecar = path.with_name(f"{stem}.json")
-    try:
-        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ValueError
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-        modality = MODALITIES.get(str(record.get("Modality", "")).upper())
-        return modality, BIDS_UNITS.get(str(record.get("Units", "")).lower())
-    except FileNotFoundError:
-        return None, None
-    except (OSError, ValueError, AttributeError, RecursionError):
-        warn(f"{sidecar.name}: not a BIDS sidecar, so it was not used.")
-        return None, None
+    """Return modality and units that a BIDS sidecar states, or the record of a restoration."""
+    for sidecar, kind in ((bids_path(path), "a BIDS sidecar"), (sidecar_path(path), "a record")):
+        try:
+            record = _read_json(sidecar)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError, RecursionError):
+            warn(f"{sidecar.name}: not {kind}, so it was not used.")
+            continue
+        modality, units = _said(record)
+        if modality is Modality.PET and units is None and record.get("Units"):
+            warn(f"{sidecar.name}: its Units are not understood (Bq/mL or g/mL are); values are arbitrary.")
+        if modality is not None or units is not None:
+            return modality, units
+    return None, None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is too large, or holds something else.
+    """
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ValueError
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError
+    return record
+
+
+def _said(record: dict[str, Any]) -> tuple[Modality | None, Units | None]:
+    """Return what a BIDS sidecar, or a record of ours, says of modality and units."""
+    modality = MODALITIES.get(str(record.get("Modality", record.get("modality", ""))).upper())
+    return modality, BIDS_UNITS.get(str(record.get("Units", record.get("units", ""))).lower())
 
 
 def _stored(image: MedicalImage) -> tuple[np.ndarray, float | None, float | None]:

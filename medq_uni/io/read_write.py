@@ -148,16 +148,24 @@ def check_writable(image: MedicalImage, path: Path, *, overwrite: bool = False) 
         from medq_uni.io.dicom_write import own_frames
 
         own_frames(image, path)
-    elif kind == "nifti" and getattr(image.source, "is_uneven", False):
-        raise UnwritableImage(
-            f"{path.name}: the slices lie on no regular grid, which NIfTI needs. Write a DICOM series (a folder)."
-        )
+    elif kind == "nifti":
+        _check_nifti(image, path)
     elif kind == "png" and image.shape[0] != 1:
         raise UnwritableImage(
             f"{path.name}: a PNG holds one slice, this image has {image.shape[0]}. "
             "Write .tif or .nii.gz, or one image.slice_at(z) at a time."
         )
     return kind
+
+
+def _check_nifti(image: MedicalImage, path: Path) -> None:
+    from medq_uni.io.nifti import check_bids
+
+    check_bids(image, path)
+    if getattr(image.source, "is_uneven", False):
+        raise UnwritableImage(
+            f"{path.name}: the slices lie on no regular grid, which NIfTI needs. Write a DICOM series (a folder)."
+        )
 
 
 def _read(kind: Format, paths: list[Path], name: str, modality: Modality | None) -> MedicalImage:

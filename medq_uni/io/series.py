@@ -57,20 +57,21 @@ def slice_of(path: Path) -> SliceRef:
         uid = str(header.get("SeriesInstanceUID") or path)
         orientation = _numbers(header, "ImageOrientationPatient", 6)
         position = _numbers(header, "ImagePositionPatient", 3)
-        normal = None if orientation is None else np.cross(orientation[:3], orientation[3:])
+        place = None
+        if orientation is not None and position is not None:
+            place = round(float(position @ np.cross(orientation[:3], orientation[3:])), 2)
         stack = (
             *(str(header.get(keyword, "")) for keyword in ("PatientID", "StudyInstanceUID", "Rows", "Columns")),
             None if orientation is None else tuple(np.round(orientation, 2) + 0.0),
             *(str(header.get(keyword, "")) for keyword in ("EchoNumbers", "EchoTime", "TemporalPositionIdentifier")),
             str(path) if int(header.get("NumberOfFrames") or 1) > 1 else "",
         )
-        is_placed = position is not None and normal is not None
         return SliceRef(
             path=path,
             uid=uid,
             instance=str(header.get("SOPInstanceUID", "") or ""),
             stack=stack,
-            place=round(float(position @ normal), 2) if is_placed else None,
+            place=place,
             order=tuple(_number(header, keyword) for keyword in ("AcquisitionNumber", "InstanceNumber")),
         )
 

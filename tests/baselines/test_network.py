@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from medq_uni.baselines.network import Baseline, BaselineConfig, restore_image, restore_views
 from medq_uni.image import MedicalImage
-from medq_uni.preprocess import Scaling
+from medq_uni.scaling import Scaling
 from medq_uni.taxonomy import Modality
 
 SCALING = Scaling(0.0, 100.0, 0.0, 50.0)

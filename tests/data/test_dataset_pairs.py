@@ -13,8 +13,8 @@ from medq_uni.data.dataset_pairs import DatasetPairs
 from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.data.shards import DatasetError
-from medq_uni.preprocess import scaling_of
 from medq_uni.pretrained.load import folder_of
+from medq_uni.scaling import scaling_of
 from medq_uni.seeding import generator_of
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.checkpoint import CheckpointError

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medq_uni.errors import ImageWarning, UnwritableImage
-from medq_uni.image import Units
+from medq_uni.image import MedicalImage, Units
 from medq_uni.io.provenance import Derivation
 from medq_uni.io.read_write import read_image, write_image
 from medq_uni.taxonomy import Modality
@@ -200,3 +200,56 @@ def test_not_finite_values_are_not_written(tmp_path):
     image = read_image(save(tmp_path / "a.nii", np.ones((2, 3, 4), np.int16)))
     with pytest.raises(UnwritableImage, match="NaN"):
         write_image(image.with_voxels(image.voxels * np.nan), tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize(
+    ("modality", "units"),
+    [
+        (Modality.PET, Units.SUV),
+        (Modality.PET, Units.BQML),
+        (Modality.PET, Units.ARBITRARY),
+        (Modality.CT, Units.HU),
+        (Modality.CT, Units.ARBITRARY),
+    ],
+)
+def test_what_was_written_says_its_modality_and_units(tmp_path, modality, units):
+    image = MedicalImage(np.ones((2, 3, 4)), modality=modality, units=units)
+    write_image(image, tmp_path / "a.nii.gz")
+    again = read_image(tmp_path / "a.nii.gz")
+    assert (again.modality, again.units) == (modality, units)
+    write_image(image, tmp_path / "a.nii.gz", overwrite=True)  # its own sidecar is no obstacle
+
+
+def test_a_foreign_sidecar_is_not_overwritten(tmp_path):
+    image = MedicalImage(np.ones((2, 3, 4)), modality=Modality.PET, units=Units.SUV)
+    (tmp_path / "a.json").write_text('{"Modality": "PT", "Units": "Bq/mL"}')
+    with pytest.raises(UnwritableImage, match="says another modality or other units"):
+        write_image(image, tmp_path / "a.nii.gz")
+    assert not (tmp_path / "a.nii.gz").exists()
+    (tmp_path / "a.json").write_text('{"Modality": "PT", "Units": "GML", "Tracer": "FDG"}')
+    write_image(image, tmp_path / "a.nii.gz")
+    assert "FDG" in (tmp_path / "a.json").read_text()
+
+
+def test_units_that_are_not_understood_are_said(tmp_path):
+    path = save(tmp_path / "a.nii", np.ones((2, 3, 4), np.int16))
+    (tmp_path / "a.json").write_text('{"Modality": "PT", "Units": "CNTS"}')
+    with pytest.warns(ImageWarning, match="Units are not understood"):
+        assert read_image(path).units is Units.ARBITRARY
+
+
+def test_the_record_of_a_restoration_says_modality_and_units(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.ones((2, 3, 4), np.int16))
+    (tmp_path / "a.medq.json").write_text('{"modality": "mr", "units": "a.u."}')
+    assert read_image(path).modality is Modality.MR
+
+
+def test_free_text_of_the_source_is_in_no_output(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.ones((2, 3, 4), np.int16))
+    made = nibabel.load(path)
+    made.header["descrip"], made.header["aux_file"] = b"Doe^Jane 1970", b"doe_jane"
+    nibabel.save(made, tmp_path / "b.nii.gz")
+    image = read_image(tmp_path / "b.nii.gz")
+    write_image(image, tmp_path / "out.nii.gz")
+    header = nibabel.load(tmp_path / "out.nii.gz").header
+    assert (header["descrip"].item(), header["aux_file"].item()) == (b"", b"")
