@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medq_uni.physics.mr_fields import smooth_phase
+from medq_uni.physics.mr_scanner_noise import NOISE_SCANNER
 from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse, without_spacing
@@ -26,7 +28,6 @@ MOTION = {
 """Fewest and most poses, and the range of their standard deviation in degrees and pixels, by grade."""
 NOISE = {Severity.MILD: (0.018, 0.04), Severity.MODERATE: (0.04, 0.085), Severity.SEVERE: (0.08, 0.20)}
 """Noise standard deviation as a fraction of the 99.5th percentile of the image, by grade."""
-PHASE_TERMS = 5
 
 
 def draw_undersampling(severity: Severity, generator: torch.Generator) -> Params:
@@ -223,14 +224,6 @@ def noise(image: Tensor, *, params: Params, generator: torch.Generator) -> Tenso
     return image + torch.complex(real, imaginary)
 
 
-def smooth_phase(height: int, width: int, strength: float, generator: torch.Generator) -> Tensor:
-    """Return a polynomial of second degree in the coordinates, (H, W) in radians: a slowly varying object phase."""
-    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
-    a, b, c, d, e = (strength * torch.randn(PHASE_TERMS, generator=generator)).tolist()
-    phase: Tensor = a * x + b * y + c * x * y + d * x**2 + e * y**2
-    return phase
-
-
 def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:
     """Return the image turned about its center, zero beyond its edges; ``ratio`` is its height over its width in mm."""
     if degrees == 0:
@@ -272,5 +265,6 @@ SPECS = (
         effect=EffectScale("NRMSE", nrmse, (0.03, 0.085, 0.17)),
         limits={"sigma_fraction": (0.0, 10.0)},
         beyond={"sigma_fraction": 0.35},
+        scanner=NOISE_SCANNER,
     ),
 )
