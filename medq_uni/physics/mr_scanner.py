@@ -285,7 +285,7 @@ def developed(scene: Scene, chain: Chain, clean: Tensor, changed: Tensor, base: 
 
 
 def with_extras(small: Tensor, chain: Chain, peak: float, generator: torch.Generator) -> Tensor:
-    """Return an acquired image (h, w) with spikes of k-space and the line of a radio (zipper), where the chain has them.
+    """Return an acquired image (h, w) with spikes of k-space and the line of a radio (zipper), where there are any.
 
     A spike is one wrong sample: stripes over the whole image. A radio of one frequency leaves a noisy line along the
     phase encoding.

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.physics.mr_fields import smooth_phase
+from medq_uni.physics.mr_sampling import equispaced_mask, line_mask
 from medq_uni.physics.mr_scanner_noise import NOISE_SCANNER
+from medq_uni.physics.mr_scanner_sampling import SAMPLING_SCANNER
 from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse, without_spacing
@@ -120,26 +122,10 @@ def equispaced(image: Tensor, *, params: Params, generator: torch.Generator) -> 
     axis, acceleration = int(params["phase_axis"]), int(params["acceleration"])
     turned = image if axis == 1 else image.T
     lines = turned.shape[1]
-    offset = randint(acceleration, generator)
-    half = max(1, round(lines * float(params["center_fraction"]) / 2))
-    place = torch.arange(lines)
-    mask = ((place % acceleration == offset) | ((place - lines // 2).abs() <= half)).float()
+    mask = equispaced_mask(lines, acceleration, float(params["center_fraction"]), generator)
     phase = smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
     restored = from_k_space(Cartesian(mask, phase).forward(turned))
     return restored if axis == 1 else restored.T
-
-
-def line_mask(lines: int, acceleration: int, center_fraction: float, generator: torch.Generator) -> Tensor:
-    """Return 1 for the lines that are acquired and 0 for the others, (lines,)."""
-    place = torch.arange(lines, dtype=torch.float32) - lines // 2
-    density = torch.exp(-0.5 * (place / (lines / 10)) ** 2) + 1 / (2 * acceleration)
-    half = max(1, round(lines * center_fraction / 2))
-    center = (place >= -half) & (place < half)
-    wanted = max(lines // acceleration - int(center.sum()), 0)
-    mask = center.float()
-    if wanted:
-        mask[torch.multinomial(density * ~center, wanted, generator=generator)] = 1
-    return mask
 
 
 def draw_motion(severity: Severity, generator: torch.Generator) -> Params:
@@ -245,6 +231,7 @@ SPECS = (
         limits={"acceleration": (1, 64)},
         beyond={"acceleration": 16, "center_fraction": 0.03},
         consistency=undersampling_consistency,
+        scanner=SAMPLING_SCANNER,
     ),
     TaskSpec(
         task=Task.MR_MOTION,
