@@ -39,9 +39,11 @@ class Reconstruction(IntEnum):
     """A few steps of conjugate gradients with the sensitivities (Pruessmann et al. 2001, MRM 46:638)."""
 
 
-ACCELERATION = {Severity.MILD: (2, 4), Severity.MODERATE: (3, 7), Severity.SEVERE: (5, 8)}
+ACCELERATION = {Severity.MILD: (2, 3), Severity.MODERATE: (3, 6), Severity.SEVERE: (5, 8)}
 """Acceleration factor by grade, both ends included."""
-SENSE_NOISE = {Severity.MILD: (0.002, 0.012), Severity.MODERATE: (0.006, 0.025), Severity.SEVERE: (0.015, 0.05)}
+WIDEST_CENTER = {Severity.MILD: 0.18, Severity.MODERATE: 0.12, Severity.SEVERE: 0.08}
+"""Largest fraction of the lines that the fully sampled center has, by grade; the smallest is 0.3 of it."""
+SENSE_NOISE = {Severity.MILD: (0.004, 0.015), Severity.MODERATE: (0.01, 0.035), Severity.SEVERE: (0.02, 0.07)}
 """Noise of a fully sampled coil as a fraction of the 99.5th percentile, which parallel imaging then amplifies."""
 SENSE_ERROR = {Severity.MILD: (0.05, 0.2), Severity.MODERATE: (0.2, 0.5), Severity.SEVERE: (0.4, 0.9)}
 """Relative error of the sensitivities, as of a calibration that does not fit: it leaves some of the aliasing."""
@@ -62,7 +64,7 @@ def draw_scanner_sampling(severity: Severity, generator: torch.Generator) -> Par
     share = 1.0 if sense else 0.3
     return chain.params() | {
         "acceleration": acceleration,
-        "center_fraction": uniform(0.03, 0.12, generator) if acceleration < 6 else uniform(0.02, 0.07, generator),
+        "center_fraction": uniform(0.3, 1.0, generator) * WIDEST_CENTER[severity],
         "mask": randint(3, generator),
         "coils": coils,
         "combination": int(Combination.ADAPTIVE if mixed else Combination.SUM_OF_SQUARES),

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.physics.mr_fields import smooth_phase
+from medq_uni.physics.mr_movement import rotated
 from medq_uni.physics.mr_sampling import equispaced_mask, line_mask
+from medq_uni.physics.mr_scanner_motion import MOTION_SCANNER
 from medq_uni.physics.mr_scanner_noise import NOISE_SCANNER
 from medq_uni.physics.mr_scanner_sampling import SAMPLING_SCANNER
 from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
@@ -180,7 +181,7 @@ def motion(
     for pose in range(count):
         lines = slice(bounds[pose], bounds[pose + 1])
         block_drift = 0.0 if pose == reference else float(drift[lines].mean()) * float(params.get("drift_deg", 0))
-        moved = to_k_space(_rotate(turned, float(degrees[pose]) + block_drift, ratio))[:, lines]
+        moved = to_k_space(rotated(turned, float(degrees[pose]) + block_drift, ratio))[:, lines]
         along = shifts[pose] + drift[lines, None] * float(params.get("drift_px", 0))
         ramp = frequency[0][:, None] * along[:, 0] + frequency[1][None, lines] * along[:, 1]
         k_space[:, lines] = moved * torch.exp(-2j * math.pi * ramp)
@@ -210,16 +211,6 @@ def noise(image: Tensor, *, params: Params, generator: torch.Generator) -> Tenso
     return image + torch.complex(real, imaginary)
 
 
-def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:
-    """Return the image turned about its center, zero beyond its edges; ``ratio`` is its height over its width in mm."""
-    if degrees == 0:
-        return image
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    matrix = torch.tensor([[c, -s * ratio, 0.0], [s / ratio, c, 0.0]])
-    grid = F.affine_grid(matrix[None], [1, 1, *image.shape], align_corners=False)
-    return F.grid_sample(image[None, None], grid, mode="bicubic", align_corners=False)[0, 0]
-
-
 SPECS = (
     TaskSpec(
         task=Task.MR_UNDERSAMPLING,
@@ -242,6 +233,7 @@ SPECS = (
         effect=EffectScale("NRMSE", nrmse, (0.02, 0.10, 0.21)),
         limits={"num_poses": (1, 4096)},
         beyond={"num_poses": 24, "rotation_deg": 12.0, "translation_px": 12.0},
+        scanner=MOTION_SCANNER,
     ),
     TaskSpec(
         task=Task.MR_NOISE,
