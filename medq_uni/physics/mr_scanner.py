@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,8 @@ class Chain:
     def of(cls, params: Params) -> Chain:
         """Return the chain of a record's parameters; what they do not name changes nothing."""
         known = {field.name: type(field.default) for field in fields(cls)}
-        return cls(**{name: _as(known[name], value) for name, value in params.items() if name in known})
+        values: dict[str, Any] = {name: _as(known[name], value) for name, value in params.items() if name in known}
+        return cls(**values)
 
     def params(self) -> Params:
         """Return the chain as parameters of a record."""

@@ -161,7 +161,7 @@ def _few_rotations(degrees: Tensor) -> tuple[list[float], Tensor]:
     step = (high - low) / ROTATIONS
     numbers = (degrees / step).round().long()
     present = numbers.unique()
-    which = torch.searchsorted(present, numbers)
+    which = torch.searchsorted(present, numbers.contiguous())
     angles = [0.0 if number == 0 else float(degrees[numbers == number].mean()) for number in present.tolist()]
     return angles, which
 
