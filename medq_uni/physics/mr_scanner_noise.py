@@ -31,6 +31,8 @@ NOISE = {Severity.MILD: (0.018, 0.04), Severity.MODERATE: (0.04, 0.085), Severit
 BRIGHT = 0.3
 """Bright tissue, whose noise has the standard deviation asked for, begins at this fraction of the 99.5th percentile."""
 MOST_COILS = 32
+STEPS = 12
+"""Of the fixed point that finds the noise of the coils."""
 
 
 def draw_scanner_noise(severity: Severity, generator: torch.Generator) -> Params:
@@ -97,7 +99,7 @@ def scanner_noise(
     coils = Coils(int(params.get("coils", 1)), float(params.get("coil_correlation", 0.0)), generator)
     scene = scene_of(image, chain, generator)
     amplitude = _amplitude(scene, chain, coils, params)
-    if params.get("combination", Combination.ADAPTIVE) == Combination.SUM_OF_SQUARES:
+    if _sums_squares(params):
         return _sum_of_squares(scene, chain, coils, amplitude, generator)
     matrix = (amplitude.shape[0], amplitude.shape[1])
     noise = white_noise(matrix, generator, scene.small) * amplitude * coils.combined_noise(*matrix, scene.small)
@@ -114,9 +116,36 @@ def _amplitude(scene: Scene, chain: Chain, coils: Coils, params: Params) -> Tens
     peak, folds = float(params.get("g_peak", 1.0)), int(params.get("g_folds", 1))
     shape = scene.correction * g_factor(*matrix, peak=peak, folds=folds, phase_axis=chain.phase_axis, like=scene.small)
     final = shape * coils.combined_noise(*matrix, scene.small) * noise_gain(chain, matrix, scene.small)
-    bright = scene.small.abs() >= BRIGHT * scene.peak
-    mean_square = final[bright].square().mean() if bright.any() else final.square().mean()
-    return shape * (float(params["sigma_fraction"]) * scene.peak / mean_square.sqrt().clamp(min=1e-12))
+    signal = scene.small.abs()
+    bright = signal >= BRIGHT * scene.peak
+    if not bright.any():
+        bright = torch.ones_like(bright)
+    count = len(coils.width) if _sums_squares(params) else 0
+    return shape * _scale(float(params["sigma_fraction"]) * scene.peak, final[bright].square(), signal[bright], count)
+
+
+def _scale(sigma: float, variance: Tensor, signal: Tensor, coils: int) -> float:
+    """Return by what noise of a variance must be multiplied to have the SD ``sigma`` in the image of a signal.
+
+    The magnitude of a sum of squares of n coils varies by (x^2 + n s^2) / (x^2 + 2 n s^2) of the variance s^2 of its
+    noise (first order of the square root). One complex channel counts by its noise itself, as the task's default does.
+
+    Args:
+        sigma: Standard deviation that is wanted.
+        variance: Of the noise before scaling, (n,).
+        signal: Of the same pixels, (n,).
+        coils: Number of coils whose squares are summed; 0 for a complex image.
+    """
+    scale = sigma / float(variance.mean().sqrt().clamp(min=1e-12))
+    for _ in range(STEPS if coils > 1 and sigma > 0 else 0):
+        noise = variance * scale**2
+        share = (signal**2 + coils * noise) / (signal**2 + 2 * coils * noise).clamp(min=1e-12)
+        scale *= sigma / float((noise * share).mean().sqrt())
+    return scale
+
+
+def _sums_squares(params: Params) -> bool:
+    return params.get("combination", Combination.ADAPTIVE) == Combination.SUM_OF_SQUARES
 
 
 def _sum_of_squares(scene: Scene, chain: Chain, coils: Coils, amplitude: Tensor, generator: torch.Generator) -> Tensor:

@@ -125,10 +125,10 @@ def scanner_sampling(
         else:
             made = (maps.conj() * fourier.adjoint(measured)).sum(0)
         made = partially_sampled(made, chain)
-    made = with_extras(made * scene.correction, chain, scene.peak, generator)
+    made = with_extras(made * scene.correction + 0j, chain, scene.peak, generator)
     if not summed:
         return developed(scene, chain, scene.small, made)
-    return developed(scene, chain, scene.small.abs(), made, scene.base.abs()).abs()
+    return developed(scene, chain, scene.small.abs(), made.abs(), scene.base.abs()).abs()
 
 
 def sampling_mask(matrix: tuple[int, int], chain: Chain, params: Params, generator: torch.Generator) -> Tensor:

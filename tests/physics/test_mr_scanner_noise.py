@@ -58,6 +58,13 @@ def test_the_standard_deviation_does_not_depend_on_the_interpolation(fraction: f
     assert spread(discs(160, 171), params, 3) == pytest.approx(fraction, rel=0.05)
 
 
+@pytest.mark.parametrize("coils", [4, 16, 32])
+@pytest.mark.parametrize("fraction", [0.02, 0.05, 0.1])
+def test_the_standard_deviation_of_sums_of_squares_is_that_of_the_image(coils: int, fraction: float):
+    params = {"sigma_fraction": fraction, "coils": coils, "combination": 0, "interpolation_x": 1.5, "limits_image": 0}
+    assert spread(discs(160, 171), params, 3) == pytest.approx(fraction, rel=0.1)
+
+
 def noise_spectrum(params: Params, shape: tuple[int, int], count: int = 12) -> torch.Tensor:
     """Return the power (H, W) of the noise of a uniform image, over its variance; 1 everywhere if it is white."""
     flat = torch.full(shape, 100.0)
@@ -129,8 +136,8 @@ def moments(signal: float, coils: int) -> tuple[float, float]:
 @pytest.mark.parametrize("combination", list(Combination))
 def test_magnitudes_have_the_moments_of_theory(coils: int, snr: float, combination: Combination):
     image = torch.full((130, 121), snr)
-    image[:5] = 20.0  # noise is stated in units of what is bright
-    params = {"sigma_fraction": 1 / 20, "coils": coils, "combination": int(combination), "phase_strength": 0.7}
+    image[:5] = 100.0  # noise is stated in units of what is bright
+    params = {"sigma_fraction": 1 / 100, "coils": coils, "combination": int(combination), "phase_strength": 0.7}
     values = scanned(image, params, seed=coils).abs()[5:]
     mean, variance = moments(snr, coils if combination is Combination.SUM_OF_SQUARES else 1)
     assert float(values.mean()) == pytest.approx(mean, rel=0.02)

@@ -137,6 +137,16 @@ def test_every_drawn_parameter_is_in_the_record_and_within_the_limits():
         SPECS[Task.MR_UNDERSAMPLING].check(replace(record, params=record.params | {"mask": 9}))
 
 
+@pytest.mark.parametrize("combination", list(Combination))
+def test_spikes_and_zippers_are_added(combination: Combination):
+    image, params = boxes(48, 50), {"acceleration": 2, "coils": 4, "combination": int(combination)}
+    clean = scanned(image, params).abs()
+    for extra in ({"spikes": 2, "spike_amplitude": 0.2}, {"zipper_amplitude": 0.3}):
+        made = scanned(image, params | extra)
+        assert made.is_complex() is (combination is Combination.ADAPTIVE)
+        assert float((made.abs() - clean).abs().max()) > 2
+
+
 @settings(max_examples=20, deadline=None)
 @given(height=st.integers(16, 60), width=st.integers(16, 60), seed=st.integers(0, 10**6))
 def test_any_shape_and_complex_images_are_taken(height: int, width: int, seed: int):
