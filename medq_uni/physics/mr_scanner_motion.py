@@ -28,6 +28,8 @@ from medq_uni.taxonomy import Severity
 
 MOVEMENT = {Severity.MILD: (0.3, 1.0), Severity.MODERATE: (1.0, 3.0), Severity.SEVERE: (3.0, 7.0)}
 """Size of a movement in degrees and in millimeters, by grade."""
+BRIEF = 1.5
+"""By how much movements after which the object is back are larger, since they reach fewer samples."""
 LOSS = {Severity.MILD: 0.1, Severity.MODERATE: 0.25, Severity.SEVERE: 0.5}
 """Largest fraction of the signal that a movement through the plane takes away, by grade."""
 EVENTS = {
@@ -48,13 +50,16 @@ def draw_scanner_motion(severity: Severity, generator: torch.Generator) -> Param
     order, kind = Order(randint(len(Order), generator)), Trajectory(randint(len(Trajectory), generator))
     fewest, most = EVENTS[kind]
     shots = 8 * 2 ** randint(4, generator) if order is Order.ECHO_TRAIN else 2 + randint(6, generator)
+    low, high = MOVEMENT[severity]
+    if kind in (Trajectory.SWALLOW, Trajectory.RETURN):
+        low, high = BRIEF * low, BRIEF * high
     return chain.params() | {
         "order": int(order),
         "groups": shots,
         "trajectory": int(kind),
         "num_poses": fewest + randint(most - fewest + 1, generator),
-        "rotation_deg": uniform(*MOVEMENT[severity], generator),
-        "translation_mm": uniform(*MOVEMENT[severity], generator),
+        "rotation_deg": uniform(low, high, generator),
+        "translation_mm": uniform(low, high, generator),
         "through_plane_loss": uniform(0.0, LOSS[severity], generator) if chance(0.5, generator) else 0.0,
         "averages": 1 if chance(0.6, generator) else 2 + randint(3, generator),
     }
