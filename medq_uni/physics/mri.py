@@ -6,9 +6,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from medq_uni.physics.mr_fields import smooth_phase
+from medq_uni.physics.mr_movement import rotated
+from medq_uni.physics.mr_sampling import equispaced_mask, line_mask
+from medq_uni.physics.mr_scanner_motion import MOTION_SCANNER
+from medq_uni.physics.mr_scanner_noise import NOISE_SCANNER
+from medq_uni.physics.mr_scanner_sampling import SAMPLING_SCANNER
 from medq_uni.physics.operators import Cartesian, from_k_space, to_k_space
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse, without_spacing
@@ -26,7 +31,6 @@ MOTION = {
 """Fewest and most poses, and the range of their standard deviation in degrees and pixels, by grade."""
 NOISE = {Severity.MILD: (0.018, 0.04), Severity.MODERATE: (0.04, 0.085), Severity.SEVERE: (0.08, 0.20)}
 """Noise standard deviation as a fraction of the 99.5th percentile of the image, by grade."""
-PHASE_TERMS = 5
 
 
 def draw_undersampling(severity: Severity, generator: torch.Generator) -> Params:
@@ -119,26 +123,10 @@ def equispaced(image: Tensor, *, params: Params, generator: torch.Generator) -> 
     axis, acceleration = int(params["phase_axis"]), int(params["acceleration"])
     turned = image if axis == 1 else image.T
     lines = turned.shape[1]
-    offset = randint(acceleration, generator)
-    half = max(1, round(lines * float(params["center_fraction"]) / 2))
-    place = torch.arange(lines)
-    mask = ((place % acceleration == offset) | ((place - lines // 2).abs() <= half)).float()
+    mask = equispaced_mask(lines, acceleration, float(params["center_fraction"]), generator)
     phase = smooth_phase(turned.shape[0], lines, float(params["phase_strength"]), generator)
     restored = from_k_space(Cartesian(mask, phase).forward(turned))
     return restored if axis == 1 else restored.T
-
-
-def line_mask(lines: int, acceleration: int, center_fraction: float, generator: torch.Generator) -> Tensor:
-    """Return 1 for the lines that are acquired and 0 for the others, (lines,)."""
-    place = torch.arange(lines, dtype=torch.float32) - lines // 2
-    density = torch.exp(-0.5 * (place / (lines / 10)) ** 2) + 1 / (2 * acceleration)
-    half = max(1, round(lines * center_fraction / 2))
-    center = (place >= -half) & (place < half)
-    wanted = max(lines // acceleration - int(center.sum()), 0)
-    mask = center.float()
-    if wanted:
-        mask[torch.multinomial(density * ~center, wanted, generator=generator)] = 1
-    return mask
 
 
 def draw_motion(severity: Severity, generator: torch.Generator) -> Params:
@@ -193,7 +181,7 @@ def motion(
     for pose in range(count):
         lines = slice(bounds[pose], bounds[pose + 1])
         block_drift = 0.0 if pose == reference else float(drift[lines].mean()) * float(params.get("drift_deg", 0))
-        moved = to_k_space(_rotate(turned, float(degrees[pose]) + block_drift, ratio))[:, lines]
+        moved = to_k_space(rotated(turned, float(degrees[pose]) + block_drift, ratio))[:, lines]
         along = shifts[pose] + drift[lines, None] * float(params.get("drift_px", 0))
         ramp = frequency[0][:, None] * along[:, 0] + frequency[1][None, lines] * along[:, 1]
         k_space[:, lines] = moved * torch.exp(-2j * math.pi * ramp)
@@ -223,24 +211,6 @@ def noise(image: Tensor, *, params: Params, generator: torch.Generator) -> Tenso
     return image + torch.complex(real, imaginary)
 
 
-def smooth_phase(height: int, width: int, strength: float, generator: torch.Generator) -> Tensor:
-    """Return a polynomial of second degree in the coordinates, (H, W) in radians: a slowly varying object phase."""
-    y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
-    a, b, c, d, e = (strength * torch.randn(PHASE_TERMS, generator=generator)).tolist()
-    phase: Tensor = a * x + b * y + c * x * y + d * x**2 + e * y**2
-    return phase
-
-
-def _rotate(image: Tensor, degrees: float, ratio: float) -> Tensor:
-    """Return the image turned about its center, zero beyond its edges; ``ratio`` is its height over its width in mm."""
-    if degrees == 0:
-        return image
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    matrix = torch.tensor([[c, -s * ratio, 0.0], [s / ratio, c, 0.0]])
-    grid = F.affine_grid(matrix[None], [1, 1, *image.shape], align_corners=False)
-    return F.grid_sample(image[None, None], grid, mode="bicubic", align_corners=False)[0, 0]
-
-
 SPECS = (
     TaskSpec(
         task=Task.MR_UNDERSAMPLING,
@@ -252,6 +222,7 @@ SPECS = (
         limits={"acceleration": (1, 64)},
         beyond={"acceleration": 16, "center_fraction": 0.03},
         consistency=undersampling_consistency,
+        scanner=SAMPLING_SCANNER,
     ),
     TaskSpec(
         task=Task.MR_MOTION,
@@ -262,6 +233,7 @@ SPECS = (
         effect=EffectScale("NRMSE", nrmse, (0.02, 0.10, 0.21)),
         limits={"num_poses": (1, 4096)},
         beyond={"num_poses": 24, "rotation_deg": 12.0, "translation_px": 12.0},
+        scanner=MOTION_SCANNER,
     ),
     TaskSpec(
         task=Task.MR_NOISE,
@@ -272,5 +244,6 @@ SPECS = (
         effect=EffectScale("NRMSE", nrmse, (0.03, 0.085, 0.17)),
         limits={"sigma_fraction": (0.0, 10.0)},
         beyond={"sigma_fraction": 0.35},
+        scanner=NOISE_SCANNER,
     ),
 )

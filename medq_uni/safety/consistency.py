@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import slice_generator
+from medq_uni.physics.record import SCANNER_METHOD
 from medq_uni.physics.spec import DataConsistency
 from medq_uni.physics.tasks import SPECS
 from medq_uni.safety.output_cache import PHANTOMS, Measurement, OutputCache, SafetyCase, SafetySettings, degraded_only
@@ -44,7 +45,7 @@ def consistency_of(safety_case: SafetyCase) -> DataConsistency | None:
     """Return how images agree with what the simulated scanner measured of a case; None where it cannot be replayed."""
     record, reference = safety_case.pair.records[0], safety_case.pair.reference
     replay = SPECS[record.task].consistency
-    if replay is None or len(safety_case.pair.records) > 1:
+    if replay is None or len(safety_case.pair.records) > 1 or record.method == SCANNER_METHOD:
         return None
     return replay(
         _slice(reference),

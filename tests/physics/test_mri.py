@@ -5,6 +5,7 @@ import torch
 
 from medq_uni.data.phantoms import phantom
 from medq_uni.physics import mri
+from medq_uni.physics.mr_movement import rotated
 from medq_uni.taxonomy import Modality, Severity
 
 
@@ -60,7 +61,7 @@ def test_drift_alone_degrades_and_leaves_the_center_of_k_space():
 def test_rotation_is_rigid_in_millimeters():
     place = torch.arange(64) - 31.5
     bar = ((place[:, None].abs() < 2) & (place[None].abs() < 16)).float()  # 4 mm pixels in rows, 1 mm in columns
-    turned = mri._rotate(bar, 90.0, 4.0)
+    turned = rotated(bar, 90.0, 4.0)
     rows = turned.sum(1).nonzero()[:, 0]
     assert int(rows.max() - rows.min()) + 1 == pytest.approx(8, abs=2)  # 32 mm are 8 rows of 4 mm
 

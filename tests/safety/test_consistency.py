@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -40,3 +42,12 @@ def test_what_is_unseen_is_what_lies_between_the_lines(safety_cases: list[Safety
     unseen_share = consistency_of(safety_case).unseen_share
     assert unseen_share(change) == pytest.approx(1 - kept, abs=0.05)  # white noise is everywhere
     assert unseen_share(torch.zeros_like(change)) is None
+
+
+def test_the_measurement_of_a_scanner_is_not_replayed(safety_cases: list[SafetyCase]):
+    for safety_case in safety_cases:
+        if safety_case.pair.task in MEASURED and not safety_case.is_good and len(safety_case.pair.records) == 1:
+            records = (replace(safety_case.pair.records[0], method="scanner"),)
+            scanned = replace(safety_case, pair=replace(safety_case.pair, records=records))
+            assert consistency_of(safety_case) is not None
+            assert consistency_of(scanned) is None
