@@ -12,7 +12,7 @@ from medq_uni.pretrained.load import Pretrained, load_pretrained
 from medq_uni.train import trainer
 from medq_uni.train.recipe import TrainConfig, recipe_hash
 from tests.threads import one_thread
-from tests.train.tiny import TRAIN_PAIRS, baseline_recipe, make_quick, unpack_pairs
+from tests.train.tiny import TRAIN_PAIRS, baseline_recipe, make_quick, two_stages, unpack_pairs
 
 __all__ = ["one_thread", "ticking"]
 
@@ -56,6 +56,15 @@ def train(pairs_of: Callable[[TrainConfig], Path]) -> Callable[..., trainer.Trai
 def pair_cache(pairs_of: Callable[[TrainConfig], Path]) -> PairCache:
     """Ten pairs of 64 pixels."""
     return build_pair_cache(TRAIN_PAIRS, pairs_of(baseline_recipe()) / "train_pairs")
+
+
+@pytest.fixture(scope="session")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, train: Callable[..., trainer.Trained]
+) -> tuple[Path, trainer.Trained]:
+    """A run of two stages that nothing interrupted; never write to it."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(two_stages(), folder)
 
 
 @pytest.fixture(scope="session")

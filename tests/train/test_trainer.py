@@ -12,7 +12,22 @@ from medq_uni.train.optimizer import group_of
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.run_log import read_log
 from medq_uni.train.trainer import DivergenceError, OutOfMemoryError, Trained
-from tests.train.tiny import GOLDEN, all_stages, golden_lines, stage, tiny_recipe
+from tests.train.tiny import (
+    ALL_STEPS,
+    GOLDEN,
+    NAFNET,
+    all_stages,
+    assert_same_weights,
+    baseline_recipe,
+    baseline_stage,
+    checkpoints,
+    golden_lines,
+    losses,
+    stage,
+    steps,
+    tiny_recipe,
+    two_stages,
+)
 
 
 def test_all_stages_run_and_the_published_folder_loads(
@@ -87,3 +102,49 @@ def test_the_losses_of_a_tiny_run_are_the_golden_ones(tmp_path: Path):
     for one, other in zip(found, expected, strict=True):
         numbers = [{k: v for k, v in line.items() if k != "stage"} for line in (one, other)]
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=1e-4)
+
+
+def test_stages_follow_each_other(whole: tuple[Path, Trained]):
+    assert whole[1].is_finished
+    assert steps(whole[0]) == ALL_STEPS
+    assert checkpoints(whole[0]) == ["checkpoint-00-00000003", "checkpoint-01-00000004"]
+
+
+def test_no_time_makes_a_checkpoint_and_no_step(tmp_path: Path, train: Callable[..., Trained]):
+    trained = train(two_stages(), tmp_path, max_minutes=0)
+    assert not trained.is_finished
+    assert steps(tmp_path) == []
+    assert checkpoints(tmp_path) == ["checkpoint-00-00000000"]
+
+
+def test_a_run_goes_on_within_the_stage_that_it_stopped_in(
+    tmp_path: Path, ticking: float, whole: tuple[Path, Trained], train: Callable[..., Trained]
+):
+    config, seen, resume = two_stages(), [], False
+    trained = None
+    while trained is None or not trained.is_finished:
+        trained = train(config, tmp_path, resume=resume, max_minutes=ticking / 2)
+        resume = True
+        assert steps(tmp_path) == ALL_STEPS[: len(steps(tmp_path))]  # none is left out, none is done twice
+        seen.append(len(steps(tmp_path)))
+        assert len(seen) < 100
+    assert len(set(seen)) > 2
+    assert seen[-1] == len(ALL_STEPS)
+    assert losses(tmp_path) == losses(whole[0])
+    assert_same_weights(trained, whole[1])
+
+
+def test_checkpoints_are_made_by_the_clock_and_two_are_kept(
+    tmp_path: Path, ticking: float, train: Callable[..., Trained]
+):
+    kept: list[list[str]] = []
+
+    def watch(line: dict) -> None:
+        if line["event"] == "step":
+            kept.append(checkpoints(tmp_path))
+
+    config = baseline_recipe(NAFNET, baseline_stage(steps=6), save_interval_minutes=0.0)
+    train(config, tmp_path, report=watch)
+    assert [len(names) for names in kept] == [0, 1, 2, 2, 2, 2]  # before that of the step itself
+    assert kept[-1] == ["checkpoint-00-00000004", "checkpoint-00-00000005"]
+    assert checkpoints(tmp_path) == ["checkpoint-00-00000005", "checkpoint-00-00000006"]

@@ -8,6 +8,7 @@ from medq_uni.config import SamplerConfig
 from medq_uni.data.pair_cache import PairCache, pair_images
 from medq_uni.image import MedicalImage
 from medq_uni.inference import Inference
+from medq_uni.preprocess import Scaling
 from medq_uni.pretrained.load import Pretrained
 from medq_uni.scoring import score_image
 from medq_uni.seeding import generator_of
@@ -58,8 +59,17 @@ class _Alone:
         self.pairs, self.index = pairs, index
         self.items = [replace(pairs.items[index], reference_peak=peak)]
 
+    def __len__(self) -> int:
+        return 1
+
+    def views(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pairs.views(self.index)
+
     def values(self, index: int) -> torch.Tensor:
         return self.pairs.values(self.index)
+
+    def scaling(self, index: int) -> Scaling:
+        return self.pairs.scaling(self.index)
 
 
 def test_good_pairs_have_no_gain(pair_cache: PairCache):

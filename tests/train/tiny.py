@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from medq_uni.baselines.network import BaselineConfig
 from medq_uni.config import FidelityCodecConfig, ModelConfig, TransformerConfig, VisionConfig
@@ -17,7 +18,7 @@ from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.losses import LossWeights
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.stage import CropsConfig, OptimizerConfig, StageConfig
-from medq_uni.train.trainer import TrainOptions, train
+from medq_uni.train.trainer import Trained, TrainOptions, train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ALL = LossWeights(flow=1.0, l1=1.0, l2=1.0, ssim=0.5, spread=0.05, text=1.0, slots=1.0)
@@ -124,6 +125,15 @@ def baseline_recipe(baseline: BaselineConfig = NAFNET, *stages: StageConfig, **c
     return TrainConfig(**(values | changes))
 
 
+FIRST, SECOND = baseline_stage(name="first", steps=3), baseline_stage(name="second", steps=4)
+ALL_STEPS = [("first", step) for step in (1, 2, 3)] + [("second", step) for step in (1, 2, 3, 4)]
+
+
+def two_stages(**changes: object) -> TrainConfig:
+    """Return a recipe of a baseline with two stages."""
+    return baseline_recipe(NAFNET, FIRST, SECOND, **changes)
+
+
 def all_stages() -> TrainConfig:
     """Return a recipe with a stage of every objective."""
     return tiny_recipe(*(stage(objective) for objective in ("codec", "restore", "assess")), stage("joint", **BESIDE))
@@ -179,3 +189,23 @@ def golden_lines(folder: Path) -> list[dict]:
     unpack_pairs(recipe, folder / "pairs")
     train(recipe, folder / "run", TrainOptions(device="cpu", pairs_folder=folder / "pairs"))
     return losses(folder / "run")
+
+
+def steps(folder: Path) -> list[tuple[str, int]]:
+    """Return the stage and number of every step in a log."""
+    return [(line["stage"], line["step"]) for line in step_lines(folder)]
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """Return the names of the checkpoints of a run."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith("checkpoint"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_weights(one: Trained, other: Trained) -> None:
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value), name
