@@ -48,6 +48,7 @@ def edit(plan: Path, **changes: object) -> None:
     plan.write_text(json.dumps(json.loads(plan.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_a_plan_is_trained_scored_and_tabled_and_goes_on_where_it_stopped(plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert not run_ablations(plan, out, max_minutes=0, device="cpu")
@@ -133,6 +134,7 @@ def with_baselines(plan: Path) -> Path:
     return plan
 
 
+@pytest.mark.slow
 def test_baselines_stand_in_the_table_of_the_same_pairs(plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_ablations(with_baselines(plan), out, device="cpu")
