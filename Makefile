@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 LOCK := requirements-dev.lock
 SYSTEMS ?= classical,nano,nano:expert-bypassed,nano:no-skip,nano:codec-only
 
@@ -33,8 +34,8 @@ lock: $(STAMP) ## renew requirements-dev.lock: the newest versions that pyprojec
 demo: $(STAMP) ## run the main job on real DICOM files and phantoms, offline
 	$(BIN)/medq demo -o demo
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -m "not slow and not services"
+test: $(STAMP) ## run the tests, JOBS of them at a time (2)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not slow and not services"
 
 test-slow: $(STAMP) ## run the tests that take long
 	$(BIN)/python -m pytest -m slow

@@ -172,21 +172,21 @@ class FidelityCodecConfig:
     blocks: tuple[int, ...] = (1, 1, 1, 3)
     """Blocks of every level on the way down and again on the way up; the last level is on the latent grid and has its
     blocks on the way up, after one on the way down."""
-    refining: tuple[int, ...] = (0, 0, 0, 0)
+    refinement: tuple[int, ...] = (0, 0, 0, 0)
     """Blocks of NAFNet after those of every level on the way up. A new one passes its input on."""
     spectrum: bool = True
     """Whether the decoder sees, on the latent grid, how much there is of every frequency."""
     latent_change: bool = True
     """Whether the decoder sees the restored latent and its change there, beside what the change does to the image."""
-    guide_width: int = 0
-    """Width of the states of the restoration expert that guide the decoder, the hidden_size of the transformer; 0 shows
-    it none. A new guide says nothing."""
+    film_width: int = 0
+    """Width of the hidden states of the restoration expert that modulate the features of the decoder (FiLM), the
+    hidden_size of the transformer; 0 shows it none. A new modulation changes nothing."""
 
     def __post_init__(self) -> None:
         """Check the levels against the block."""
-        if len(self.refining) != len(self.widths) or min(self.refining) < 0:
+        if len(self.refinement) != len(self.widths) or min(self.refinement) < 0:
             raise ConfigError(
-                f"refining needs one number for each of the {len(self.widths)} widths, got {list(self.refining)}."
+                f"refinement needs one number for each of the {len(self.widths)} widths, got {list(self.refinement)}."
             )
         if len(self.blocks) != len(self.widths) or min(self.blocks) < 1:
             raise ConfigError(
@@ -249,11 +249,11 @@ class ModelConfig:
     model has b alone, which cannot pass more coefficients than the hidden width."""
 
     def __post_init__(self) -> None:
-        """Check that a guide fits the expert."""
-        width, wanted = self.transformer.hidden_size, getattr(self.codec, "guide_width", 0)
+        """Check that the modulation of the decoder fits the expert."""
+        width, wanted = self.transformer.hidden_size, getattr(self.codec, "film_width", 0)
         if wanted not in (0, width):
             raise ConfigError(
-                f"codec.guide_width must be 0 or the hidden_size of the transformer, {width}, got {wanted}."
+                f"codec.film_width must be 0 or the hidden_size of the transformer, {width}, got {wanted}."
             )
 
     @property

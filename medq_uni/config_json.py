@@ -17,6 +17,8 @@ RENAMED = {
     "layout": "objective",
     "second_way": "alternative",
     "peer": "baseline",
+    "refining": "refinement",
+    "guide_width": "film_width",
 }
 """Keys of version 0.1 and their names since. A file that has one of them is refused, and told the new name."""
 

@@ -45,7 +45,7 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
     target = path.resolve()
     for source in sources:
         origin = source.resolve()
-        is_same = path.exists() and source.exists() and os.path.samefile(path, source)
+        is_same = path.exists() and source.exists() and path.samefile(source)
         if is_same or target == origin or (target == origin.parent):
             raise UnwritableImage(f"{path.name}: this is the source, which is never written to. Choose another name.")
     _check_parent(target)
@@ -69,7 +69,7 @@ def _check_parent(target: Path) -> None:
     if above is None:
         raise UnwritableImage(f"{target.name}: there is no {target.anchor}. Choose another folder.")
     name = above.name or str(above)
-    if not os.path.isdir(above):
+    if not above.is_dir():
         raise UnwritableImage(f"{target.name}: cannot lie below {name}, which is a file. Choose another folder.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UnwritableImage(
@@ -210,7 +210,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         yield temporary
         flush(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         if os.name == "posix":
             flush(path.parent)
     finally:
@@ -232,7 +232,7 @@ def set_aside(paths: Sequence[Path]) -> Iterator[None]:
     aside = {path: path.parent / f".medq-aside-{secrets.token_hex(8)}" for path in paths if os.path.lexists(path)}
     try:
         for path, hidden in aside.items():
-            os.replace(path, hidden)
+            path.replace(hidden)
         yield
     except BaseException:
         for path in paths:
@@ -240,7 +240,7 @@ def set_aside(paths: Sequence[Path]) -> Iterator[None]:
                 _remove(path)
         for path, hidden in aside.items():
             if os.path.lexists(hidden):
-                os.replace(hidden, path)
+                hidden.replace(path)
         raise
     for hidden in aside.values():
         _remove(hidden)
@@ -297,13 +297,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             flush(child)
         if path.exists():
             aside = _temporary(path)
-            os.replace(path, aside)
-        os.replace(temporary, path)
+            path.replace(aside)
+        temporary.replace(path)
         if os.name == "posix":
             flush(path.parent)
     except BaseException:
         if aside is not None and not path.exists():
-            os.replace(aside, path)
+            aside.replace(path)
             aside = None
         raise
     finally:

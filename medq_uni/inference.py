@@ -161,7 +161,7 @@ class Inference:
             begin = noise(numbers) if noise is not None and sampler.start == "noise" else None
             shape = (latent.shape[-2], latent.shape[-1])
             sampled = model.sample(context, shape, some, start_latent=latent, noise=begin)
-            for restored, hidden in zip(sampled.latent, sampled.states, strict=True):
+            for restored, hidden in zip(sampled.latent, sampled.hidden_states, strict=True):
                 decoded.append(model.codec.decode(restored, features, hidden))
         return _mean(decoded)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
 from medq_uni.data.pairs import PairsConfig
 from medq_uni.describers.record import truth_of
@@ -56,14 +55,6 @@ def truths(cases: list[Case]) -> list[QualityDescription]:
 @pytest.fixture(scope="module")
 def restorer() -> Restorer:
     return Restorer.from_pretrained("nano", device="cpu")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -33,15 +33,15 @@ def test_a_model_configuration_comes_back_from_json(codec: FidelityCodecConfig |
 def test_a_guide_has_the_width_of_the_expert():
     sizes = {"transformer": TransformerConfig(hidden_size=16, **SIZES), "vision": VisionConfig()}
     tokens = SpecialTokens(bos=0, eos=1, start_of_image=2, end_of_image=3)
-    assert ModelConfig(name="x", **sizes, tokens=tokens, codec=FidelityCodecConfig(guide_width=16))
-    with pytest.raises(ConfigError, match="guide_width must be 0 or the hidden_size of the transformer, 16, got 8"):
-        ModelConfig(name="x", **sizes, tokens=tokens, codec=FidelityCodecConfig(guide_width=8))
+    assert ModelConfig(name="x", **sizes, tokens=tokens, codec=FidelityCodecConfig(film_width=16))
+    with pytest.raises(ConfigError, match="film_width must be 0 or the hidden_size of the transformer, 16, got 8"):
+        ModelConfig(name="x", **sizes, tokens=tokens, codec=FidelityCodecConfig(film_width=8))
 
 
 def test_what_is_chosen_is_what_is_no_default():
-    codec = FidelityCodecConfig(widths=(4, 4, 4, 4), guide_width=16)
+    codec = FidelityCodecConfig(widths=(4, 4, 4, 4), film_width=16)
     assert chosen(FidelityCodecConfig()) == {}
-    assert chosen(codec) == {"widths": [4, 4, 4, 4], "guide_width": 16}
+    assert chosen(codec) == {"widths": [4, 4, 4, 4], "film_width": 16}
     config = ModelConfig(
         name="x",
         transformer=TransformerConfig(hidden_size=16, **SIZES),

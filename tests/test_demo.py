@@ -6,6 +6,7 @@ import pytest
 from medq_uni.demo import run_demo
 
 
+@pytest.mark.slow
 def test_the_demo_restores_real_files_and_phantoms_and_writes_a_report(tmp_path: Path):
     lines: list[str] = []
     report = run_demo(tmp_path, say=lines.append)

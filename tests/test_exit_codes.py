@@ -10,9 +10,6 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from medq_uni.cli.main import app
-from tests.threads import one_thread
-
-__all__ = ["one_thread"]
 
 ROOT = Path(__file__).parents[1]
 FILES = Path(__file__).parent / "fixtures" / "version-0.1"
@@ -146,7 +143,7 @@ def test_whole_weights_end_with_0_and_damaged_ones_with_1(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_tree_ends_with_3_only_if_some_failed_and_some_did_not(tmp_path: Path, one_thread: None):
+def test_a_tree_ends_with_3_only_if_some_failed_and_some_did_not(tmp_path: Path):
     tree, out = tmp_path / "tree", tmp_path / "out"
     tree.mkdir()
     words = ("restore", tree, "-o", out, "--modality", "mr", "--model", MODEL, "--device", "cpu")
@@ -177,7 +174,7 @@ def benchmark(folder: Path, *rows: str) -> Path:
 MISSING = "absent.nii.gz,full.nii.gz,mr-noise,severe,two"
 
 
-def test_a_benchmark_ends_with_3_if_a_pair_or_a_system_is_missing(tmp_path: Path, one_thread: None):
+def test_a_benchmark_ends_with_3_if_a_pair_or_a_system_is_missing(tmp_path: Path):
     def evaluated(folder: Path, systems: str) -> Result:
         return medq("evaluate", "--benchmark", folder, "-o", tmp_path / f"out-{folder.name}", "--systems", systems)
 

@@ -45,9 +45,6 @@ from medq_uni.taxonomy import Modality, Severity, Task, Verdict
 from medq_uni.train.checkpoint import newest_checkpoint
 from medq_uni.train.recipe import TrainConfig, read_recipe
 from tests.chat import ChatServer
-from tests.threads import one_thread
-
-__all__ = ["one_thread"]
 
 OLD = Path(__file__).parent / "fixtures" / "version-0.1"
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -437,7 +434,7 @@ def test_a_run_is_not_gone_on_with_and_the_reason_is_said(tmp_path: Path):
     assert contents(run) == before
 
 
-def test_an_evaluation_goes_on_from_the_scores_that_were_kept(tmp_path: Path, one_thread: None):
+def test_an_evaluation_goes_on_from_the_scores_that_were_kept(tmp_path: Path):
     folder = copied("evaluation", tmp_path)
     scores = {path.name: path.read_text().splitlines() for path in (folder / "scores" / "set").iterdir()}
     before = json.loads((folder / "results.json").read_text())

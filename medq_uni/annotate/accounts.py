@@ -165,11 +165,6 @@ class Accounts:
         with self._database.writing() as session:
             session.execute(delete(WebSessionRow).where(WebSessionRow.token_hash == token_hash))
 
-    def close_sessions(self, account_id: int) -> None:
-        """Forget all signed-in browsers of an account."""
-        with self._database.writing() as session:
-            session.execute(delete(WebSessionRow).where(WebSessionRow.account_id == account_id))
-
 
 def current_accounts(*where: ColumnElement[bool]) -> Any:
     """Return the query of accounts with their newest revisions, for those that meet the conditions."""

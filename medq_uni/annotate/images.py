@@ -149,15 +149,15 @@ class FolderImages:
 
     @functools.cached_property
     def _records(self) -> list[ImageRecord]:
-        found = []
+        found: list[ImageRecord] = []
         for name, item in self._items.items():
             try:
                 modality = self._modality or identify(item)[0]
             except UnreadableImage as error:
                 self._problems.append(str(error))
                 continue
-            for number in range(1, self._slices + 1):
-                found.append(ImageRecord(f"{name}-{number}of{self._slices}", modality, False))
+            numbers = range(1, self._slices + 1)
+            found += [ImageRecord(f"{name}-{number}of{self._slices}", modality, False) for number in numbers]
         return found
 
     def place(self, key: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from medq_uni.annotate.images import ImageSource
-from medq_uni.annotate.records import ASPECTS, Account, Entry, Revision, StoreError
+from medq_uni.annotate.records import ASPECTS, Account, ReviewEntry, Revision, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.description import DescriptionError
 from medq_uni.display import png_of, windows_of
@@ -74,7 +74,7 @@ def export_label_studio(store: Store, source: ImageSource, round: int, folder: P
             place = f"{LOCAL_FILES}{folder.name}/{PICTURES}/{key}.png"
             task: dict[str, Any] = {"id": number, "data": {"image": place, "key": key, "round": round}}
             if key in drafts:
-                result = _result(Entry.of(drafts[key].description))
+                result = _result(ReviewEntry.of(drafts[key].description))
                 task["predictions"] = [{"model_version": drafts[key].describer, "result": result}]
             reviews = reviewed[key].reviews if key in reviewed else ()
             tasks.append(task)
@@ -99,7 +99,7 @@ class ImportedReview:
 
     key: str
     annotator: str
-    entry: Entry
+    entry: ReviewEntry
     round: int | None = None
 
 
@@ -186,7 +186,7 @@ def _annotation(review: Revision, name: str) -> dict[str, Any]:
     return {"completed_by": {"email": name}, "created_at": at, "was_cancelled": False, "result": result}
 
 
-def _result(entry: Entry) -> list[dict[str, Any]]:
+def _result(entry: ReviewEntry) -> list[dict[str, Any]]:
     chosen: dict[str, list[str]] = {"doubts": list(entry.doubts)}
     for name in ("modality", "anatomy", "verdict"):
         value = getattr(entry, name)
@@ -201,12 +201,12 @@ def _item(name: str, kind: str, words: list[str]) -> dict[str, Any]:
     return {"from_name": name, "to_name": "image", "type": kind, "value": value}
 
 
-def _entry(result: list[dict[str, Any]]) -> Entry:
+def _entry(result: list[dict[str, Any]]) -> ReviewEntry:
     words: dict[str, list[str]] = {}
     for item in result:
         value = item["value"].get("choices") or item["value"].get("text") or []
         words[item["from_name"]] = [value] if isinstance(value, str) else [str(one) for one in value]
-    entry = Entry.from_dict(
+    entry = ReviewEntry.from_dict(
         {name: next(iter(words.get(name, [])), None) for name in ("modality", "anatomy", "verdict")}
         | {name: " ".join(words.get(name, [])) for name in _TEXTS}
         | {"doubts": words.get("doubts", [])}

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medq_uni.annotate.records import ASPECTS, Entry
+from medq_uni.annotate.records import ASPECTS, ReviewEntry
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
@@ -32,7 +32,7 @@ class Settlement:
         votes: For every slot, how many gave which value.
     """
 
-    entry: Entry
+    entry: ReviewEntry
     disputed: tuple[str, ...]
     votes: dict[str, dict[str, int]]
 
@@ -64,7 +64,7 @@ def aspect_of(slot: str) -> str:
     return slot if slot in ASPECTS else "degradations"
 
 
-def settle(entries: Sequence[Entry]) -> Settlement:
+def settle(entries: Sequence[ReviewEntry]) -> Settlement:
     """Return what finished reviews of one image say together; see the top of this module for the rule.
 
     Args:
@@ -91,10 +91,10 @@ def majority_of(votes: Mapping[str, int], total: int) -> str | None:
     return next((value for value, count in votes.items() if 2 * count > total), None)
 
 
-def _entry(agreed: dict[str, str | None]) -> Entry:
+def _entry(agreed: dict[str, str | None]) -> ReviewEntry:
     modality, anatomy, verdict = agreed["modality"], agreed["anatomy"], agreed["verdict"]
     found = [(task, agreed[task.value]) for task in Task]
-    return Entry(
+    return ReviewEntry(
         modality=None if modality is None else Modality(modality),
         anatomy=None if anatomy is None else Anatomy(anatomy),
         degradations=tuple(

@@ -15,7 +15,16 @@ from sqlalchemy.orm import Session
 from medq_uni.annotate.accounts import current_accounts
 from medq_uni.annotate.database import Database
 from medq_uni.annotate.majority import settle
-from medq_uni.annotate.records import Entry, Revision, Role, StaleRevision, Standing, State, StoreError, UnknownRecord
+from medq_uni.annotate.records import (
+    ReviewEntry,
+    Revision,
+    Role,
+    StaleRevision,
+    Standing,
+    State,
+    StoreError,
+    UnknownRecord,
+)
 from medq_uni.annotate.schema import (
     AccountRow,
     AssignmentRow,
@@ -144,7 +153,7 @@ class Outcomes:
             found = session.execute(query.execution_options(yield_per=1000))
             for name, rows in groupby(found, key=lambda row: str(row[0])):
                 group = list(rows)
-                reviews = tuple(Revision(row[2], Entry.from_dict(row[3]), *row[4:]) for row in group)
+                reviews = tuple(Revision(row[2], ReviewEntry.from_dict(row[3]), *row[4:]) for row in group)
                 yield ReviewedImage(name, round, State(group[0][1]), reviews, resolved.get(name))
 
     def histories(self, round: int) -> Iterator[tuple[str, dict[int, list[Revision]]]]:
@@ -169,7 +178,7 @@ class Outcomes:
         with self._database.reading() as session:
             return _resolutions(session, round, key).get(key)
 
-    def resolve(self, key: str, round: int, account_id: int, *, based_on: int, entry: Entry) -> Revision:
+    def resolve(self, key: str, round: int, account_id: int, *, based_on: int, entry: ReviewEntry) -> Revision:
         """Keep an administrator's decision, and return it.
 
         Args:
@@ -256,7 +265,7 @@ def refresh_standing(session: Session, image_id: int, round: int) -> None:
         )
         .order_by(AssignmentRow.account_id)
     )
-    entries = [Entry.from_dict(entry) for entry in found]
+    entries = [ReviewEntry.from_dict(entry) for entry in found]
     decided = select(ResolutionRow.id).where(ResolutionRow.image_id == image_id, ResolutionRow.round == round)
     is_decided = session.scalar(decided.limit(1)) is not None
     row.done, row.state = len(entries), _state_of(entries, row.needed, is_decided).value
@@ -265,10 +274,10 @@ def refresh_standing(session: Session, image_id: int, round: int) -> None:
 def revision_of(row: RevisionRow | ResolutionRow) -> Revision:
     """Return the value of a row of history."""
     is_done, restores = (row.is_done, row.restores) if isinstance(row, RevisionRow) else (True, None)
-    return Revision(row.number, Entry.from_dict(row.entry), is_done, row.account_id, row.at, restores)
+    return Revision(row.number, ReviewEntry.from_dict(row.entry), is_done, row.account_id, row.at, restores)
 
 
-def _all_standings(session: Session) -> Iterator[tuple[StandingRow, list[Entry], bool]]:
+def _all_standings(session: Session) -> Iterator[tuple[StandingRow, list[ReviewEntry], bool]]:
     """Yield every standing with the finished reviews behind it, and whether an administrator has decided."""
     decided = {
         (image_id, round) for image_id, round in session.execute(select(ResolutionRow.image_id, ResolutionRow.round))
@@ -286,10 +295,10 @@ def _all_standings(session: Session) -> Iterator[tuple[StandingRow, list[Entry],
     found = session.execute(query.execution_options(yield_per=1000))
     for place, rows in groupby(found, key=lambda row: (row[0].image_id, row[0].round)):
         group = list(rows)
-        yield group[0][0], [Entry.from_dict(entry) for _, entry in group if entry is not None], place in decided
+        yield group[0][0], [ReviewEntry.from_dict(entry) for _, entry in group if entry is not None], place in decided
 
 
-def _state_of(entries: list[Entry], needed: int, is_decided: bool) -> State:
+def _state_of(entries: list[ReviewEntry], needed: int, is_decided: bool) -> State:
     if is_decided:
         return State.RESOLVED
     if len(entries) < needed:

@@ -123,7 +123,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReviewEntry:
     """A review as it stands in the form, finished or not; the finished one is :meth:`description`.
 
     Attributes:
@@ -153,7 +153,7 @@ class Entry:
             raise DescriptionError(f"doubts: needs names of {', '.join(ASPECTS)}; got {unknown[0]!r}.")
 
     @classmethod
-    def of(cls, description: QualityDescription, *, doubts: tuple[str, ...] = (), comment: str = "") -> Entry:
+    def of(cls, description: QualityDescription, *, doubts: tuple[str, ...] = (), comment: str = "") -> ReviewEntry:
         """Return the entry that says what a description says."""
         return cls(
             description.modality,
@@ -191,7 +191,7 @@ class Entry:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Entry:
+    def from_dict(cls, values: dict[str, Any]) -> ReviewEntry:
         """Return the entry of :meth:`to_dict`; a key that is missing is empty.
 
         Raises:
@@ -254,7 +254,7 @@ class Revision:
     """
 
     number: int
-    entry: Entry
+    entry: ReviewEntry
     is_done: bool
     account_id: int
     at: datetime
@@ -262,7 +262,7 @@ class Revision:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReviewProgress:
     """How far a reviewer is."""
 
     done: int

@@ -14,8 +14,8 @@ from medq_uni.annotate.database import Database
 from medq_uni.annotate.outcomes import refresh_standing, revision_of
 from medq_uni.annotate.records import (
     Assignment,
-    Entry,
-    Progress,
+    ReviewEntry,
+    ReviewProgress,
     Revision,
     StaleRevision,
     State,
@@ -133,7 +133,7 @@ class Reviews:
         with self._database.reading() as session:
             return [_assignment(*row) for row in session.execute(query.limit(limit))]
 
-    def progress(self, account_id: int) -> Progress:
+    def progress(self, account_id: int) -> ReviewProgress:
         """Return how far a reviewer is."""
         query = (
             select(AssignmentRow.is_done, AssignmentRow.is_doubted, func.count())
@@ -143,7 +143,7 @@ class Reviews:
         with self._database.reading() as session:
             found = session.execute(query).all()
         done = [(is_doubted, count) for is_done, is_doubted, count in found if is_done]
-        return Progress(
+        return ReviewProgress(
             done=sum(count for _, count in done),
             total=sum(count for _, _, count in found),
             doubted=sum(count for is_doubted, count in done if is_doubted),
@@ -168,7 +168,9 @@ class Reviews:
         with self._database.reading() as session:
             return _history(session, assignment_id)
 
-    def save(self, assignment_id: int, account_id: int, *, based_on: int, entry: Entry, is_done: bool) -> Revision:
+    def save(
+        self, assignment_id: int, account_id: int, *, based_on: int, entry: ReviewEntry, is_done: bool
+    ) -> Revision:
         """Add a revision, and return it.
 
         A save that is repeated, because the answer to the first was lost, adds nothing.
@@ -260,7 +262,7 @@ def _locked(session: Session, assignment_id: int, account_id: int) -> Assignment
 
 
 def _append(
-    session: Session, row: AssignmentRow, based_on: int, entry: Entry, is_done: bool, restores: int | None
+    session: Session, row: AssignmentRow, based_on: int, entry: ReviewEntry, is_done: bool, restores: int | None
 ) -> Revision:
     if row.head != based_on:
         history = _history(session, row.id)
@@ -291,7 +293,7 @@ def _shown(history: list[Revision], number: int) -> int:
     return number if restores is None else restores
 
 
-def _draft_entry(session: Session, row: AssignmentRow) -> Entry:
+def _draft_entry(session: Session, row: AssignmentRow) -> ReviewEntry:
     query = select(DraftRow).where(DraftRow.image_id == row.image_id, DraftRow.round == row.round)
     draft = session.scalar(query)
-    return Entry() if draft is None else Entry.of(QualityDescription.from_dict(draft.description))
+    return ReviewEntry() if draft is None else ReviewEntry.of(QualityDescription.from_dict(draft.description))

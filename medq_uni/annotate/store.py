@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from medq_uni.annotate.accounts import Accounts
@@ -190,13 +190,6 @@ class Store:
         with self.database.reading() as session:
             rows = session.scalars(query)
             return [Event(row.at, row.kind, row.account_id, row.subject, row.detail) for row in rows]
-
-    def count_events(self, kind: str, subject: str, since: datetime) -> int:
-        """Return how often something happened since a moment."""
-        query = select(func.count()).select_from(EventRow)
-        query = query.where(EventRow.kind == kind, EventRow.subject == subject, EventRow.at >= since)
-        with self.database.reading() as session:
-            return session.scalar(query) or 0
 
 
 def _image(row: ImageRow) -> ImageRecord:

@@ -197,7 +197,7 @@ def adjudicate(
     if key is not None and (description is None or by is None):
         raise typer.BadParameter("a decision needs both --description and --by.", param_hint="KEY")
     with clear_errors(), open_store(dataset, store) as opened:
-        from medq_uni.annotate.records import Entry
+        from medq_uni.annotate.records import ReviewEntry
         from medq_uni.description import QualityDescription
         from medq_uni.files import read_text
 
@@ -211,7 +211,7 @@ def adjudicate(
         decided = QualityDescription.from_json(read_text(description))
         newest = opened.outcomes.resolution(key, chosen)
         number = 0 if newest is None else newest.number
-        opened.outcomes.resolve(key, chosen, account.id, based_on=number, entry=Entry.of(decided))
+        opened.outcomes.resolve(key, chosen, account.id, based_on=number, entry=ReviewEntry.of(decided))
     typer.echo(f"{key}: decided")
 
 

@@ -102,6 +102,6 @@ def _lines(findings: dict[str, Any]) -> list[str]:
     if findings["memory"]:
         columns = ("weights_gib", "work_gib", "device_gib", "host_gib")
         lines.append(f"{'memory (GiB)':<24}" + "".join(f"{name.removesuffix('_gib'):>10}" for name in columns))
-        for row in findings["memory"]:
-            lines.append(f"  {row['mode']:<22}" + "".join(f"{row[name]:>10}" for name in columns))
+        rows = findings["memory"]
+        lines += [f"  {row['mode']:<22}" + "".join(f"{row[name]:>10}" for name in columns) for row in rows]
     return lines + [f"problem: {problem}" for problem in findings["problems"]]

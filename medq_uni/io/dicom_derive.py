@@ -103,20 +103,7 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
     series get new UIDs; thumbnails and signatures of the old pixels go, and private elements but those that give
     the pixels their meaning.
     """
-    header = Dataset()  # a new one: a copy would insist on the byte order of the source
-    is_swapped = source.original_encoding[1] is False
-    for element in source:
-        if not (is_swapped and element.VR in ("OW", "OB or OW", "US or SS or OW")):
-            header.add(copy.deepcopy(element))
-    header.remove_private_tags()
-    keep_private(header, source)
-    for keyword in STALE:
-        if keyword in header:
-            del header[keyword]
-    for element in list(header):
-        is_overlay = element.tag.group & 0xFF00 == 0x6000
-        if is_overlay and (element.tag.group, 0x3000) not in header:  # it lay in the pixels' high bits
-            del header[element.tag]
+    header = _without_old_pixels(source)
     header.SOPInstanceUID = lineage.uid(source, "SOPInstanceUID")
     header.SeriesInstanceUID = lineage.uid(source, "SeriesInstanceUID")
     if not is_uid(source.get("StudyInstanceUID")):
@@ -139,6 +126,25 @@ def derived_header(source: Dataset, lineage: Lineage) -> Dataset:
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
+    return header
+
+
+def _without_old_pixels(source: Dataset) -> Dataset:
+    """Return a copy of a header without what speaks of the pixels it came with, and with the private elements kept."""
+    header = Dataset()  # a new one: a copy would insist on the byte order of the source
+    is_swapped = source.original_encoding[1] is False
+    for element in source:
+        if not (is_swapped and element.VR in ("OW", "OB or OW", "US or SS or OW")):
+            header.add(copy.deepcopy(element))
+    header.remove_private_tags()
+    keep_private(header, source)
+    for keyword in STALE:
+        if keyword in header:
+            del header[keyword]
+    for element in list(header):
+        is_overlay = element.tag.group & 0xFF00 == 0x6000
+        if is_overlay and (element.tag.group, 0x3000) not in header:  # it lay in the pixels' high bits
+            del header[element.tag]
     return header
 
 

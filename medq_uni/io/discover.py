@@ -122,8 +122,7 @@ def find_images(folder: str | Path) -> FoundImages:
     slices: list[SliceRef] = []
     paths, unopened, linked = _walk(root)
     skipped += [(path, f"{path.name}: a link to a folder, which is not followed.") for path in linked]
-    for path in unopened:
-        broken.append((path, f"{path.name}: a folder that cannot be opened. Check its permissions."))
+    broken += [(path, f"{path.name}: a folder that cannot be opened. Check its permissions.") for path in unopened]
     for path in paths:
         kind: Format | None = None
         try:

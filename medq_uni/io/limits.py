@@ -48,7 +48,7 @@ def third_party(name: str, *, kind: str, error: type[ValueError] = UnreadableIma
         raise
     except MemoryError:
         raise error(f"{name}: not enough memory for this {kind}. Split it, or use a larger machine.") from None
-    except Exception as foreign:  # any parser error is the file's fault, whatever its class
+    except Exception as foreign:  # noqa: BLE001 - any parser error is the file's fault, whatever its class
         if isinstance(foreign, RecursionError) or isinstance(foreign.__context__, RecursionError):
             raise error(f"{name}: {kind} is nested too deeply to be an image. Export it again.") from None
         if error is UnreadableImage:

@@ -59,22 +59,22 @@ class FiLM(nn.Module):
     Features that are added on the latent grid, and a factor for every channel of the levels above.
 
     Args:
-        states: Width of the expert's states.
+        width: Of the expert's hidden states.
         widths: Of the decoder.
     """
 
-    def __init__(self, states: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, width: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         *self.outer, middle = widths
-        self.local = zero_init(nn.Conv2d(states, middle, 1))
-        self.gains = zero_init(nn.Linear(states, sum(self.outer)))
+        self.local = zero_init(nn.Conv2d(width, middle, 1))
+        self.gains = zero_init(nn.Linear(width, sum(self.outer)))
 
     def forward(
-        self, states: Float[Tensor, "B E r k"], grid: tuple[int, int]
+        self, hidden_states: Float[Tensor, "B E r k"], grid: tuple[int, int]
     ) -> tuple[Float[Tensor, "B C h w"], list[Tensor]]:
         """Return features on the latent grid, and factors (B, C, 1, 1) by level, full resolution first."""
-        local = F.interpolate(self.local(states), size=grid, mode="nearest")
-        gains = 1 + self.gains(states.mean(dim=(2, 3)))
+        local = F.interpolate(self.local(hidden_states), size=grid, mode="nearest")
+        gains = 1 + self.gains(hidden_states.mean(dim=(2, 3)))
         return local, [gain[:, :, None, None] for gain in gains.split(self.outer, dim=1)]
 
 
@@ -115,11 +115,11 @@ class FidelityCodec(nn.Module):
         self.bottleneck = blocks(widths[-1], middle)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.up_blocks = nn.ModuleList(blocks(*level) for level in zip(widths[:-1], outer, strict=True))
-        self.refining = nn.ModuleList(
+        self.refining = nn.ModuleList(  # this name and that of the guide are in every file of weights
             nn.Sequential(*(NAFBlock(width) for _ in range(count)))
-            for width, count in zip(widths, config.refining, strict=True)
+            for width, count in zip(widths, config.refinement, strict=True)
         )
-        self.guide = FiLM(config.guide_width, widths) if config.guide_width else None
+        self.guide = FiLM(config.film_width, widths) if config.film_width else None
         self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.out = zero_init(nn.Conv2d(widths[0], channels, 3, padding=1))
         self.spread = None
@@ -156,7 +156,7 @@ class FidelityCodec(nn.Module):
         self,
         latent: Float[Tensor, "B c h w"],
         fidelity: Fidelity | None = None,
-        states: Float[Tensor, "B E r k"] | None = None,
+        hidden_states: Float[Tensor, "B E r k"] | None = None,
     ) -> DecodedImage:
         """Return the image of a latent, and where it is predicted the log-variance of its error.
 
@@ -165,7 +165,7 @@ class FidelityCodec(nn.Module):
         Args:
             latent: Restored latent.
             fidelity: Features of the degraded image from :meth:`features`; None decodes the latent alone.
-            states: Of the restoration expert, on the grid of latent tokens; read where the decoder has a guide.
+            hidden_states: Of the restoration expert, on the grid of latent tokens; read where the decoder has a FiLM.
         """
         base = self.inverse_transform(latent)
         if fidelity is None:
@@ -176,8 +176,8 @@ class FidelityCodec(nn.Module):
         else:
             x = self.change(torch.cat([latent, latent - fidelity.latent], dim=1))
         gains: list[Tensor] = []
-        if self.guide is not None and states is not None:
-            local, gains = self.guide(states, (x.shape[-2], x.shape[-1]))
+        if self.guide is not None and hidden_states is not None:
+            local, gains = self.guide(hidden_states, (x.shape[-2], x.shape[-1]))
             x = x + local
         x = self.refining[-1](self.bottleneck(x + bottom))
         for level in range(len(self.ups) - 1, -1, -1):

@@ -34,11 +34,6 @@ def times(num_steps: int, shift: float = 1.0) -> Float[Tensor, " S"]:
     return shift_times(torch.linspace(1, 0, num_steps + 1), shift)
 
 
-def draw_times(batch_size: int, shift: float, generator: torch.Generator) -> Float[Tensor, " B"]:
-    """Draw training times: the sigmoid of a standard normal, shifted."""
-    return shift_times(torch.randn(batch_size, generator=generator).sigmoid(), shift)
-
-
 Velocity = Callable[[Tensor, float], Tensor]
 """velocity(x_t, t)"""
 Generators = torch.Generator | Sequence[torch.Generator] | None

@@ -35,7 +35,7 @@ class StreamOutputs:
 
     velocity: Float[Tensor, "B L_target token"]
     """Predicted velocity at the tokens of the NOISED blocks."""
-    states: Float[Tensor, "B L_target E"]
+    hidden_states: Float[Tensor, "B L_target E"]
     """Final states of the restoration expert there."""
     logits: Float[Tensor, "N V"]
     """Logits at the label positions of the stream."""
@@ -47,5 +47,5 @@ class Sampled:
 
     latent: Float[Tensor, "S B c h w"]
     """Restored latents."""
-    states: Float[Tensor, "S B E r k"]
+    hidden_states: Float[Tensor, "S B E r k"]
     """Final states of the restoration expert in its last pass, on the grid of latent tokens."""

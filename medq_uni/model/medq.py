@@ -102,10 +102,10 @@ class MedQ(nn.Module):
         size = self.config.latent_patch_size
         return unpatchify(tokens, size, h // size, w // size)
 
-    def state_image(self, states: Float[Tensor, "B P E"], h: int, w: int) -> Float[Tensor, "B E r k"]:
+    def state_image(self, hidden_states: Float[Tensor, "B P E"], h: int, w: int) -> Float[Tensor, "B E r k"]:
         """Return the states of the tokens of a latent of ``h`` x ``w`` positions where they lie."""
         size = self.config.latent_patch_size
-        return unpatchify(states, 1, h // size, w // size)
+        return unpatchify(hidden_states, 1, h // size, w // size)
 
     def embed_latent(
         self, latent: Float[Tensor, "B c h w"], t: Float[Tensor, " B"], offset: Offset = (0, 0)
@@ -166,9 +166,11 @@ class MedQ(nn.Module):
     def forward(self, stream: TokenStream, inputs: StreamInputs) -> StreamOutputs:
         """Return velocities of the noised images and logits of the labels, from one pass."""
         hidden = self.hidden(stream, inputs)
-        states = hidden.ir[:, stream.target_places]
-        velocity = self._head(states, inputs.noised)
-        return StreamOutputs(velocity, states, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions]))
+        hidden_states = hidden.ir[:, stream.target_places]
+        velocity = self._head(hidden_states, inputs.noised)
+        return StreamOutputs(
+            velocity, hidden_states, self.lm_head(hidden.iqa.flatten(0, 1)[stream.label_iqa_positions])
+        )
 
     # Block by block
 
@@ -330,8 +332,8 @@ class MedQ(nn.Module):
         """
         context = context.fork(sampler.num_samples) if sampler.num_samples > 1 else context
         at = times(sampler.num_steps, sampler.time_shift)
-        states: list[Tensor] = []
-        field = self._field(context, shape, states)
+        hidden_states: list[Tensor] = []
+        field = self._field(context, shape, hidden_states)
         if any(is_guided(sampler, t) for t in at[:-1].tolist()):
             contexts = self._guided_away(context, sampler, guidance)
             field = guided_velocity([field, *(self._field(c, shape) for c in contexts)], sampler)
@@ -347,17 +349,17 @@ class MedQ(nn.Module):
         else:
             start = self.latent_tokens(start_latent)
         end = self.latent_image(euler(field, start.float().to(self.device), at), *shape)
-        parts = (end, self.state_image(states[-1], *shape))
+        parts = (end, self.state_image(hidden_states[-1], *shape))
         return Sampled(*(part.unflatten(0, (-1, sampler.num_samples)).transpose(0, 1) for part in parts))
 
-    def _field(self, context: Context, shape: tuple[int, int], states: list[Tensor] | None = None) -> Velocity:
+    def _field(self, context: Context, shape: tuple[int, int], hidden_states: list[Tensor] | None = None) -> Velocity:
         """Return the velocity under a context; ``states`` gets those of its last pass."""
         stream = self._target_stream(context, shape)
 
         def velocity(tokens: Tensor, t: float) -> Tensor:
             found, last = self._velocity(context, stream, self.latent_image(tokens, *shape), t)
-            if states is not None:
-                states[:] = [last]
+            if hidden_states is not None:
+                hidden_states[:] = [last]
             return self.latent_tokens(found)
 
         return velocity

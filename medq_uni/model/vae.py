@@ -39,9 +39,12 @@ class Codec(Protocol):
         ...
 
     def decode(
-        self, latent: Float[Tensor, "B c h w"], fidelity: Any = None, states: Float[Tensor, "B E r k"] | None = None
+        self,
+        latent: Float[Tensor, "B c h w"],
+        fidelity: Any = None,
+        hidden_states: Float[Tensor, "B E r k"] | None = None,
     ) -> DecodedImage:
-        """Return the image; a codec that takes them is helped by :meth:`features` and by the expert's states."""
+        """Return the image; a codec that takes them is helped by :meth:`features` and by hidden states."""
         ...
 
     def features(self, image: Float[Tensor, "B C H W"]) -> Any:
@@ -73,7 +76,10 @@ class FluxCodec(nn.Module):
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
     def decode(
-        self, latent: Float[Tensor, "B c h w"], fidelity: None = None, states: Float[Tensor, "B E r k"] | None = None
+        self,
+        latent: Float[Tensor, "B c h w"],
+        fidelity: None = None,
+        hidden_states: Float[Tensor, "B E r k"] | None = None,
     ) -> DecodedImage:
         """Return the decoded image; this codec has no fidelity path, reads no states and predicts no variance."""
         assert fidelity is None, "the FLUX codec has no fidelity path"

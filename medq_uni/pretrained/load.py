@@ -9,6 +9,7 @@ with the sha256 of every other file. The other is that of the released base mode
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -50,6 +51,8 @@ EMBEDDED = ("nano",)
 SHARD_BYTES = 15 * 1024 * 1024
 """Largest shard; files in the package stay below 16 MiB."""
 MANIFEST, CONFIG, TOKENIZER = "manifest.json", "config.json", "tokenizer.json"
+OLD_KEYS = {"refining": "refinement", "guide_width": "film_width"}
+"""Keys of :data:`CONFIG` in folders of version 0.1, which keep them: other text would change their hash."""
 RELEASED_SAMPLER = SamplerConfig(start="noise", num_steps=49, time_shift=3.0)
 """How the base model was made to be sampled: from noise, 50 time points."""
 
@@ -192,7 +195,7 @@ def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pret
             f"{folder} is no model of this kind: it has no {CONFIG}. A baseline can only be evaluated."
         )
     try:
-        config = from_json(ModelConfig, (folder / CONFIG).read_text(encoding="utf-8"))
+        config = from_json(ModelConfig, _renamed((folder / CONFIG).read_text(encoding="utf-8")))
     except ConfigError as error:
         raise WeightsMismatch(f"{folder.name}/{CONFIG}: {error}") from error
     tensors: dict[str, Tensor] = {}
@@ -210,6 +213,13 @@ def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pret
     if execution != Execution(precision="float32") or device.type != "cpu":
         place(model, device, execution)
     return Pretrained(model.eval(), tokenizer, config, manifest.get("card", {}), digest, execution, ood_detector)
+
+
+def _renamed(text: str) -> str:
+    """Return the JSON of a configuration with the keys of version 0.1 by their names since."""
+    for old, new in OLD_KEYS.items():
+        text = re.sub(rf'"{old}"(?=\s*:)', f'"{new}"', text)
+    return text
 
 
 def _readable(read: Callable[[Path], T], path: Path) -> T:

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 
 from medq_uni.annotate.majority import Settlement, aspect_of, settle
 from medq_uni.annotate.outcomes import ReviewedImage
-from medq_uni.annotate.records import Entry, Revision, State, UnknownRecord
+from medq_uni.annotate.records import ReviewEntry, Revision, State, UnknownRecord
 from medq_uni.annotate.store import Store
 from medq_uni.review.access import AdministratorSession
 from medq_uni.review.pages import message_page, screen
@@ -70,7 +70,7 @@ def save_decision(
     round: Number, key: Key, saved: Saved, session: AdministratorSession, store: OfStore
 ) -> dict[str, Any]:
     """Keep a decision; earlier ones stay in the history."""
-    entry = Entry.from_dict(saved.entry)
+    entry = ReviewEntry.from_dict(saved.entry)
     revision = store.outcomes.resolve(key, round, session.account.id, based_on=saved.based_on, entry=entry)
     return _standing(store, round, key, revision)
 

@@ -44,6 +44,8 @@ def create_app(store: Store, source: ImageSource, *, hosts: Sequence[str] = ("*"
 
 
 def _add_sign_in(app: FastAPI) -> None:
+    _add_entrance(app)
+
     @app.get("/")
     def home(request: Request) -> Response:
         session = session_of(request)
@@ -58,6 +60,12 @@ def _add_sign_in(app: FastAPI) -> None:
             return RedirectResponse(_own_path(next) or _home_of(session), 303)
         return _login_page(request, next=next)
 
+    @app.get("/alive")
+    def alive() -> dict[str, bool]:
+        return {"alive": True}
+
+
+def _add_entrance(app: FastAPI) -> None:
     @app.post("/login")
     def sign_in(
         request: Request,
@@ -88,10 +96,6 @@ def _add_sign_in(app: FastAPI) -> None:
         response = RedirectResponse("/login", 303)
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return response
-
-    @app.get("/alive")
-    def alive() -> dict[str, bool]:
-        return {"alive": True}
 
 
 def _home_of(session: SignedIn) -> str:

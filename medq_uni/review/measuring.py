@@ -23,7 +23,7 @@ Stamps = dict[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRounds:
     """What was counted.
 
     Attributes:
@@ -48,12 +48,12 @@ class Measurement:
         self._store = store
         self._lock = threading.Lock()
         self._counting: threading.Thread | None = None
-        self._measured: Measured | None = None
+        self._measured: MeasuredRounds | None = None
         self._rounds: dict[int, tuple[tuple[int, ...], Agreement, RoundReport]] = {}
         self._error: Exception | None = None
         self._rest_until = 0.0
 
-    def read(self, wait_s: float | None = None) -> tuple[Measured | None, bool]:
+    def read(self, wait_s: float | None = None) -> tuple[MeasuredRounds | None, bool]:
         """Return the last count, None before the first, and whether it has everything; begin a new one if not.
 
         Args:
@@ -91,11 +91,11 @@ class Measurement:
             agreements = tuple(self._rounds[round][1] for round in stamps)
             reports = tuple(self._rounds[round][2] for round in stamps)
             plot = base64.b64encode(plot_rounds(agreements, reports)).decode("ascii") if stamps else ""
-        except Exception as error:  # whoever waits for the count, or asks next, is told
+        except Exception as error:  # noqa: BLE001 - whoever waits for the count, or asks next, is told
             with self._lock:
                 self._error = error
             return
         taken = time.monotonic() - began
         with self._lock:
-            self._measured = Measured(stamps, agreements, reports, plot, at)
+            self._measured = MeasuredRounds(stamps, agreements, reports, plot, at)
             self._rest_until = time.monotonic() + (RESTS * taken if taken > LONG_S else 0.0)

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from medq_uni.annotate.images import ImageSource
-from medq_uni.annotate.records import Assignment, Entry, Revision, UnknownRecord
+from medq_uni.annotate.records import Assignment, ReviewEntry, Revision, UnknownRecord
 from medq_uni.annotate.store import Store
 from medq_uni.review.access import ReviewerSession
 from medq_uni.review.pages import message_page, screen
@@ -78,11 +78,11 @@ def read_review(number: Number, session: ReviewerSession, store: OfStore) -> dic
     found = store.reviews.get(session.account.id, number)
     draft = store.draft(found.key, found.round)
     newest = store.reviews.newest(session.account.id, number) if found.head else None
-    entry = Entry(modality=found.modality)
+    entry = ReviewEntry(modality=found.modality)
     if newest is not None:
         entry = newest.entry
     elif draft is not None:
-        entry = Entry.of(draft.description)
+        entry = ReviewEntry.of(draft.description)
     return {
         "id": str(number),
         "title": f"No. {found.position}, round {found.round}",
@@ -99,7 +99,7 @@ def read_review(number: Number, session: ReviewerSession, store: OfStore) -> dic
 @router.put("/api/reviews/{number}")
 def save_review(number: Number, saved: Saved, session: ReviewerSession, store: OfStore) -> dict[str, Any]:
     """Add a revision; a stale one changes nothing and gets the newest as its answer."""
-    entry = Entry.from_dict(saved.entry)
+    entry = ReviewEntry.from_dict(saved.entry)
     revision = store.reviews.save(number, session.account.id, based_on=saved.based_on, entry=entry, is_done=saved.done)
     return _standing(store, store.reviews.get(session.account.id, number), revision)
 

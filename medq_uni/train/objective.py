@@ -107,7 +107,7 @@ class Objective:
             rows = rows.new_zeros(1)
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)[rows]
         features = model.codec.features(_fast(image[rows]))
-        hidden = model.state_image(outputs.states, *x0.shape[-2:])[rows]
+        hidden = model.state_image(outputs.hidden_states, *x0.shape[-2:])[rows]
         pixels = self._pixels(x0_hat, features, crops.chosen(rows), told.target[rows], hidden)
         return losses | {name: value if share == 1 else value * share for name, value in pixels.items()}
 

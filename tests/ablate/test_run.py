@@ -134,6 +134,7 @@ def with_baselines(plan: Path) -> Path:
     return plan
 
 
+@pytest.mark.slow
 def test_baselines_stand_in_the_table_of_the_same_pairs(plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_ablations(with_baselines(plan), out, device="cpu")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medq_uni.annotate.records import Entry, ImageRecord, Role
+from medq_uni.annotate.records import ImageRecord, ReviewEntry, Role
 from medq_uni.annotate.store import Store
 from medq_uni.data.dataset import DatasetRecipe, build_dataset
 from medq_uni.data.pairs import PairsConfig
@@ -56,7 +56,7 @@ def project(store: Store) -> SimpleNamespace:
         store.reviews.assign(round, [(key, reviewer) for reviewer in chosen], needed=3)
         for reviewer, description in zip(chosen, descriptions, strict=True):
             given = store.reviews.of_image(reviewer, key, round)
-            entry = Entry.of(description, doubts=doubts)
+            entry = ReviewEntry.of(description, doubts=doubts)
             store.reviews.save(given.id, reviewer, based_on=given.head, entry=entry, is_done=True)
 
     return SimpleNamespace(store=store, reviewers=reviewers, administrator=administrator, review=review)

@@ -18,7 +18,7 @@ from medq_uni.annotate.agreement import (
 from medq_uni.annotate.majority import SLOTS
 from medq_uni.annotate.outcomes import ReviewedImage
 from medq_uni.annotate.plots import plot_kappa, plot_pairs, plot_rounds
-from medq_uni.annotate.records import Entry, Revision, State
+from medq_uni.annotate.records import ReviewEntry, Revision, State
 from medq_uni.annotate.rounds import RoundReport
 
 FLEISS_1971 = """
@@ -95,7 +95,7 @@ def test_cohen_kappa_by_hand():
 
 def reviewed(key: str, *descriptions) -> ReviewedImage:
     now = datetime.now(UTC)
-    steps = [Revision(1, Entry.of(one), True, account, now) for account, one in enumerate(descriptions, start=1)]
+    steps = [Revision(1, ReviewEntry.of(one), True, account, now) for account, one in enumerate(descriptions, start=1)]
     return ReviewedImage(key, 1, State.AGREED, tuple(steps), None)
 
 

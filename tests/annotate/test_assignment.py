@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.annotate.assignment import assign_round, plan
-from medq_uni.annotate.records import Entry, Role, StoreError
+from medq_uni.annotate.records import ReviewEntry, Role, StoreError
 
 KEYS = [f"image-{number:03d}" for number in range(100)]
 
@@ -59,7 +59,7 @@ def test_what_a_reviewer_who_left_has_not_done_goes_to_others(project: SimpleNam
         store.add_draft(f"image-{number}", 1, "record", noise)
     assign_round(store, 1, seed=0)
     first = store.reviews.next_open(ann)
-    store.reviews.save(first.id, ann, based_on=0, entry=Entry.of(noise), is_done=True)
+    store.reviews.save(first.id, ann, based_on=0, entry=ReviewEntry.of(noise), is_done=True)
     store.accounts.change(ann, is_disabled=True)
     with pytest.raises(StoreError, match="different reviewers"):
         assign_round(store, 1, seed=0)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from medq_uni.annotate.backup import back_up, restore
-from medq_uni.annotate.records import Entry, Exchange, ImageRecord, Role, StoreError
+from medq_uni.annotate.records import Exchange, ImageRecord, ReviewEntry, Role, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.taxonomy import Modality
 
@@ -25,7 +25,9 @@ def full(project: SimpleNamespace, noise, graded) -> SimpleNamespace:
     )
     project.review("image-0", noise, noise, noise)
     project.review("image-1", graded("mild"), graded("moderate"), graded("severe"), doubts=("cause",))
-    store.outcomes.resolve("image-1", 1, project.administrator, based_on=0, entry=Entry.of(noise, comment="'; --"))
+    store.outcomes.resolve(
+        "image-1", 1, project.administrator, based_on=0, entry=ReviewEntry.of(noise, comment="'; --")
+    )
     store.accounts.change(project.reviewers[0], password_hash="second", by=project.administrator)
     store.accounts.open_session(project.administrator, "token", datetime.now(UTC) + timedelta(hours=1))
     return project
@@ -74,7 +76,7 @@ def test_a_restored_archive_holds_the_same_and_work_goes_on(
         other.add_draft("new", 1, "nano", noise)
         other.accounts.add("dora", Role.REVIEWER, "hash")
         given = other.reviews.of_image(ann, "image-1", 1)
-        assert other.reviews.save(given.id, ann, based_on=1, entry=Entry(), is_done=False).number == 2
+        assert other.reviews.save(given.id, ann, based_on=1, entry=ReviewEntry(), is_done=False).number == 2
 
 
 def test_an_archive_moves_a_store_to_the_other_kind_of_database(full: SimpleNamespace, tmp_path: Path):
@@ -146,7 +148,7 @@ def test_a_backup_of_a_store_in_use_is_one_moment_of_it(full: SimpleNamespace, t
     def write() -> None:
         number = 1
         while not stop.is_set():
-            entry = Entry(cause=f"text {number}")
+            entry = ReviewEntry(cause=f"text {number}")
             number = full.store.reviews.save(given.id, ann, based_on=number, entry=entry, is_done=False).number
 
     thread = threading.Thread(target=write)

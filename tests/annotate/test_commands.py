@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from medq_uni.annotate.records import Entry, ImageRecord
+from medq_uni.annotate.records import ImageRecord, ReviewEntry
 from medq_uni.annotate.store import Store
 from medq_uni.cli.main import app
 from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED
@@ -48,7 +48,7 @@ def review_all(place: str, change) -> None:
             while (given := store.reviews.next_open(account.id)) is not None:
                 draft = store.draft(given.key, given.round)
                 assert draft is not None
-                entry = Entry.of(change(account.name, draft.description))
+                entry = ReviewEntry.of(change(account.name, draft.description))
                 store.reviews.save(given.id, account.id, based_on=given.head, entry=entry, is_done=True)
 
 

@@ -18,14 +18,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from medq_uni.annotate.database import Database
-from medq_uni.annotate.records import Entry, Exchange, ImageRecord, Role, StoreError
+from medq_uni.annotate.records import Exchange, ImageRecord, ReviewEntry, Role, StoreError
 from medq_uni.annotate.schema import APPEND_ONLY, Base
 from medq_uni.annotate.store import Store
 from medq_uni.taxonomy import Modality
 
 SAVER = """
 import sys
-from medq_uni.annotate.records import Entry, ImageRecord, Role
+from medq_uni.annotate.records import ReviewEntry, ImageRecord, Role
 from medq_uni.annotate.store import Store
 with Store.open(sys.argv[1]) as store:
     account = store.accounts.find("ann").id
@@ -33,7 +33,7 @@ with Store.open(sys.argv[1]) as store:
     number = given.head
     while True:
         saved = store.reviews.save(
-            given.id, account, based_on=number, entry=Entry(cause=f"text {number + 1}" * 40), is_done=False
+            given.id, account, based_on=number, entry=ReviewEntry(cause=f"text {number + 1}" * 40), is_done=False
         )
         number = saved.number
         print(number, flush=True)
@@ -57,7 +57,7 @@ def test_a_store_opens_again_with_what_it_held(project: SimpleNamespace, store_u
 def test_history_can_neither_be_changed_nor_removed(project: SimpleNamespace, noise, table: str, change: str):
     project.store.add_draft("image-0", 1, "record", noise)
     project.review("image-0", noise, noise, noise)
-    project.store.outcomes.resolve("image-0", 1, project.administrator, based_on=0, entry=Entry.of(noise))
+    project.store.outcomes.resolve("image-0", 1, project.administrator, based_on=0, entry=ReviewEntry.of(noise))
     project.store.add_exchange(
         Exchange("image-0", "hash", "model", {}, "", "", False, None, None, 0.1, datetime.now(UTC))
     )
@@ -103,7 +103,7 @@ def test_writers_wait_for_each_other(project: SimpleNamespace):
         try:
             for count in range(10):
                 project.store.log("knock", subject=f"{number}/{count}")
-        except BaseException as error:  # shown by the main thread
+        except BaseException as error:  # noqa: BLE001 - shown by the main thread
             errors.append(error)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
@@ -136,7 +136,7 @@ def test_every_save_that_was_confirmed_survives_kill_9(project: SimpleNamespace,
 
 FILLER = """
 import resource, sys
-from medq_uni.annotate.records import Entry, Exchange, ImageRecord, Role, StoreError
+from medq_uni.annotate.records import ReviewEntry, Exchange, ImageRecord, Role, StoreError
 from medq_uni.annotate.store import Store
 with Store.open(sys.argv[1]) as store:
     account = store.accounts.find("ann").id
@@ -146,12 +146,12 @@ with Store.open(sys.argv[1]) as store:
     number = given.head
     try:
         while number < 100000:
-            entry = Entry(cause=f"{number + 1} " + "x" * 1900)
+            entry = ReviewEntry(cause=f"{number + 1} " + "x" * 1900)
             number = store.reviews.save(given.id, account, based_on=number, entry=entry, is_done=False).number
     except StoreError as error:
         print(f"{number}|{error}")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    after = store.reviews.save(given.id, account, based_on=number, entry=Entry(cause="after"), is_done=False)
+    after = store.reviews.save(given.id, account, based_on=number, entry=ReviewEntry(cause="after"), is_done=False)
     print(after.number)
 """
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from medq_uni.annotate.export import export_descriptions, export_reviews
-from medq_uni.annotate.records import Entry, StoreError
+from medq_uni.annotate.records import ReviewEntry, StoreError
 from medq_uni.data.descriptions import read_descriptions
 from medq_uni.taxonomy import Anatomy
 
@@ -20,7 +20,7 @@ def done(project: SimpleNamespace, noise, graded) -> SimpleNamespace:
     project.review("image-1", graded("mild"), graded("moderate"), graded("severe"))
     project.review("image-2", graded("mild"), graded("moderate"), graded("severe"))
     project.review("image-3", noise)
-    decided = Entry.of(replace(noise, anatomy=Anatomy.ABDOMEN), comment="\u4e2d <b>")
+    decided = ReviewEntry.of(replace(noise, anatomy=Anatomy.ABDOMEN), comment="\u4e2d <b>")
     store.outcomes.resolve("image-1", 1, project.administrator, based_on=0, entry=decided)
     return project
 

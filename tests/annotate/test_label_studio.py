@@ -10,7 +10,7 @@ from PIL import Image
 from medq_uni.annotate.drafts import draft_images
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.label_studio import export_label_studio, import_reviews, labeling_config, read_label_studio
-from medq_uni.annotate.records import Entry, Role, StoreError
+from medq_uni.annotate.records import ReviewEntry, Role, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.describers.record import RecordDescriber
 from medq_uni.description import DescriptionError
@@ -26,7 +26,7 @@ def job(store: Store, dataset: Path) -> SimpleNamespace:
     return SimpleNamespace(store=store, source=source, people=people, keys=keys)
 
 
-def review(job: SimpleNamespace, name: str, key: str, entry: Entry) -> None:
+def review(job: SimpleNamespace, name: str, key: str, entry: ReviewEntry) -> None:
     account = job.people[name]
     job.store.reviews.assign(1, [(key, account)])
     given = job.store.reviews.of_image(account, key, 1)
@@ -47,8 +47,8 @@ def test_what_is_exported_comes_back_the_same(job: SimpleNamespace, tmp_path: Pa
     drafts = {draft.key: draft.description for draft in job.store.drafts(1)}
     hostile = '<View/> & "quotes" \'); DROP TABLE\nsecond line \u4e2d'
     entries = {
-        job.keys[0]: Entry.of(drafts[job.keys[0]], doubts=("cause", "verdict"), comment=hostile),
-        job.keys[1]: Entry.of(replace(drafts[job.keys[1]], anatomy=Anatomy.PELVIS)),
+        job.keys[0]: ReviewEntry.of(drafts[job.keys[0]], doubts=("cause", "verdict"), comment=hostile),
+        job.keys[1]: ReviewEntry.of(replace(drafts[job.keys[1]], anatomy=Anatomy.PELVIS)),
     }
     for key, entry in entries.items():
         review(job, "ann", key, entry)
@@ -74,14 +74,14 @@ def test_what_is_exported_comes_back_the_same(job: SimpleNamespace, tmp_path: Pa
         assert other.outcomes.check() == []
 
 
-def annotation(who: object, at: str, entry: Entry, **more: object) -> dict[str, object]:
+def annotation(who: object, at: str, entry: ReviewEntry, **more: object) -> dict[str, object]:
     from medq_uni.annotate.label_studio import _result
 
     return {"completed_by": who, "created_at": at, "result": _result(entry)} | more
 
 
 def test_annotations_are_taken_as_label_studio_writes_them(job: SimpleNamespace, tmp_path: Path, noise):
-    early, late = Entry.of(noise, comment="early"), Entry.of(noise, comment="late")
+    early, late = ReviewEntry.of(noise, comment="early"), ReviewEntry.of(noise, comment="late")
     tasks = [
         {
             "data": {"key": job.keys[0]},
@@ -121,7 +121,7 @@ def test_an_export_that_label_studio_itself_wrote_is_read():
 
 
 def test_reviews_of_another_round_are_not_taken_for_this_one(job: SimpleNamespace, tmp_path: Path, noise):
-    tasks = [{"data": {"key": job.keys[0], "round": 1}, "annotations": [annotation("ann", "", Entry.of(noise))]}]
+    tasks = [{"data": {"key": job.keys[0], "round": 1}, "annotations": [annotation("ann", "", ReviewEntry.of(noise))]}]
     path = tmp_path / "export.json"
     path.write_text(json.dumps(tasks))
     found = read_label_studio(path)
@@ -133,9 +133,9 @@ def test_reviews_of_another_round_are_not_taken_for_this_one(job: SimpleNamespac
 
 def test_an_import_adds_to_what_the_reviewer_had(job: SimpleNamespace, tmp_path: Path, noise):
     key = job.keys[0]
-    review(job, "ann", key, Entry.of(noise, comment="in the browser"))
+    review(job, "ann", key, ReviewEntry.of(noise, comment="in the browser"))
     path = tmp_path / "export.json"
-    tasks = [{"data": {"key": key}, "annotations": [annotation("ann", "", Entry.of(noise, comment="elsewhere"))]}]
+    tasks = [{"data": {"key": key}, "annotations": [annotation("ann", "", ReviewEntry.of(noise, comment="elsewhere"))]}]
     path.write_text(json.dumps(tasks))
     import_reviews(job.store, 1, read_label_studio(path))
     given = job.store.reviews.of_image(job.people["ann"], key, 1)
@@ -171,7 +171,8 @@ def test_an_image_that_the_store_does_not_know_stops_the_import_before_it_begins
 ):
     path = tmp_path / "export.json"
     tasks = [
-        {"data": {"key": key}, "annotations": [annotation("ann", "", Entry.of(noise))]} for key in (job.keys[0], "no")
+        {"data": {"key": key}, "annotations": [annotation("ann", "", ReviewEntry.of(noise))]}
+        for key in (job.keys[0], "no")
     ]
     path.write_text(json.dumps(tasks))
     with pytest.raises(StoreError, match="not in the store"):

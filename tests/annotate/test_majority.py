@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medq_uni.annotate.majority import SLOTS, settle, slots_of
-from medq_uni.annotate.records import ASPECTS, Entry
+from medq_uni.annotate.records import ASPECTS, ReviewEntry
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, verdict_of
 
@@ -15,7 +15,7 @@ BRAIN = QualityDescription(Modality.MR, Anatomy.BRAIN, (MOTION,), "he moved", "e
 
 
 def votes(*descriptions: QualityDescription, doubts: tuple[tuple[str, ...], ...] = ((), (), ())):
-    return settle([Entry.of(one, doubts=doubt) for one, doubt in zip(descriptions, doubts, strict=False)])
+    return settle([ReviewEntry.of(one, doubts=doubt) for one, doubt in zip(descriptions, doubts, strict=False)])
 
 
 def test_what_two_of_three_say_holds():
@@ -41,7 +41,7 @@ def test_a_kind_that_one_of_three_names_is_left_out():
 
 
 def test_two_reviewers_who_differ_have_no_majority():
-    settled = settle([Entry.of(BRAIN), Entry.of(replace(BRAIN, anatomy=Anatomy.BODY))])
+    settled = settle([ReviewEntry.of(BRAIN), ReviewEntry.of(replace(BRAIN, anatomy=Anatomy.BODY))])
     assert settled.disputed == ("anatomy",)
 
 
@@ -94,7 +94,7 @@ DESCRIPTIONS = st.builds(
 
 @given(st.lists(DESCRIPTIONS, min_size=1, max_size=5))
 def test_the_rule_holds_for_any_reviews(descriptions: list[QualityDescription]):
-    settled = settle([Entry.of(one) for one in descriptions])
+    settled = settle([ReviewEntry.of(one) for one in descriptions])
     given_slots = [slots_of(one) for one in descriptions]
     for slot in SLOTS:
         counts = {one[slot]: sum(other[slot] == one[slot] for other in given_slots) for one in given_slots}
@@ -110,7 +110,7 @@ def test_the_rule_holds_for_any_reviews(descriptions: list[QualityDescription]):
 def test_reviewers_who_all_agree_are_taken_at_their_word(description: QualityDescription):
     ordered = tuple(sorted(description.degradations, key=lambda one: list(Task).index(one.task)))
     same = replace(description, degradations=ordered)
-    assert settle([Entry.of(same)] * 3).description() == same
+    assert settle([ReviewEntry.of(same)] * 3).description() == same
 
 
 @pytest.mark.parametrize("doubt", ASPECTS)

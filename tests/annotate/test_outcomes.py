@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from medq_uni.annotate.records import Entry, StaleRevision, State, StoreError, UnknownRecord
+from medq_uni.annotate.records import ReviewEntry, StaleRevision, State, StoreError, UnknownRecord
 from medq_uni.description import DescriptionError
 from medq_uni.taxonomy import Anatomy, Verdict
 
@@ -17,7 +17,7 @@ def test_an_image_is_settled_by_its_third_review(project: SimpleNamespace, noise
     cat = project.reviewers[2]
     project.store.reviews.assign(1, [("image-0", cat)])
     given = project.store.reviews.of_image(cat, "image-0", 1)
-    project.store.reviews.save(given.id, cat, based_on=0, entry=Entry.of(graded("severe")), is_done=True)
+    project.store.reviews.save(given.id, cat, based_on=0, entry=ReviewEntry.of(graded("severe")), is_done=True)
     assert outcomes.standing("image-0", 1).state is State.AGREED
     assert next(outcomes.reviewed(1)).result() == noise
     assert outcomes.check() == []
@@ -28,7 +28,7 @@ def test_a_review_that_is_opened_again_opens_the_image(project: SimpleNamespace,
     project.review("image-0", noise, noise, noise)
     ann = project.reviewers[0]
     given = reviews.of_image(ann, "image-0", 1)
-    reviews.save(given.id, ann, based_on=1, entry=Entry.of(noise), is_done=False)
+    reviews.save(given.id, ann, based_on=1, entry=ReviewEntry.of(noise), is_done=False)
     assert outcomes.standing("image-0", 1).state is State.OPEN
     assert outcomes.counts(1) == {State.OPEN: 1, State.AGREED: 0, State.DISPUTED: 0, State.RESOLVED: 0}
     assert [len(one.reviews) for one in outcomes.reviewed(1)] == [2]
@@ -40,7 +40,9 @@ def test_disputes_queue_up_and_an_administrator_decides(project: SimpleNamespace
         project.review(f"image-{number}", graded("mild"), graded("moderate"), graded("severe"))
     assert [one.key for one in outcomes.disputed(1)] == ["image-0", "image-1", "image-2"]
     assert [one.key for one in outcomes.disputed(1, after="image-0", limit=1)] == ["image-1"]
-    decided = outcomes.resolve("image-1", 1, project.administrator, based_on=0, entry=Entry.of(noise, comment="seen"))
+    decided = outcomes.resolve(
+        "image-1", 1, project.administrator, based_on=0, entry=ReviewEntry.of(noise, comment="seen")
+    )
     assert (decided.number, decided.account_id) == (1, project.administrator)
     assert [one.key for one in outcomes.disputed(1)] == ["image-0", "image-2"]
     assert outcomes.counts(1)[State.RESOLVED] == 1
@@ -52,11 +54,11 @@ def test_disputes_queue_up_and_an_administrator_decides(project: SimpleNamespace
 def test_two_administrators_cannot_overwrite_each_other(project: SimpleNamespace, noise, graded):
     outcomes = project.store.outcomes
     project.review("image-0", graded("mild"), graded("moderate"), graded("severe"))
-    first = outcomes.resolve("image-0", 1, project.administrator, based_on=0, entry=Entry.of(noise))
+    first = outcomes.resolve("image-0", 1, project.administrator, based_on=0, entry=ReviewEntry.of(noise))
     with pytest.raises(StaleRevision) as caught:
-        outcomes.resolve("image-0", 1, project.administrator, based_on=0, entry=Entry.of(graded("severe")))
+        outcomes.resolve("image-0", 1, project.administrator, based_on=0, entry=ReviewEntry.of(graded("severe")))
     assert caught.value.newest == first
-    outcomes.resolve("image-0", 1, project.administrator, based_on=1, entry=Entry.of(graded("severe")))
+    outcomes.resolve("image-0", 1, project.administrator, based_on=1, entry=ReviewEntry.of(graded("severe")))
     assert outcomes.resolution("image-0", 1).number == 2
     assert next(outcomes.reviewed(1)).result() == graded("severe")
 
@@ -66,13 +68,13 @@ def test_only_an_administrator_decides_and_only_what_is_reviewed(project: Simple
     project.review("image-0", graded("mild"), graded("moderate"), graded("severe"))
     project.review("image-1", noise)
     with pytest.raises(StoreError, match="only an administrator"):
-        outcomes.resolve("image-0", 1, project.reviewers[0], based_on=0, entry=Entry.of(noise))
+        outcomes.resolve("image-0", 1, project.reviewers[0], based_on=0, entry=ReviewEntry.of(noise))
     with pytest.raises(StoreError, match="reviews of this image are missing"):
-        outcomes.resolve("image-1", 1, root, based_on=0, entry=Entry.of(noise))
+        outcomes.resolve("image-1", 1, root, based_on=0, entry=ReviewEntry.of(noise))
     with pytest.raises(UnknownRecord, match="not reviewed in round 2"):
-        outcomes.resolve("image-0", 2, root, based_on=0, entry=Entry.of(noise))
+        outcomes.resolve("image-0", 2, root, based_on=0, entry=ReviewEntry.of(noise))
     with pytest.raises(DescriptionError):
-        outcomes.resolve("image-0", 1, root, based_on=0, entry=Entry())
+        outcomes.resolve("image-0", 1, root, based_on=0, entry=ReviewEntry())
     assert outcomes.resolution("image-0", 1) is None
 
 
@@ -88,8 +90,8 @@ def test_reviews_that_are_finished_at_once_all_count(project: SimpleNamespace, n
             for key in keys:
                 given = store.reviews.of_image(account, key, 1)
                 start.wait()  # all three finish the same image at the same moment
-                store.reviews.save(given.id, account, based_on=0, entry=Entry.of(noise), is_done=True)
-        except BaseException as error:
+                store.reviews.save(given.id, account, based_on=0, entry=ReviewEntry.of(noise), is_done=True)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it in its own thread
             errors.append(error)
             start.abort()
 
@@ -121,8 +123,8 @@ def test_histories_hold_every_revision_of_every_reviewer(project: SimpleNamespac
     ann, bob, _ = project.reviewers
     reviews.assign(1, [("image-0", ann), ("image-0", bob), ("image-1", bob)])
     given = reviews.of_image(ann, "image-0", 1)
-    reviews.save(given.id, ann, based_on=0, entry=Entry(cause="half"), is_done=False)
-    reviews.save(given.id, ann, based_on=1, entry=Entry.of(replace(noise, anatomy=Anatomy.BODY)), is_done=True)
+    reviews.save(given.id, ann, based_on=0, entry=ReviewEntry(cause="half"), is_done=False)
+    reviews.save(given.id, ann, based_on=1, entry=ReviewEntry.of(replace(noise, anatomy=Anatomy.BODY)), is_done=True)
     found = dict(project.store.outcomes.histories(1))
     assert {key: {who: len(steps) for who, steps in one.items()} for key, one in found.items()} == {
         "image-0": {ann: 2, bob: 0},

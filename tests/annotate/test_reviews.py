@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from medq_uni.annotate.records import Entry, ImageRecord, StaleRevision, StoreError, UnknownRecord
+from medq_uni.annotate.records import ImageRecord, ReviewEntry, StaleRevision, StoreError, UnknownRecord
 from medq_uni.description import Degradation, DescriptionError
 from medq_uni.taxonomy import Modality, Severity, Task
 
-HALF = Entry(modality=Modality.CT, cause="half a sent", comment="first look")
+HALF = ReviewEntry(modality=Modality.CT, cause="half a sent", comment="first look")
 HOSTILE = "'); DROP TABLE revision; -- <script>alert('x')</script> \u00e4\u4e2d {{7*7}} %s"
 
 
@@ -30,7 +30,7 @@ def test_unfinished_work_is_kept_as_it_is(project: SimpleNamespace, given):
 
 def test_every_step_stays_in_the_history(project: SimpleNamespace, given, noise):
     ann, reviews = project.reviewers[0], project.store.reviews
-    entries = [HALF, replace(HALF, cause="half a sentence"), Entry.of(noise, doubts=("cause",))]
+    entries = [HALF, replace(HALF, cause="half a sentence"), ReviewEntry.of(noise, doubts=("cause",))]
     for number, entry in enumerate(entries):
         reviews.save(given.id, ann, based_on=number, entry=entry, is_done=number == 2)
     history = reviews.history(ann, given.id)
@@ -66,9 +66,9 @@ def test_of_many_saves_at_once_one_wins_and_all_others_are_told(project: SimpleN
     def save(number: int) -> None:
         start.wait()
         try:
-            entry = Entry(cause=f"tab {number}")
+            entry = ReviewEntry(cause=f"tab {number}")
             results.append(reviews.save(given.id, ann, based_on=0, entry=entry, is_done=False))
-        except Exception as error:  # looked at below
+        except Exception as error:  # noqa: BLE001 - looked at below
             results.append(error)
 
     threads = [threading.Thread(target=save, args=(number,)) for number in range(8)]
@@ -103,7 +103,7 @@ def test_only_a_whole_description_can_be_finished(project: SimpleNamespace, give
 )
 def test_an_entry_that_no_store_could_keep_is_refused(changes: dict[str, object], message: str):
     with pytest.raises(DescriptionError, match=message):
-        Entry(**changes)
+        ReviewEntry(**changes)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_an_entry_that_no_store_could_keep_is_refused(changes: dict[str, object]
 )
 def test_json_that_is_no_entry_is_refused(values: dict[str, object]):
     with pytest.raises(DescriptionError):
-        Entry.from_dict(values)
+        ReviewEntry.from_dict(values)
 
 
 def test_hostile_words_come_back_as_they_were(project: SimpleNamespace, given):
     ann, reviews = project.reviewers[0], project.store.reviews
-    entry = Entry(cause=HOSTILE, impact=HOSTILE, comment=HOSTILE + "\n\tsecond line")
+    entry = ReviewEntry(cause=HOSTILE, impact=HOSTILE, comment=HOSTILE + "\n\tsecond line")
     reviews.save(given.id, ann, based_on=0, entry=entry, is_done=False)
     assert reviews.newest(ann, given.id).entry == entry
     assert len(project.store.accounts.all()) == 4
@@ -136,20 +136,20 @@ def test_undo_goes_back_step_by_step_to_the_draft_and_loses_nothing(project: Sim
     ann, reviews = project.reviewers[0], project.store.reviews
     texts = ["one", "two", "three"]
     for number, cause in enumerate(texts):
-        reviews.save(given.id, ann, based_on=number, entry=Entry(cause=cause), is_done=False)
+        reviews.save(given.id, ann, based_on=number, entry=ReviewEntry(cause=cause), is_done=False)
     undone = [reviews.undo(given.id, ann, based_on=number) for number in (3, 4, 5)]
     assert [one.entry.cause for one in undone] == ["two", "one", noise.cause]
     assert [one.restores for one in undone] == [2, 1, 0]
     with pytest.raises(StoreError, match="nothing to undo"):
         reviews.undo(given.id, ann, based_on=6)
-    reviews.save(given.id, ann, based_on=6, entry=Entry(cause="four"), is_done=False)
+    reviews.save(given.id, ann, based_on=6, entry=ReviewEntry(cause="four"), is_done=False)
     assert reviews.undo(given.id, ann, based_on=7).entry.cause == noise.cause
     assert [one.entry.cause for one in reviews.history(ann, given.id)][:3] == texts
 
 
 def test_undo_after_finishing_opens_the_image_again(project: SimpleNamespace, given, noise):
     ann, reviews = project.reviewers[0], project.store.reviews
-    reviews.save(given.id, ann, based_on=0, entry=Entry.of(noise), is_done=True)
+    reviews.save(given.id, ann, based_on=0, entry=ReviewEntry.of(noise), is_done=True)
     assert reviews.progress(ann).done == 1
     assert not reviews.undo(given.id, ann, based_on=1).is_done
     assert reviews.progress(ann).done == 0
@@ -186,7 +186,7 @@ def test_the_next_image_is_the_first_open_one_behind_and_then_from_the_start(pro
     assert reviews.at(ann, 2).key == "image-1"
 
     def finish(key: str) -> None:
-        reviews.save(reviews.of_image(ann, key, 1).id, ann, based_on=0, entry=Entry.of(noise), is_done=True)
+        reviews.save(reviews.of_image(ann, key, 1).id, ann, based_on=0, entry=ReviewEntry.of(noise), is_done=True)
 
     assert reviews.next_open(ann, after=2).key == "image-4"
     finish("image-4")

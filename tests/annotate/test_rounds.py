@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medq_uni.annotate.images import open_source
-from medq_uni.annotate.records import Entry, Role, StoreError
+from medq_uni.annotate.records import ReviewEntry, Role, StoreError
 from medq_uni.annotate.rounds import choose_examples, edit_distance, measure_round, write_tuning_data
 from medq_uni.annotate.store import Store
 from medq_uni.data.descriptions import read_descriptions
@@ -84,7 +84,7 @@ def reviewed(store: Store, dataset: Path) -> SimpleNamespace:
     store.reviews.assign(1, [(key, person) for key in truth for person in people])
     for person in people:
         for given_image in store.reviews.listing(person):
-            entry = Entry.of(truth[given_image.key])
+            entry = ReviewEntry.of(truth[given_image.key])
             store.reviews.save(given_image.id, person, based_on=0, entry=entry, is_done=True)
     return SimpleNamespace(store=store, source=source, truth=truth)
 

@@ -209,6 +209,7 @@ def test_bad_recipes_name_what_is_wrong(tmp_path: Path):
         DatasetRecipe(name="x", splits=dict.fromkeys(("a", "b"), PairsConfig(count=1, seed=1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "pairs"), [("phantoms", 100), ("unseen", 60)])
 def test_the_public_benchmark_is_the_pinned_one(tmp_path: Path, name: str, pairs: int):
     recipe = read_dataset_recipe(ROOT / f"benchmark/{name}.json")

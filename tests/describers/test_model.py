@@ -17,7 +17,7 @@ from medq_uni.taxonomy import Modality, Severity, Task
 
 
 def test_a_model_of_ours_describes_refuses_warns_and_is_asked_once(
-    cases: list[Case], restorer: Restorer, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+    cases: list[Case], restorer: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model = ModelDescriber("nano", restorer, AnswerCache(tmp_path))
     degraded = next(c for c in cases if c.severity is Severity.SEVERE).degraded

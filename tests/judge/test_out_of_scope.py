@@ -41,7 +41,7 @@ def test_shares_of_what_becomes_of_the_images(truths):
     assert "| kind | x | 5 | 20 % | 40 % | 20 % | 20 % |" in out_of_scope_markdown([row])
 
 
-def test_our_model_refuses_what_holds_nothing(tmp_path, restorer, one_thread):
+def test_our_model_refuses_what_holds_nothing(tmp_path, restorer):
     cases = [case for case in out_of_scope_cases() if case.kind == "blank"]
     model = ModelDescriber("nano", restorer, AnswerCache(tmp_path))
     (row, _) = out_of_scope_table(cases, {"nano": describe_all(model, out_of_scope_subjects(cases))})

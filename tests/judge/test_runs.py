@@ -64,7 +64,7 @@ def test_several_benchmarks_keep_their_names(cases: list[Case]):
     assert both.out_of_scope == ()
 
 
-def test_the_offline_describers_are_measured_without_a_server(recipe: Path, tmp_path: Path, one_thread: None):
+def test_the_offline_describers_are_measured_without_a_server(recipe: Path, tmp_path: Path):
     out = tmp_path / "out"
     code, text, _ = medq("--benchmark", recipe, "--describers", "record,majority", "-o", out)
     assert code == 0
@@ -168,9 +168,7 @@ def test_bad_input_is_named(tmp_path: Path, recipe: Path):
     assert (code, "openai:MODEL@http" in told) == (1, True)
 
 
-def test_listed_files_are_described_without_records_and_a_missing_one_is_named(
-    tmp_path: Path, cases: list[Case], one_thread: None
-):
+def test_listed_files_are_described_without_records_and_a_missing_one_is_named(tmp_path: Path, cases: list[Case]):
     case = next(one for one in cases if one.task is Task.MR_NOISE and one.severity is Severity.SEVERE)
     write_image(case.degraded, tmp_path / "low.nii.gz")
     write_image(case.reference, tmp_path / "full.nii.gz")

@@ -57,7 +57,7 @@ def test_blocks_are_counted_by_level():
 
 
 def test_a_new_guide_says_nothing_and_a_trained_one_steers(image: torch.Tensor):
-    codec = FidelityCodec(replace(CONFIG, guide_width=6))
+    codec = FidelityCodec(replace(CONFIG, film_width=6))
     torch.nn.init.normal_(codec.out.weight)  # a decoder that does something
     states = torch.randn(len(image), 6, image.shape[-2] // 16, image.shape[-1] // 16)
     latent, fidelity = codec.encode(image), codec.features(image)
@@ -73,7 +73,7 @@ def test_a_new_guide_says_nothing_and_a_trained_one_steers(image: torch.Tensor):
 
 
 def test_the_guide_learns_from_the_image(image: torch.Tensor):
-    codec = FidelityCodec(replace(CONFIG, guide_width=6))
+    codec = FidelityCodec(replace(CONFIG, film_width=6))
     torch.nn.init.normal_(codec.out.weight)
     states = torch.randn(len(image), 6, image.shape[-2] // 16, image.shape[-1] // 16)
     codec.decode(codec.encode(image), codec.features(image), states).image.square().mean().backward()

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from medq_uni.config import SamplerConfig
 from medq_uni.model.flow import (
     TimeEmbedder,
-    draw_times,
     euler,
     guide,
     guided_velocity,
@@ -60,15 +59,6 @@ def test_euler_is_exact_on_a_straight_path_and_calls_once_per_step(num_steps: in
 
     torch.testing.assert_close(euler(velocity, x1, times(num_steps, 2.0)), x0, atol=1e-5, rtol=1e-5)
     assert seen == times(num_steps, 2.0)[:-1].tolist()
-
-
-def test_drawn_times_replay_and_shift_toward_the_start() -> None:
-    a, b = (draw_times(2000, 1.0, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(a, b)
-    assert 0 < a.min() < a.max() < 1
-    assert abs(a.median() - 0.5) < 0.03
-    shifted = draw_times(2000, 3.0, torch.Generator().manual_seed(3))
-    assert abs(shifted.median() - 0.75) < 0.03
 
 
 def test_the_time_embedding_is_cosine_then_sine_of_unscaled_time() -> None:

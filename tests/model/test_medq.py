@@ -195,9 +195,9 @@ def test_the_states_of_a_restoration_are_those_of_its_last_pass(model: MedQ, num
     found = model.sample(context, (4, 4), sampler, start_latent=batch.latent)
     # the head turns them into the last velocity: the last step goes from t = 1 / num_steps to 0
     before = model.sample(context, (4, 4), SamplerConfig(num_steps=1), start_latent=batch.latent)
-    assert torch.equal(found.states, before.states) == (num_steps == 1)
+    assert torch.equal(found.hidden_states, before.hidden_states) == (num_steps == 1)
     if num_steps == 1:
-        states = found.states[0].flatten(2).transpose(1, 2)
+        states = found.hidden_states[0].flatten(2).transpose(1, 2)
         velocity = model.latent_image(model._head(states, (batch.latent,)), 4, 4)
         close(found.latent[0], batch.latent - velocity)
 

@@ -26,7 +26,7 @@ def test_a_released_folder_is_a_model_with_the_base_models_way_of_sampling(relea
     loaded = load_pretrained(released)
     assert loaded.execution.precision == "bfloat16"
     assert (loaded.sampler.start, loaded.sampler.num_steps, loaded.sampler.time_shift) == ("noise", 49, 3.0)
-    assert loaded.tile_size == 1024
+    assert loaded.preprocessor.tile_size == 1024
     assert load_pretrained(released, execution=Execution(precision="float32")).sha256 == loaded.sha256
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from medq_uni.annotate.records import Account, Entry, Role
+from medq_uni.annotate.records import Account, ReviewEntry, Role
 from medq_uni.annotate.store import Store
 from medq_uni.description import Degradation
 from medq_uni.taxonomy import Severity, Task, Verdict
@@ -25,7 +25,9 @@ def review(store: Store, accounts: dict[str, Account]) -> Review:
         for name, verdict in list(zip(REVIEWERS, verdicts, strict=True))[:count]:
             account = accounts[name].id
             found = next(one for one in store.reviews.listing(account) if one.key == key)
-            entry = Entry(**{**vars(Entry.of(draft.description)), "verdict": verdict, "comment": f"by {name}"})
+            entry = ReviewEntry(
+                **{**vars(ReviewEntry.of(draft.description)), "verdict": verdict, "comment": f"by {name}"}
+            )
             store.reviews.save(found.id, account, based_on=found.head, entry=entry, is_done=True)
 
     return finish
@@ -61,7 +63,9 @@ def test_a_grade_without_a_majority_is_named_until_it_is_decided(
     for name, grade in zip(REVIEWERS, grades, strict=True):
         account = accounts[name].id
         found = next(one for one in store.reviews.listing(account) if one.key == KEY)
-        entry = replace(Entry.of(draft.description), degradations=(Degradation(task, grade),), verdict=Verdict.USABLE)
+        entry = replace(
+            ReviewEntry.of(draft.description), degradations=(Degradation(task, grade),), verdict=Verdict.USABLE
+        )
         store.reviews.save(found.id, account, based_on=0, entry=entry, is_done=True)
     chief = sign_in("chief")
     item = chief.get(ADDRESS).json()
@@ -153,7 +157,7 @@ def test_the_agreement_page_escapes_names(sign_in: SignIn, review: Review, store
     draft = store.draft(KEY, 1)
     assert draft is not None
     found = store.reviews.listing(account.id)[0]
-    entry = Entry.of(draft.description)
+    entry = ReviewEntry.of(draft.description)
     store.reviews.save(found.id, account.id, based_on=0, entry=entry, is_done=True)
     text = sign_in("chief").get("/agreement").text
     assert "<img src=x" not in text

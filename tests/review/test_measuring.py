@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from medq_uni.annotate.agreement import Agreement, measure_agreement
-from medq_uni.annotate.records import Account, Entry, StoreError
+from medq_uni.annotate.records import Account, ReviewEntry, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.review import measuring
 from medq_uni.review.measuring import Measurement
@@ -23,7 +23,7 @@ def finish(store: Store, accounts: dict[str, Account]) -> Callable[..., None]:
         assert found is not None
         draft = store.draft(found.key, round)
         assert draft is not None
-        entry = Entry.of(draft.description)
+        entry = ReviewEntry.of(draft.description)
         store.reviews.save(found.id, accounts[name].id, based_on=0, entry=entry, is_done=True)
 
     return accept

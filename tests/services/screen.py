@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from medq_uni.annotate.records import Account, Entry
+from medq_uni.annotate.records import Account, ReviewEntry
 from medq_uni.annotate.store import Store
 from medq_uni.taxonomy import Modality
 from tests.review.department import PASSWORD
@@ -27,7 +27,7 @@ class Ward:
     accounts: dict[str, Account]
     images: Path
 
-    def newest(self, page: Page, name: str) -> Entry:
+    def newest(self, page: Page, name: str) -> ReviewEntry:
         """Return the entry that is stored for the image on a page."""
         revision = self.store.reviews.newest(self.accounts[name].id, shown(page))
         assert revision is not None

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from medq_uni.annotate.images import open_source
-from medq_uni.annotate.records import Entry
+from medq_uni.annotate.records import ReviewEntry
 from medq_uni.description import Degradation
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 from tests.review.department import PASSWORD
@@ -261,7 +261,7 @@ def test_an_administrator_decides_by_the_keyboard(ward: Ward, enter: Callable[..
         draft = ward.store.draft(key, 1)
         assert draft is not None
         changes = {"verdict": verdict, "cause": f"said with {verdict}", "doubts": ("impact",), "comment": HOSTILE}
-        entry = Entry(**{**vars(Entry.of(draft.description)), **changes})
+        entry = ReviewEntry(**{**vars(ReviewEntry.of(draft.description)), **changes})
         ward.store.reviews.save(found.id, account, based_on=found.head, entry=entry, is_done=True)
     page = enter("chief")
     page.screenshot(path=screenshots / "progress.png", full_page=True)
@@ -299,7 +299,7 @@ def test_a_grade_that_nobody_agrees_on_is_not_decided_by_a_key_press(
         draft = ward.store.draft(key, 1)
         assert draft is not None
         grades = (Degradation(Task.MR_UNDERSAMPLING, Severity.MODERATE), Degradation(Task.MR_NOISE, grade))
-        entry = replace(Entry.of(draft.description), degradations=grades, verdict=Verdict.REJECT)
+        entry = replace(ReviewEntry.of(draft.description), degradations=grades, verdict=Verdict.REJECT)
         ward.store.reviews.save(found.id, account, based_on=found.head, entry=entry, is_done=True)
     page = enter("chief", size)
     page.goto(f"{ward.address}/adjudicate/1/{key}")

@@ -5,7 +5,7 @@ import sys
 import psycopg
 import pytest
 
-from medq_uni.annotate.records import Entry, ImageRecord, Role, StoreError
+from medq_uni.annotate.records import ImageRecord, ReviewEntry, Role, StoreError
 from medq_uni.annotate.store import Store
 from medq_uni.taxonomy import Modality
 from tests.services.postgres import running_postgres
@@ -13,7 +13,7 @@ from tests.services.postgres import running_postgres
 pytestmark = pytest.mark.services
 SAVER = """
 import sys
-from medq_uni.annotate.records import Entry, StoreError
+from medq_uni.annotate.records import ReviewEntry, StoreError
 from medq_uni.annotate.store import Store
 with Store.open(sys.argv[1]) as store:
     account = store.accounts.find("ann").id
@@ -21,7 +21,7 @@ with Store.open(sys.argv[1]) as store:
     number = given.head
     try:
         while True:
-            entry = Entry(cause=f"text {number + 1}")
+            entry = ReviewEntry(cause=f"text {number + 1}")
             number = store.reviews.save(given.id, account, based_on=number, entry=entry, is_done=False).number
             print(number, flush=True)
     except StoreError as error:
@@ -66,14 +66,14 @@ def test_a_connection_that_was_lost_is_replaced(postgres_url: str):
     ann = prepare(postgres_url)
     with Store.open(postgres_url) as store:
         given = store.reviews.listing(ann)[0]
-        store.reviews.save(given.id, ann, based_on=0, entry=Entry(cause="before"), is_done=False)
+        store.reviews.save(given.id, ann, based_on=0, entry=ReviewEntry(cause="before"), is_done=False)
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             name = postgres_url.rpartition("/")[2]
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
                 (name,),
             )
-        saved = store.reviews.save(given.id, ann, based_on=1, entry=Entry(cause="after"), is_done=False)
+        saved = store.reviews.save(given.id, ann, based_on=1, entry=ReviewEntry(cause="after"), is_done=False)
         assert saved.number == 2
 
 
@@ -101,4 +101,4 @@ def test_a_saver_killed_in_mid_transaction_holds_no_lock(postgres_url: str):
     process.stdout.close()
     with Store.open(postgres_url) as store:
         given = store.reviews.listing(ann)[0]
-        assert store.reviews.save(given.id, ann, based_on=0, entry=Entry(), is_done=False).number == 1
+        assert store.reviews.save(given.id, ann, based_on=0, entry=ReviewEntry(), is_done=False).number == 1

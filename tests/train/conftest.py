@@ -11,10 +11,9 @@ from medq_uni.data.pair_cache import PairCache, build_pair_cache
 from medq_uni.pretrained.load import Pretrained, load_pretrained
 from medq_uni.train import trainer
 from medq_uni.train.recipe import TrainConfig, recipe_hash
-from tests.threads import one_thread
 from tests.train.tiny import TRAIN_PAIRS, baseline_recipe, make_quick, two_stages, unpack_pairs
 
-__all__ = ["one_thread", "ticking"]
+__all__ = ["ticking"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -46,7 +46,7 @@ def test_a_decoder_with_refining_blocks_begins_as_the_old_one(
     recipe = tiny_recipe(stage("codec", steps=3))
     publish(train(recipe, tmp_path / "old"), recipe, pairs_of(recipe), tmp_path / "model")
     old = load_pretrained(tmp_path / "model").model
-    grown = with_decoder(recipe, tmp_path / "model", refining=(1, 0, 1, 2))
+    grown = with_decoder(recipe, tmp_path / "model", refinement=(1, 0, 1, 2))
     assert grown.model is not None
     new = MedQ(grown.model)
     take_weights(new, old)
