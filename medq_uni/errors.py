@@ -34,6 +34,18 @@ def words_of(error: OSError) -> str:
     return f"{name}: {words}" if name and not name.startswith(".medq-") else words
 
 
+def printable(text: str) -> str:
+    """Return text as a terminal or a page can show it: control characters, and bytes that are no UTF-8, as escapes."""
+
+    def shown(character: str) -> str:
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
+            return f"\\x{code - 0xDC00:02x}"
+        return character.encode("unicode_escape").decode("ascii")
+
+    return "".join(one if one.isprintable() or one in "\n\t" else shown(one) for one in text)
+
+
 @contextmanager
 def capture_warnings() -> Iterator[list[str]]:
     """Collect what is warned of inside, each once, in the place of printing it; the list is filled at the end."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medq_uni.errors import UnwritableImage
 
+MAX_NAME_BYTES = 255
 CLAIM_WAIT_S, CLAIM_EXPIRES_S = 300.0, 3600.0
 """How long a process waits for another one that writes the same result, and after what time it takes that for dead."""
 SWEPT_AFTER_S = 3600.0
@@ -30,6 +31,7 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
     Raises:
         UnwritableImage: With what to do.
     """
+    check_name(path)
     target = path.resolve()
     for source in sources:
         origin = source.resolve()
@@ -48,6 +50,19 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         raise UnwritableImage(
             f"{path.name}: the folder holds other files than a written series (0001.dcm, ...), "
             "so it is not replaced. Choose another folder."
+        )
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is longer than file systems hold.
+
+    Raises:
+        UnwritableImage: If it is.
+    """
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise UnwritableImage(
+            f"{path.name[:40]}...: this name, with what is added to it, has more than {MAX_NAME_BYTES} bytes, "
+            "which file systems do not hold. Choose a shorter one."
         )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medq_uni.errors import MedQError
+from medq_uni.errors import MedQError, printable
 from medq_uni.taxonomy import Modality
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ state = {"debug": False}
 def clear_errors() -> Iterator[None]:
     """Turn errors that a user can cause into one line and exit code 1; print warnings as lines."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
+        warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {printable(str(message))}", err=True)
         try:
             yield
         except (ValueError, OSError) as error:
@@ -113,7 +113,7 @@ def clear_errors() -> Iterator[None]:
             from medq_uni.errors import words_of
 
             text = words_of(error) if isinstance(error, OSError) else str(error)
-            typer.echo(f"error: {text}", err=True)
+            typer.echo(f"error: {printable(text)}", err=True)
             raise typer.Exit(BAD_INPUT) from error
 
 
