@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,27 +79,45 @@ def restore_folder(
         for path, reason in found.passed_over:
             on_passed_over(path.relative_to(source), reason)
     for item, place in _places(found, target):
-        relative = place.relative_to(target)
-        is_leftover = sidecar_path(place).exists() and not place.exists()
         try:
-            if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-                yield ItemResult(item.relative, relative, "skipped", "done already")
-                continue
-            result = restore_file(
-                restorer, item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
-            )
+            yield _restored(restorer, item, place, target, modality, overwrite, maps, options)
         except (MedQError, OSError) as error:
-            with suppress(OSError):
-                if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-                    yield ItemResult(item.relative, relative, "skipped", "done meanwhile by another process")
-                    continue
             words = words_of(error) if isinstance(error, OSError) else str(error)
-            yield ItemResult(item.relative, relative, "failed", words)
-            continue
-        status: Status = "unchanged" if result.is_unchanged else "restored"
-        yield ItemResult(item.relative, relative, status, result.description.to_text(), result)
+            yield ItemResult(item.relative, place.relative_to(target), "failed", words)
     for path, reason in found.broken:
         yield ItemResult(path.relative_to(source), path.relative_to(source), "failed", reason)
+
+
+def _restored(
+    restorer: Restorer,
+    item: ImageItem,
+    place: Path,
+    target: Path,
+    modality: Modality | None,
+    overwrite: bool,
+    maps: bool,
+    options: dict[str, Any],
+) -> ItemResult:
+    """Return what became of one image.
+
+    Raises:
+        MedQError: If it cannot be read, restored or written.
+        OSError: Likewise.
+    """
+    relative = place.relative_to(target)
+    is_leftover = os.path.exists(sidecar_path(place)) and not os.path.exists(place)
+    if not overwrite and _is_done(restorer, item, place, modality, maps, options):
+        return ItemResult(item.relative, relative, "skipped", "done already")
+    try:
+        result = restore_file(
+            restorer, item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
+        )
+    except MedQError:
+        if not overwrite and _is_done(restorer, item, place, modality, maps, options):
+            return ItemResult(item.relative, relative, "skipped", "done meanwhile by another process")
+        raise
+    status: Status = "unchanged" if result.is_unchanged else "restored"
+    return ItemResult(item.relative, relative, status, result.description.to_text(), result)
 
 
 def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, Path]]:
@@ -110,7 +128,7 @@ def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, P
     natural = [target / item.relative.with_name(_written_name(item)) for item in items]
     taken: set[str] = set()
     places = list(natural)
-    for index in sorted(range(len(items)), key=lambda index: not natural[index].exists()):
+    for index in sorted(range(len(items)), key=lambda index: not os.path.exists(natural[index])):
         place = natural[index]
         stem, suffix = split_suffix(place.name)
         for number in itertools.count(1):
@@ -127,7 +145,7 @@ def _is_of_another(place: Path) -> bool:
     """Return whether there is a record in the place of that of an image, and it is of something else."""
     record = _record(place)
     is_ours = bool(record.keys() & {"provenance", "settings"}) and record.get("image", place.name) == place.name
-    return sidecar_path(place).exists() and not is_ours
+    return os.path.exists(sidecar_path(place)) and not is_ours
 
 
 def _record(place: Path) -> dict[str, Any]:
@@ -159,7 +177,7 @@ def _is_done(
 ) -> bool:
     record = _record(place)
     made = provenance_of(record)
-    if not place.exists() or made is None or not record.keys() >= {"maps", "source"}:
+    if not os.path.exists(place) or made is None or not record.keys() >= {"maps", "source"}:
         return False
     written = record["maps"]
     wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}

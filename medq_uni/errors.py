@@ -51,6 +51,18 @@ def where_raised(error: BaseException) -> str:
     return f"{type(error).__name__} at {name}:{line}"
 
 
+def printable(text: str) -> str:
+    """Return text as a terminal or a page can show it: control characters, and bytes that are no UTF-8, as escapes."""
+
+    def shown(character: str) -> str:
+        code = ord(character)
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
+            return f"\\x{code - 0xDC00:02x}"
+        return character.encode("unicode_escape").decode("ascii")
+
+    return "".join(one if one.isprintable() or one in "\n\t" else shown(one) for one in text)
+
+
 @contextmanager
 def capture_warnings() -> Iterator[list[str]]:
     """Collect what is warned of inside, each once, in the place of printing it; the list is filled at the end."""

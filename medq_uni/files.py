@@ -15,6 +15,7 @@ from pathlib import Path
 
 from medq_uni.errors import MedQError, UnwritableImage
 
+MAX_NAME_BYTES = 255
 CLAIM_WAIT_S, CLAIM_EXPIRES_S = 300.0, 3600.0
 """How long a process waits for another one that writes the same result, and after what time it takes that for dead."""
 SWEPT_AFTER_S = 3600.0
@@ -42,6 +43,7 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
     Raises:
         UnwritableImage: With what to do.
     """
+    check_name(path)
     target = path.resolve()
     for source in sources:
         origin = source.resolve()
@@ -60,6 +62,19 @@ def check_target(path: Path, *, sources: Iterable[Path] = (), overwrite: bool = 
         raise UnwritableImage(
             f"{path.name}: the folder holds other files than a written series (0001.dcm, ...), "
             "so it is not replaced. Choose another folder."
+        )
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is longer than file systems hold.
+
+    Raises:
+        UnwritableImage: If it is.
+    """
+    if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
+        raise UnwritableImage(
+            f"{path.name[:40]}...: this name, with what is added to it, has more than {MAX_NAME_BYTES} bytes, "
+            "which file systems do not hold. Choose a shorter one."
         )
 
 
@@ -158,7 +173,7 @@ def _break_stale(lock: Path) -> None:
         return
     aside = lock.with_name(f".medq-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
     try:
-        os.replace(lock, aside)  # of several processes only one moves it
+        Path(lock).replace(aside)  # of several processes only one moves it
         if _text(aside) != said:  # it was another's, made meanwhile
             os.link(aside, lock)
     except OSError:

@@ -13,6 +13,7 @@ import numpy as np
 
 from medq_uni import __version__
 from medq_uni.description import degradation_words
+from medq_uni.errors import printable
 from medq_uni.files import write_text
 from medq_uni.image import MedicalImage
 from medq_uni.notice import NOTICE
@@ -62,7 +63,7 @@ class ReportItem:
                 decibels, similarity = scores(image, reference)
                 rows.append((name, f"{decibels:.2f}", f"{similarity:.4f}"))
         return cls(
-            title=title,
+            title=printable(title),
             note=note,
             verdict=words.verdict.value,
             unchanged=restoration.is_unchanged,

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -296,3 +297,29 @@ def test_a_description_that_is_no_text_is_the_users_error(slice_file: Path, tmp_
     code, text = medq("restore", slice_file, *arguments)
     assert code == 1
     assert "description.json: is no text in UTF-8" in text
+
+
+def test_a_name_that_is_not_utf8_is_escaped_and_the_report_is_written(slice_file: Path, tmp_path: Path):
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    slice_file.rename(folder / os.fsdecode(b"b_M\xfcller\x1b[31m.nii.gz"))
+    report = tmp_path / "r.html"
+    code, text = medq("restore", folder, "-o", tmp_path / "out", "--modality", "mr", "--report", report)
+    assert code == 0, text
+    assert r"b_M\xfcller\x1b[31m.nii.gz" in text
+    assert "\x1b" not in text
+    assert r"b_M\xfcller" in report.read_text(encoding="utf-8")
+
+
+def test_a_report_that_cannot_be_written_leaves_the_images_restored(
+    slice_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medq_uni.report.write_report", full)
+    target = tmp_path / "out.nii.gz"
+    code, text = medq("restore", slice_file, "-o", target, "--modality", "mr", "--report", tmp_path / "r.html")
+    assert code == 3
+    assert "no report, but the images are restored: No space left" in text
+    assert target.is_file()

@@ -27,7 +27,7 @@ from medq_uni.cli.shared import (
     load_restorer,
     progress_bar,
 )
-from medq_uni.errors import MedQError
+from medq_uni.errors import MedQError, printable
 from medq_uni.notice import NOTICE
 from medq_uni.taxonomy import Severity, Task
 
@@ -128,8 +128,8 @@ def restore(
         is_tree = path.is_dir() and not _is_one_series(path)
         code = (_restore_tree if is_tree else _restore_one)(restorer, path, output, options, tell)
         code = code or (_left_out(path) if path.is_dir() and not is_tree else 0)
-        if report is not None:
-            _write_report(sections, report)
+        if report is not None and not _write_report(sections, report):
+            code = code or SOME_FAILED
     typer.echo(NOTICE, err=True)
     if code:
         raise typer.Exit(code)
@@ -236,7 +236,7 @@ def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[s
         result = restore_file(restorer, source, target, progress=progress, **options)
     typer.echo(result.description.to_text())
     note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
-    typer.echo(f"{target}: {note}", err=True)
+    typer.echo(printable(f"{target}: {note}"), err=True)
     tell(source.name, result)
     return 0
 
@@ -247,7 +247,7 @@ def _left_out(folder: Path) -> int:
 
     found = find_images(folder)
     for path, reason in found.skipped:
-        typer.echo(f"{path.relative_to(folder)}\tpassed over\t{reason}", err=True)
+        typer.echo(printable(f"{path.relative_to(folder)}\tpassed over\t{reason}"), err=True)
     if found.skipped:
         typer.echo(f"{len(found.skipped)} files passed over, {len(found.broken)} of them images", err=True)
     return SOME_FAILED if found.broken else 0
@@ -263,7 +263,7 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
 
     def pass_over(path: Path, reason: str) -> None:
         passed_over.append(path)
-        typer.echo(f"{path}\tpassed over\t{reason}", err=True)
+        typer.echo(printable(f"{path}\tpassed over\t{reason}"), err=True)
 
     with progress_bar("images") as progress:
         results = restore_folder(restorer, source, target, on_start=totals.append, on_passed_over=pass_over, **options)
@@ -271,7 +271,8 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
             counts[result.status] += 1
             renamed = result.status != "failed" and result.place != result.relative
             note = f" [as {result.place}]" if renamed else ""
-            typer.echo(f"{result.relative}\t{result.status}\t{result.message}{note}", err=result.status == "failed")
+            line = f"{result.relative}\t{result.status}\t{result.message}{note}"
+            typer.echo(printable(line), err=result.status == "failed")
             progress(number, totals[0])
             if result.restoration is not None:
                 tell(str(result.relative), result.restoration)
@@ -286,11 +287,19 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
     return BAD_INPUT if counts["failed"] == total else SOME_FAILED
 
 
-def _write_report(sections: list[ReportItem], path: Path) -> None:
+def _write_report(sections: list[ReportItem], path: Path) -> bool:
+    """Write the report, and return whether that went well; the images are restored whatever becomes of it."""
+    from medq_uni.errors import words_of
     from medq_uni.report import write_report
 
     if not sections:
         typer.echo(f"{path}: no report, since nothing was restored in this run", err=True)
-        return
-    write_report(sections, path)
-    typer.echo(f"{path}: report", err=True)
+        return True
+    try:
+        write_report(sections, path)
+    except (MedQError, OSError) as error:
+        words = words_of(error) if isinstance(error, OSError) else str(error)
+        typer.echo(printable(f"error: no report, but the images are restored: {words}"), err=True)
+        return False
+    typer.echo(printable(f"{path}: report"), err=True)
+    return True

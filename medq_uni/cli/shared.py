@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medq_uni.errors import MedQError
+from medq_uni.errors import MedQError, printable
 from medq_uni.taxonomy import Modality
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def clear_errors() -> Iterator[None]:
     A fault is told by type and place alone: its message might hold values of a patient's image.
     """
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {message}", err=True)
+        warnings.showwarning = lambda message, *rest: typer.echo(f"warning: {printable(str(message))}", err=True)
         try:
             yield
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -117,7 +117,7 @@ def clear_errors() -> Iterator[None]:
         except Exception as error:
             if state["debug"]:
                 raise
-            typer.echo(_said(error), err=True)
+            typer.echo(printable(_said(error)), err=True)
             raise typer.Exit(BAD_INPUT) from error
 
 

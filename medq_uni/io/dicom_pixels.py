@@ -106,7 +106,17 @@ def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
         if not has_preamble and not ("SOPClassUID" in dataset and "Modality" in dataset):
             raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
         _check_depth(path.name, dataset)
+        _take_identity(dataset)
         return dataset
+
+
+def _take_identity(dataset: Dataset) -> None:
+    """Take the class and number of the object from the file meta information where the data set lost them."""
+    meta = getattr(dataset, "file_meta", None)
+    pairs = (("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID"))
+    for keyword, stored in pairs:
+        if not dataset.get(keyword) and meta is not None and is_uid(meta.get(stored)):
+            setattr(dataset, keyword, meta.get(stored))
 
 
 def _check_inflated(path: Path) -> None:

@@ -15,7 +15,7 @@ from medq_uni.files import atomic_file, atomic_folder
 from medq_uni.image import MedicalImage, Units
 from medq_uni.io.dicom import DicomSource, FrameRef, functional_group
 from medq_uni.io.dicom_derive import Lineage, derive_frames, derived_header
-from medq_uni.io.dicom_pixels import parsing
+from medq_uni.io.dicom_pixels import is_uid, parsing
 from medq_uni.io.dicom_scale import keep_true
 from medq_uni.io.geometry import slice_offset
 from medq_uni.io.limits import check_finite, third_party
@@ -84,6 +84,11 @@ def own_frames(image: MedicalImage, path: Path) -> tuple[DicomSource, tuple[Fram
             "Write it as .nii.gz."
         )
     frames = source.frames[offset : offset + num_slices]
+    if any(not is_uid(source.headers[frame.header].get("SOPClassUID")) for frame in frames):
+        raise UnwritableImage(
+            f"{path.name}: the source has no SOPClassUID, so it is not known what kind of DICOM object to write. "
+            "Write it as .nii.gz."
+        )
     num_objects = len({frame.header for frame in frames})
     if path.suffix and num_objects > 1:
         raise UnwritableImage(

@@ -6,6 +6,7 @@ can claim gigabytes of pixels. Messages name the file and tags, never values of 
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from collections.abc import Iterator
@@ -54,8 +55,19 @@ def third_party(name: str, *, kind: str, error: type[ValueError] = UnreadableIma
         if error is UnreadableImage:
             what, hint = "read", "The file may be damaged or incomplete; copy or export it again."
         else:
-            what, hint = "written", "Check that the folder can be written to and the disk is not full."
+            what, hint = "written", _write_hint(foreign)
         raise error(f"{name}: cannot be {what} as {kind} ({type(foreign).__name__}). {hint}") from None
+
+
+def _write_hint(foreign: Exception) -> str:
+    """Return what to do about a failed write; the disk is called full where the system says so, and only then."""
+    if not isinstance(foreign, OSError):
+        return "The header or the values do not fit the format; write .nii.gz or .tif."
+    if foreign.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full. Make room, or choose another folder."
+    if foreign.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "The folder may not be written to. Choose another one."
+    return "Check that the folder can be written to and the disk is not full."
 
 
 def warn(note: str) -> None:

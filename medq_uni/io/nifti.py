@@ -28,6 +28,7 @@ from medq_uni.taxonomy import Modality
 MAX_HEADER_BYTES = 2**20
 """Farthest that the data may begin: extensions are read into memory."""
 MAX_SIDECAR_BYTES = 2**20
+GZIP_MAGIC = b"\x1f\x8b"
 FORM_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "pixdim", "sform_code", "qform_code"),
@@ -186,6 +187,7 @@ def _check_header(path: Path) -> None:
 
     if path.stat().st_size == 0:
         raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
+    _check_compression(path)
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     with opener(path, "rb") as file:
         block = file.read(540)
@@ -211,6 +213,17 @@ def _check_header(path: Path) -> None:
             f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3. "
             "Split the series first (nibabel.four_to_three, fslsplit)."
         )
+
+
+def _check_compression(path: Path) -> None:
+    """Refuse a name that says another compression than the content has; readers go by the name."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == GZIP_MAGIC
+    is_named = path.name.lower().endswith(".gz")
+    if is_named and not is_compressed:
+        raise UnreadableImage(f"{path.name}: is named .gz but is not compressed. Rename it: {path.name[:-3]}")
+    if is_compressed and not is_named:
+        raise UnreadableImage(f"{path.name}: is compressed but not named .gz. Rename it: {path.name}.gz")
 
 
 def _swapped(value: int) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medq_uni.errors import UnreadableImage, UnwritableImage
-from medq_uni.files import check_target
+from medq_uni.errors import MedQError, UnreadableImage, UnwritableImage
+from medq_uni.files import check_name, check_target
 from medq_uni.image import MedicalImage
 from medq_uni.io.discover import Format, FoundImages, ImageItem, find_images, format_of
 from medq_uni.io.limits import warn
@@ -17,7 +17,7 @@ from medq_uni.io.provenance import IMAGE_SUFFIXES, Derivation
 from medq_uni.taxonomy import Modality
 
 
-def read_image(path: str | Path | ImageItem, *, modality: Modality | None = None) -> MedicalImage:
+def read_image(path: str | Path | ImageItem, *, modality: Modality | str | None = None) -> MedicalImage:
     """Read one image in physical units, with its place in space (RAS+).
 
     CT is in HU, PET in SUV (by body weight) where the header allows and Bq/ml with a warning where
@@ -26,15 +26,17 @@ def read_image(path: str | Path | ImageItem, *, modality: Modality | None = None
     Args:
         path: DICOM file (one or many frames), folder with one DICOM series, NIfTI, PNG or TIFF file,
             or an item of :func:`find_images`. The order of names in a folder plays no part.
-        modality: Overrides what the header says. Without either, the image has none.
+        modality: Overrides what the header says: ct, mr or pet. Without either, the image has none.
 
     Raises:
+        MedQError: If the modality is none of ours.
         UnreadableImage: If it is not one readable image; the message says what to do. It names files
             and tags, never the values of tags.
 
     Warns:
         ImageWarning: What had to be assumed, or could not be found out.
     """
+    modality = modality_named(modality)
     if isinstance(path, ImageItem):
         return _read(path.format, list(path.files), path.relative.name or path.path.name, modality)
     path = Path(path)
@@ -61,7 +63,22 @@ def read_image(path: str | Path | ImageItem, *, modality: Modality | None = None
     return _read(kind, [path], path.name, modality)
 
 
-def read_series(folder: str | Path, *, modality: Modality | None = None) -> Iterator[MedicalImage]:
+def modality_named(word: Modality | str | None) -> Modality | None:
+    """Return the modality that a word names: ct, mr or pet, in any case, or MRI and PT.
+
+    Raises:
+        MedQError: If it names none.
+    """
+    if word is None or isinstance(word, Modality):
+        return word
+    try:
+        plain = str(word).strip().lower()
+        return Modality({"mri": "mr", "pt": "pet"}.get(plain, plain))
+    except ValueError:
+        raise MedQError(f"modality must be {', '.join(Modality)}, got {str(word)[:40]!r}.") from None
+
+
+def read_series(folder: str | Path, *, modality: Modality | str | None = None) -> Iterator[MedicalImage]:
     """Yield every DICOM series below a folder, one image each, in the order of :func:`find_images`.
 
     Args:
@@ -139,6 +156,7 @@ def check_writable(image: MedicalImage, path: Path, *, overwrite: bool = False) 
         UnwritableImage: If the target is the source, exists, or cannot hold this image.
     """
     kind = target_format(path)
+    check_name(path)
     if kind == "dicom" and path.suffix == "" and path.is_file():
         raise UnwritableImage(f"{path.name}: is a file, but a series needs a folder. Choose another name.")
     if path.suffix and path.is_dir():
