@@ -18,6 +18,7 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import Degraded, degrade
 from medq_uni.physics.effect import NOISE_LIMITS, own_noise
+from medq_uni.physics.record import DEFAULT_METHOD
 from medq_uni.physics.tasks import SPECS
 from medq_uni.preprocess import CT_WINDOW_HU
 from medq_uni.seeding import generator_of
@@ -76,11 +77,12 @@ def _print_effects(sets: dict[str, list[MedicalImage]]) -> None:
         for grade in GRADES:
             for name, images in sets.items():
                 chosen = [image for image in images if image.modality is task.modality]
-                made = [_degrade(image, task, grade, index, 0) for index, image in enumerate(chosen)]
+                made = [_degrade(image, task, grade, index, DEFAULT_METHOD) for index, image in enumerate(chosen)]
                 effects = [one.effects[0] for one in made]
                 hit = np.mean([one.records[0].severity is grade for one in made])
+                other = next(iter(SPECS[task].alternatives))
                 alternative = np.median(
-                    [_degrade(image, task, grade, i, 1).effects[0] for i, image in enumerate(chosen)]
+                    [_degrade(image, task, grade, i, other).effects[0] for i, image in enumerate(chosen)]
                 )
                 numbers = " | ".join(f"{value:.3g}" for value in np.quantile(effects, QUANTILES))
                 scale = SPECS[task].effect
@@ -91,9 +93,9 @@ def _print_effects(sets: dict[str, list[MedicalImage]]) -> None:
             print(f"{task.value} {grade.value}", file=sys.stderr, flush=True)
 
 
-def _degrade(image: MedicalImage, task: Task, grade: Severity, index: int, method: int) -> Degraded:
+def _degrade(image: MedicalImage, task: Task, grade: Severity, index: int, method: str) -> Degraded:
     generator = generator_of(SEED, list(Task).index(task), grade.level, index)
-    return degrade(image, [(task, grade)], generator, method=SPECS[task].methods[method])
+    return degrade(image, [(task, grade)], generator, method=method)
 
 
 def _print_own_noise(sets: dict[str, list[MedicalImage]]) -> None:
@@ -123,7 +125,7 @@ def _picture(task: Task, folder: Path) -> None:
     low, high = CT_WINDOW_HU if task.modality is Modality.CT else (0, float(np.percentile(truth, 99.7)))
     figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), layout="constrained")
     for column, grade in enumerate(Severity):
-        made = _degrade(reference, task, grade, 0, 0)
+        made = _degrade(reference, task, grade, 0, DEFAULT_METHOD)
         voxels = made.image.voxels[0]
         axes[0, column].imshow(voxels, cmap="gray", vmin=low, vmax=high)
         unit = SPECS[task].effect.unit

@@ -138,7 +138,7 @@ def degrade(
         list[Task] | None, typer.Option(help="Kind of degradation; two of one modality make a mixed one.")
     ] = None,
     severity: Annotated[Grade, typer.Option(help="Grade.")] = Grade.MODERATE,
-    method: Annotated[str, typer.Option(help="Another way of simulating a single task.")] = "default",
+    method: Annotated[str, typer.Option(help="Way of simulating it: default, scanner, or another one.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of parameters and noise.")] = 0,
     record: Annotated[
         Path | None, typer.Option(help="Replay this record, or the one in this *.medq.json file, instead.")

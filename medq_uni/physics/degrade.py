@@ -55,7 +55,7 @@ def draw_record(
         task: Kind of degradation.
         severity: Grade; ``none`` gives a record that changes nothing.
         generator: Source of the parameters and of the record's seed.
-        method: ``default``, or the name of an alternative simulation of the task.
+        method: ``default``, ``scanner``, or the name of an alternative simulation of the task.
 
     Raises:
         MedQError: If the task has no such method.
@@ -63,7 +63,7 @@ def draw_record(
     spec = SPECS[task]
     spec.method(method)  # refuses a name that the task does not know
     seed = randint(2**31 - 1, generator)
-    params = {} if severity is Severity.NONE else spec.draw(severity, generator)
+    params = {} if severity is Severity.NONE else spec.drawn(severity, generator, method)
     return DegradationRecord(task=task, severity=severity, params=params, seed=seed, method=method)
 
 
@@ -84,7 +84,7 @@ def degrade(
         image: Reference.
         wanted: Tasks of one modality with their grades; several make a mixed degradation.
         generator: Source of the parameters.
-        method: For a single task, an alternative simulation.
+        method: Of every task in ``wanted``.
         own: Noise that the reference has itself, as :func:`medq_uni.physics.effect.own_noise` estimates it.
     """
     found = [

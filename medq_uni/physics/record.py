@@ -15,6 +15,8 @@ RECORD_VERSION = 2
 REPLAYED_VERSIONS = (1, 2)
 """Version 1 has no ``method``: it is the default one, unchanged since."""
 DEFAULT_METHOD = "default"
+SCANNER_METHOD = "scanner"
+"""The whole chain of acquisition, its parameters drawn far beyond what one scanner does."""
 MEASURED = "measured"
 """Method of a pair that a scanner measured at two doses: there is nothing to replay."""
 
@@ -36,7 +38,7 @@ class DegradationRecord:
         severity: Grade that its parameters were drawn for, or that its effect on an image was measured to have.
         params: Physical parameters, by the field's names and units; without any, nothing is changed.
         seed: Seed of every random number that applying it needs.
-        method: ``default``, the name of an alternative simulation, or ``measured``.
+        method: ``default``, ``scanner``, the name of an alternative simulation, or ``measured``.
         version: Version of the physics that it was drawn for.
     """
 

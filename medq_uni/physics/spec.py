@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medq_uni.errors import MedQError
-from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, DegradationRecord, Params, RecordError
+from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, SCANNER_METHOD, DegradationRecord, Params, RecordError
 from medq_uni.taxonomy import Severity, Task
 
 
@@ -91,6 +91,18 @@ class DataConsistency:
     """
 
 
+@dataclass(frozen=True)
+class Scanner:
+    """A task simulated as the whole chain of acquisition, its parameters drawn far beyond what one scanner does."""
+
+    draw: Callable[[Severity, torch.Generator], Params]
+    """Draws every parameter of the chain so that a grade, mild to severe, is filled."""
+    method: Method
+    """Takes what ``draw`` returns."""
+    limits: Mapping[str, tuple[float, float]]
+    """Least and largest value of parameters that would else break the simulation."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """All that the package knows of the physics of one task."""
@@ -109,6 +121,8 @@ class TaskSpec:
     """Parameters beyond what ``draw`` gives, hence beyond what is trained on."""
     params_of_dose: Callable[[float], Params] | None = None
     """From a dose reduction (full dose over this dose) to its parameters; None where no dose is reduced."""
+    scanner: Scanner | None = None
+    """The method ``scanner``, with parameters of its own; None where the task has no such."""
     consistency: Callable[..., DataConsistency] | None = None
     """From the truth and the other arguments of ``default`` to what it measured; None where this cannot be replayed."""
 
@@ -119,8 +133,9 @@ class TaskSpec:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Names of the ways in which the task can be simulated, the default first."""
-        return (DEFAULT_METHOD, *self.alternatives)
+        """Names of the ways in which the task can be simulated, the default first, then the scanner."""
+        scanner = () if self.scanner is None else (SCANNER_METHOD,)
+        return (DEFAULT_METHOD, *scanner, *self.alternatives)
 
     def method(self, name: str) -> Method:
         """Return one of the ways of simulating the task.
@@ -130,7 +145,20 @@ class TaskSpec:
         """
         if name not in self.methods:
             raise MedQError(f"{self.task.value} has no method {name!r}; it has {', '.join(self.methods)}.")
+        if self.scanner is not None and name == SCANNER_METHOD:
+            return self.scanner.method
         return self.default if name == DEFAULT_METHOD else self.alternatives[name]
+
+    def drawn(self, severity: Severity, generator: torch.Generator, name: str) -> Params:
+        """Return parameters of one of the ways of simulating the task, drawn to fill a grade, mild to severe.
+
+        Raises:
+            MedQError: If there is none of this name.
+        """
+        self.method(name)  # refuses a name that the task does not know
+        if self.scanner is not None and name == SCANNER_METHOD:
+            return self.scanner.draw(severity, generator)
+        return self.draw(severity, generator)
 
     def check(self, record: DegradationRecord) -> None:
         """Refuse a record of this task that cannot be replayed.
@@ -146,7 +174,9 @@ class TaskSpec:
         if record.method not in self.methods:
             known = ", ".join(self.methods)
             raise RecordError(f"{self.task.value} has no method {record.method!r}; this software knows {known}.")
-        for name, (low, high) in self.limits.items():
+        scanner = self.scanner if record.method == SCANNER_METHOD else None
+        limits = self.limits if scanner is None else scanner.limits
+        for name, (low, high) in limits.items():
             value = record.params.get(name)
             if value is not None and not low <= value <= high:
                 raise RecordError(f"{self.task.value}: {name} must lie between {low:g} and {high:g}, got {value:g}.")

@@ -8,11 +8,12 @@ from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import apply_records, degrade, draw_record, slice_generator
 from medq_uni.physics.operators import gaussian_blur
-from medq_uni.physics.record import DegradationRecord
+from medq_uni.physics.record import DegradationRecord, Params
+from medq_uni.physics.spec import Scanner, TaskSpec
 from medq_uni.physics.tasks import SPECS
 from medq_uni.taxonomy import Modality, Severity, Task, tasks_of
 
-ALTERNATIVES = [(task, method) for task in Task for method in SPECS[task].alternatives]
+OTHERS = [(task, method) for task in Task for method in SPECS[task].methods[1:]]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -78,7 +79,7 @@ def test_the_truth_fits_what_was_measured_of_it(task: Task):
         assert 0 < measured.unseen_share(torch.randn(truth.shape, generator=generator())) < 1
 
 
-@pytest.mark.parametrize(("task", "method"), ALTERNATIVES)
+@pytest.mark.parametrize(("task", "method"), OTHERS)
 def test_it_replays_without_global_randomness_and_differs_from_the_default(task: Task, method: str):
     image = image_for(task)
     torch.manual_seed(1)
@@ -94,7 +95,7 @@ def test_it_replays_without_global_randomness_and_differs_from_the_default(task:
     assert first.voxels.dtype == np.float32
 
 
-@pytest.mark.parametrize(("task", "method"), ALTERNATIVES)
+@pytest.mark.parametrize(("task", "method"), OTHERS)
 def test_a_worse_grade_makes_a_larger_effect(task: Task, method: str):
     image = image_for(task)
     effects = []
@@ -107,3 +108,41 @@ def test_a_worse_grade_makes_a_larger_effect(task: Task, method: str):
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="has no method"):
         draw_record(Task.MR_NOISE, Severity.MILD, generator(), method="counts")
+
+
+def scanned(spec: TaskSpec) -> TaskSpec:
+    def doubled(image: torch.Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator):
+        return image * params["factor"]
+
+    return replace(
+        spec, scanner=Scanner(lambda severity, generator: {"factor": 1.0 + severity.level}, doubled, {"factor": (0, 9)})
+    )
+
+
+def test_a_scanner_is_drawn_and_applied_by_functions_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    task = Task.PET_LOW_COUNT
+    spec = scanned(SPECS[task])
+    monkeypatch.setitem(SPECS, task, spec)
+    assert spec.methods == ("default", "scanner", *spec.alternatives)
+    record = draw_record(task, Severity.MODERATE, generator(1), method="scanner")
+    assert record.params == {"factor": 3.0}
+    assert record.method == "scanner"
+    image = image_for(task)
+    assert np.array_equal(apply_records(image, record).voxels, 3 * image.voxels)
+    with pytest.raises(ValueError, match="factor must lie between 0 and 9, got 10"):
+        apply_records(image, replace(record, params={"factor": 10.0}))
+    default = draw_record(task, Severity.MODERATE, generator(1))
+    assert default == replace(record, method="default", params=spec.draw(Severity.MODERATE, after_the_seed(1)))
+
+
+def after_the_seed(seed: int) -> torch.Generator:
+    source = generator(seed)
+    torch.randint(2**31 - 1, (1,), generator=source)
+    return source
+
+
+def test_a_task_without_a_scanner_has_no_such_method():
+    spec = replace(SPECS[Task.PET_LOW_COUNT], scanner=None)
+    assert "scanner" not in spec.methods
+    with pytest.raises(ValueError, match="has no method 'scanner'"):
+        spec.drawn(Severity.MILD, generator(), "scanner")
