@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from medq_uni.physics import ct, ct_scanner, mri, pet
+from medq_uni.physics import ct, ct_scanner, mri, pet, pet_scanner
 from medq_uni.physics.spec import Scanner, TaskSpec
 from medq_uni.taxonomy import Task
 
-SCANNERS: Mapping[Task, Scanner] = {Task.CT_LOW_DOSE: ct_scanner.SCANNER}
+SCANNERS: Mapping[Task, Scanner] = {
+    Task.CT_LOW_DOSE: ct_scanner.SCANNER,
+    Task.PET_LOW_COUNT: pet_scanner.SCANNER,
+}
 """Built upon the defaults, in modules of their own."""
 SPECS: Mapping[Task, TaskSpec] = {
     spec.task: replace(spec, scanner=SCANNERS.get(spec.task, spec.scanner))
