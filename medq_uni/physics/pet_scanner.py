@@ -43,6 +43,14 @@ COARSEST = 3.0
 """Most pixels of the image for one voxel of the reconstruction, along a side."""
 SCATTER_WIDTH = 0.12
 """Standard deviation of scatter along the detectors, as a share of them."""
+EFFECT = {
+    0: (-3.027, 0.461, 0.818, 0.007, -0.213, -0.125, 0.939, -0.204, 0.007, -0.178, -0.197),
+    1: (0.998, 0.429, 0.806, -0.918, 0.271, 0.11, 0.0, 0.0, 0.0, -0.188, 0.0),
+}
+"""Logarithm of the effect as a sum of ``effect_features``, for iterative reconstruction and filtered backprojection.
+
+``python -m experiments.pet_counts`` fits them.
+"""
 COUNTS_LIMITS = (1e-3, 1e6)
 
 
@@ -81,14 +89,37 @@ def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
     params["mismatch_columns_mm"] = is_mismatched * between(-MISMATCH_MM, MISMATCH_MM)
     params["mismatch_mu"] = is_mismatched * between(-MISMATCH_MU, MISMATCH_MU)
     params["counts_per_mm2"] = 1.0
-    counts = (expected_effect(params) / target) ** 2
+    counts = (expected_effect(params) / target) ** (1 / EFFECT[int(params["fbp"])][1])
     params["counts_per_mm2"] = min(max(counts, COUNTS_LIMITS[0]), COUNTS_LIMITS[1])
     return params
 
 
 def expected_effect(params: Params) -> float:
-    """Return about what NRMSE the noise of a chain has, as fitted to phantoms; a body's size changes it."""
-    return 1.0
+    """Return about what NRMSE the noise of a chain has in a body, as fitted to phantoms."""
+    numbers = zip(EFFECT[int(params["fbp"])], effect_features(params), strict=True)
+    return math.exp(sum(number * feature for number, feature in numbers))
+
+
+def effect_features(params: Params) -> list[float]:
+    """Return the logarithms of which the logarithm of the effect is about a sum."""
+    counts = float(params["counts_per_mm2"]) * float(params["tof_gain"])
+    width = math.hypot(float(params["post_filter_mm"]), float(params["voxel_mm"]), 2.0)
+    is_iterative = not params["fbp"]
+    updates = is_iterative * math.log(float(params["iterations"]) * float(params["subsets"]))
+    has_model = is_iterative * float(params["resolution_model"])
+    return [
+        1.0,
+        math.log((float(params["dose_reduction"]) - 1) / counts),
+        math.log(axial_factor(float(params["axial_filter_mm"]), float(params["slice_mm"]))),
+        math.log(width),
+        -math.log(1 - float(params["scatter_fraction"])),
+        -math.log(1 - float(params["randoms_fraction"])),
+        updates,
+        has_model,
+        has_model * updates,
+        math.log(float(params["resolution_mm"])),
+        math.log(width) * updates,
+    ]
 
 
 def scan(image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator) -> Tensor:

@@ -20,9 +20,8 @@ PHASES = 32
 """Places between two pixels over which interpolation is averaged."""
 CUBIC_A = -0.75
 """Parameter of the cubic convolution of torch."""
-PLATEAU = (0.06, 0.16)
+PLATEAU = (0.03, 0.1)
 """Where sharp and soft reconstructions still show edges alike."""
-EDGE_WINDOW_HU = (-200.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -143,16 +142,15 @@ def _interpolation_power(frequency: Tensor, is_cubic: bool) -> Tensor:
 def own_cutoff(image: Tensor) -> float:
     """Return the frequency at which an image in HU has lost nine tenths of the power of its edges, at most 0.5.
 
-    The power of edges falls as 1 / f^3, times the square of the scanner's transfer, which stays when f^3 is taken out
-    (edges of bone and air are held back, so that a few do not decide).
+    The power of edges falls as 1 / f^3, times the square of the scanner's transfer, which stays when f^3 is taken out.
+    Noise of the image hides a lower cutoff.
 
     Args:
         image: (H, W) in HU.
     """
     height, width = image.shape
     window = torch.hann_window(height + 2)[1:-1, None] * torch.hann_window(width + 2)[1:-1]
-    clamped = image.clamp(*EDGE_WINDOW_HU)
-    power = torch.fft.rfft2((clamped - clamped.mean()) * window.to(image)).abs().square()
+    power = torch.fft.rfft2((image - image.mean()) * window.to(image)).abs().square()
     frequency = frequencies(height, width).to(image)
     step = max(0.02, 2 / min(height, width))
     number = (frequency / step).round().long().flatten()
