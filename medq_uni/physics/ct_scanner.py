@@ -49,8 +49,6 @@ SOFTENED_SHARE = 0.5
 """Largest standard deviation that softening has in soft tissue, as a share of the noise asked for."""
 EDGE_SD = 2.0
 """Slope of the image for each pixel, as a multiple of the noise, at which an edge keeps half of its noise."""
-SMALLEST_GAIN, LARGEST_GAIN = 0.0, 12.0
-"""Of the filter that shapes the noise."""
 FEWEST_PIXELS = 64
 
 
@@ -169,7 +167,7 @@ def _textured(noise: Tensor, square: Tensor, params: Params) -> Tensor:
     height, width = square.shape
     frequency = frequencies(height, width)
     gain = (_spectrum(params).power(frequency) / backprojected_power(height, width)).sqrt()
-    gain = gain.clamp(SMALLEST_GAIN, LARGEST_GAIN * float(gain[frequency < 0.5].mean()))
+    gain = gain.clamp(max=float(gain[frequency <= 0.5].max()))  # backprojection leaves little beyond
     scale = float(params["grid_scale"])
     if _is_regridded(params):
         gain = gain * low_pass(frequency, _grid_limit(scale))

@@ -136,6 +136,8 @@ def scan(image: Tensor, *, params: Params, spacing_mm: tuple[float, float], gene
         spacing_mm: Pixel spacing (row, column).
         generator: Source of counts and thinning.
     """
+    if float(params["dose_reduction"]) <= 1:
+        return image
     canvas = Canvas.of(image, spacing_mm, float(params["voxel_mm"]))
     activity = canvas.put(image)
     right = system(activity, canvas.voxel_mm, params)
@@ -282,7 +284,7 @@ def axial_factor(filter_mm: float, slice_mm: float) -> float:
 def _along_detectors(sinogram: Tensor) -> Tensor:
     """Return a sinogram (1, 4, V, D) spread along its detectors as scatter is, of the same sum but at the ends."""
     count = sinogram.shape[-1]
-    place = torch.arange(count, device=sinogram.device) - count // 2
+    place = torch.arange(-(count // 2), count // 2 + 1, device=sinogram.device)
     kernel = torch.exp(-0.5 * (place / (SCATTER_WIDTH * count)) ** 2).to(sinogram)
     rows = sinogram.reshape(-1, 1, count)
     return F.conv1d(rows, (kernel / kernel.sum())[None, None], padding="same").reshape(sinogram.shape)
