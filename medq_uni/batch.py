@@ -105,7 +105,7 @@ def _restored(
         OSError: Likewise.
     """
     relative = place.relative_to(target)
-    is_leftover = os.path.exists(sidecar_path(place)) and not os.path.exists(place)
+    is_leftover = _exists(sidecar_path(place)) and not _exists(place)
     if not overwrite and _is_done(restorer, item, place, modality, maps, options):
         return ItemResult(item.relative, relative, "skipped", "done already")
     try:
@@ -128,7 +128,7 @@ def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, P
     natural = [target / item.relative.with_name(_written_name(item)) for item in items]
     taken: set[str] = set()
     places = list(natural)
-    for index in sorted(range(len(items)), key=lambda index: not os.path.exists(natural[index])):
+    for index in sorted(range(len(items)), key=lambda index: not _exists(natural[index])):
         place = natural[index]
         stem, suffix = split_suffix(place.name)
         for number in itertools.count(1):
@@ -145,7 +145,7 @@ def _is_of_another(place: Path) -> bool:
     """Return whether there is a record in the place of that of an image, and it is of something else."""
     record = _record(place)
     is_ours = bool(record.keys() & {"provenance", "settings"}) and record.get("image", place.name) == place.name
-    return os.path.exists(sidecar_path(place)) and not is_ours
+    return _exists(sidecar_path(place)) and not is_ours
 
 
 def _record(place: Path) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def _is_done(
 ) -> bool:
     record = _record(place)
     made = provenance_of(record)
-    if not os.path.exists(place) or made is None or not record.keys() >= {"maps", "source"}:
+    if not _exists(place) or made is None or not record.keys() >= {"maps", "source"}:
         return False
     written = record["maps"]
     wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
@@ -188,3 +188,8 @@ def _is_done(
     ):
         return False
     return bool(record["source"] == source_record(item.files, modality))
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path is there; a name that is too long for the system is not, where ``Path.exists`` fails."""
+    return os.path.exists(path)  # noqa: PTH110

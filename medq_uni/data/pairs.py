@@ -15,7 +15,7 @@ from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import Degraded, UnusableValues, degrade
 from medq_uni.physics.effect import NOISE_LIMITS, effect, grade_of, own_noise, total_effect
-from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, DegradationRecord
+from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, SCANNER_METHOD, DegradationRecord
 from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, tasks_of
@@ -80,6 +80,8 @@ class PairsConfig:
     """Share of degraded MR pairs that have a second degradation."""
     alternative: bool = False
     """Whether degradations are simulated by an alternative, independent method, for a test of shift."""
+    scanner_fraction: float = 0.0
+    """Share of simulated pairs that are degraded by the whole chain of acquisition, where their tasks have one."""
     vary_real: bool = False
     """Whether real slices are augmented (matrix size, contrast, orientation, noise) before they are degraded."""
     lesion_fraction: float = 0.0
@@ -93,10 +95,12 @@ class PairsConfig:
             raise ConfigError(f"data must be a list of sources, got {self.data!r}. Write [{self.data!r}].")
         if self.count < 1 or not self.phantom_sizes:
             raise ConfigError("pairs: count must be at least 1, and phantom_sizes must not be empty.")
-        shares = ("real_fraction", "none_fraction", "mixed_fraction", "lesion_fraction")
+        shares = ("real_fraction", "none_fraction", "mixed_fraction", "scanner_fraction", "lesion_fraction")
         wrong = next((name for name in shares if not 0 <= getattr(self, name) <= 1), None)
         if wrong is not None:
             raise ConfigError(f"pairs: {wrong} must lie between 0 and 1, got {getattr(self, wrong)}.")
+        if self.alternative and self.scanner_fraction:
+            raise ConfigError("pairs: a pair has one simulation; set alternative to false, or scanner_fraction to 0.")
         if self.unseen and self.data:
             raise ConfigError("pairs: unseen references are made by code; leave out data, or set unseen to false.")
 
@@ -134,7 +138,7 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
     A pair measured at two doses is taken where the source has one; elsewhere the degradation is simulated.
     """
     generator = generator_of(config.seed, index)
-    task = list(Task)[index % len(Task)]
+    task = _task(index)
     severity = _severity(config, index, generator)
     use_real = bool(config.data) and _chance(config.real_fraction, generator)
     reference = _real_reference(config, task, severity is Severity.NONE, generator) if use_real else None
@@ -144,7 +148,7 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
         made = _measured(reference, reference.lower, task)
     else:
         reference = _perhaps_with_lesions(reference, config, index)
-        made = _simulated(reference, config, task, severity, generator)
+        made = _simulated(reference, config, index, severity, generator)
     return Pair(
         degraded=made.image,
         reference=reference.image,
@@ -162,14 +166,15 @@ def draw_pair(config: PairsConfig, index: int) -> Pair:
 
 
 def _simulated(
-    reference: Reference, config: PairsConfig, task: Task, severity: Severity, generator: torch.Generator
+    reference: Reference, config: PairsConfig, index: int, severity: Severity, generator: torch.Generator
 ) -> Degraded:
-    """Return a reference degraded by a task, and perhaps by another one of its modality."""
+    """Return a reference degraded by the task of pair ``index``, and perhaps by another one of its modality."""
+    task = _task(index)
     wanted = [(task, severity)]
     others = [other for other in tasks_of(task.modality) if other is not task]
     if others and severity is not Severity.NONE and _chance(config.mixed_fraction, generator):
         wanted.append((others[randint(len(others), generator)], Severity.from_level(1 + randint(3, generator))))
-    method = DEFAULT_METHOD
+    method = _scanner_or_default(config, index, [one for one, _ in wanted])
     if config.alternative and len(wanted) == 1:
         alternatives = tuple(SPECS[task].alternatives)
         method = alternatives[randint(len(alternatives), generator)]
@@ -183,6 +188,16 @@ def _simulated(
         ) from error
 
 
+def _scanner_or_default(config: PairsConfig, index: int, tasks: list[Task]) -> str:
+    """Return the method of a pair's tasks; whatever else is drawn for the pair stays the same."""
+    chosen = _chance(config.scanner_fraction, generator_of(config.seed, index, 4))  # 3 is taken by training
+    return SCANNER_METHOD if chosen and all(SPECS[task].scanner for task in tasks) else DEFAULT_METHOD
+
+
+def _task(index: int) -> Task:
+    return list(Task)[index % len(Task)]
+
+
 def volume_of(config: PairsConfig, index: int) -> str:
     """Return the name of the volume that pair ``index`` is drawn from first, without reading it.
 
@@ -192,7 +207,7 @@ def volume_of(config: PairsConfig, index: int) -> str:
     _severity(config, index, generator)
     if not config.data or not _chance(config.real_fraction, generator):
         return PHANTOM_VOLUME
-    volume = _draw_volume(config, list(Task)[index % len(Task)].modality, generator)
+    volume = _draw_volume(config, _task(index).modality, generator)
     return PHANTOM_VOLUME if volume is None else volume.name
 
 

@@ -10,7 +10,8 @@ import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from medq_uni.image import MedicalImage
-from medq_uni.physics.effect import SOFT_TISSUE_HU, foreground
+from medq_uni.physics.ct import SOFT_TISSUE_HU
+from medq_uni.physics.effect import foreground
 from medq_uni.seeding import randint
 from medq_uni.taxonomy import Modality
 

@@ -21,6 +21,7 @@ MU_WATER_PER_MM = 0.0195
 HU_RANGE = (-1024.0, 3071.0)
 BODY_HU = -500.0
 """The body begins here."""
+SOFT_TISSUE_HU = (-50.0, 200.0)
 DOSE = {Severity.MILD: (0.4, 0.6), Severity.MODERATE: (0.2, 0.3), Severity.SEVERE: (0.05, 0.1)}
 """Dose fraction by grade."""
 GRADES_HU = (12.0, 25.0, 50.0)
@@ -180,7 +181,7 @@ def _parallel_exposure(
     """Return the exposure of a parallel-beam scan, and its line integrals (V, D)."""
     height, width = image.shape
     pixel = sum(spacing_mm) / 2
-    path = _line_integrals(image.clamp(*HU_RANGE), pixel)
+    path = line_integrals(image.clamp(*HU_RANGE), pixel)
     radon = Radon(height, width, VIEWS)
     to_hu = 1000 / MU_WATER_PER_MM / pixel
     return expose(image, path, params, lambda rays: radon.filtered_backprojection(rays) * to_hu, generator), path
@@ -250,8 +251,13 @@ def resample_detectors(sinogram: Tensor, place: Tensor) -> Tensor:
     return F.grid_sample(sinogram[None, None], grid[None], align_corners=True)[0, 0]
 
 
-def _line_integrals(image: Tensor, spacing_mm: float) -> Tensor:
-    """Return the attenuation along every ray, (V, D) of the full-size sinogram, from a coarse image."""
+def line_integrals(image: Tensor, spacing_mm: float) -> Tensor:
+    """Return the attenuation along every ray, (V, D) of the full-size sinogram, from a coarse image.
+
+    Args:
+        image: (H, W) in HU.
+        spacing_mm: Side of its pixels.
+    """
     attenuation, scale = coarse_attenuation(image)
     sinogram = Radon(attenuation.shape[-2], attenuation.shape[-1], VIEWS).forward(attenuation)[0] * (spacing_mm / scale)
     detectors = Radon(image.shape[0], image.shape[1], VIEWS).num_detectors

@@ -18,7 +18,7 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.physics import ct
 from medq_uni.physics.effect import effect, grade_of, total_effect
-from medq_uni.physics.record import DEFAULT_METHOD, DegradationRecord
+from medq_uni.physics.record import DEFAULT_METHOD, SCANNER_METHOD, DegradationRecord
 from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import randint, seed_of
 from medq_uni.taxonomy import Modality, Severity, Task
@@ -149,9 +149,9 @@ def _degrade_slice(image: MedicalImage, z: int, chain: tuple[DegradationRecord, 
             values = _one(values, record, z, spacing)
         return values.abs().numpy()
     (record,) = chain
-    if abs(spacing[0] / spacing[1] - 1) < 0.01:
+    if record.method == SCANNER_METHOD or abs(spacing[0] / spacing[1] - 1) < 0.01:
         return _one(values, record, z, spacing).numpy()
-    # projections need square pixels: the change is made on a square grid and brought back
+    # projections need square pixels: the change is made on a square grid and brought back; a scanner sees to it itself
     side = min(spacing)
     size = tuple(max(8, round(n * s / side)) for n, s in zip(values.shape, spacing, strict=True))
     square = F.interpolate(values[None, None], size=size, mode="bilinear")[0, 0]

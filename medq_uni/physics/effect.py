@@ -9,14 +9,13 @@ from torch import Tensor
 
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
-from medq_uni.physics.ct import BODY_HU
+from medq_uni.physics.ct import BODY_HU, SOFT_TISSUE_HU
 from medq_uni.physics.operators import gaussian_blur
 from medq_uni.physics.tasks import SPECS
 from medq_uni.taxonomy import Modality, Severity, Task
 
 FOREGROUND = 0.05
 """MR and PET foreground begins at this fraction of the 99.9th percentile."""
-SOFT_TISSUE_HU = (-50.0, 200.0)
 WINDOW = {Modality.CT: 7, Modality.MR: 9, Modality.PET: 5}
 """Side of the neighborhood in which noise is measured, in pixels."""
 FEWEST_WINDOWS = 50

@@ -116,10 +116,7 @@ class Radon:
 
     def filtered_backprojection(self, sinogram: Float[Tensor, "B V D"]) -> Float[Tensor, "B H W"]:
         """Return the image whose sinogram this is (Ram-Lak filter; Kak and Slaney 1988, ch. 3)."""
-        place = _filter_places(self.num_detectors, sinogram)
-        kernel = torch.where(place % 2 == 1, -1 / (math.pi * place.clamp(min=1)) ** 2, 0.0)
-        kernel[0] = 0.25
-        return self.adjoint(_filtered(sinogram, kernel)) * (math.pi / self.num_views)
+        return self.adjoint(ramp_filtered(sinogram)) * (math.pi / self.num_views)
 
 
 class FanBeam:
@@ -224,6 +221,14 @@ class FanBeam:
             value = row[:, index] * (1 - fraction) + row[:, index + 1] * fraction
             image = image + value / (depth**2 + side**2)
         return image * (2 * math.pi / self.num_views)
+
+
+def ramp_filtered(sinogram: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+    """Return parallel projections filtered by a ramp up to the Nyquist frequency (Ram-Lak)."""
+    place = _filter_places(sinogram.shape[-1], sinogram)
+    kernel = torch.where(place % 2 == 1, -1 / (math.pi * place.clamp(min=1)) ** 2, 0.0)
+    kernel[0] = 0.25
+    return _filtered(sinogram, kernel)
 
 
 def _filter_places(num_detectors: int, like: Tensor) -> Tensor:

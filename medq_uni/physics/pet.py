@@ -230,7 +230,7 @@ class Scanner:
             background: Expected randoms and scatter in every bin, likewise scaled.
         """
         image = sinogram.new_ones(len(sinogram), self.radon.height, self.radon.width)
-        for start in _bit_reversed(SUBSETS) * ITERATIONS:
+        for start in bit_reversed(SUBSETS) * ITERATIONS:
             views = slice(start, None, SUBSETS)
             measured = sinogram[:, views]
             expected = self.forward(image, views) + background
@@ -240,7 +240,7 @@ class Scanner:
         return image
 
 
-def _bit_reversed(count: int) -> list[int]:
+def bit_reversed(count: int) -> list[int]:
     """Return 0 to count - 1 (a power of two) so that successive views lie far apart."""
     bits = count.bit_length() - 1
     return [int(f"{i:0{bits}b}"[::-1], 2) for i in range(count)]

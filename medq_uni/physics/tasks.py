@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from medq_uni.physics import ct, mri, pet
-from medq_uni.physics.spec import TaskSpec
+from medq_uni.physics import ct, ct_scanner, mri, pet, pet_scanner
+from medq_uni.physics.spec import Scanner, TaskSpec
 from medq_uni.taxonomy import Task
 
-SPECS: Mapping[Task, TaskSpec] = {spec.task: spec for spec in (*ct.SPECS, *mri.SPECS, *pet.SPECS)}
+SCANNERS: Mapping[Task, Scanner] = {
+    Task.CT_LOW_DOSE: ct_scanner.SCANNER,
+    Task.PET_LOW_COUNT: pet_scanner.SCANNER,
+}
+"""Built upon the defaults, in modules of their own."""
+SPECS: Mapping[Task, TaskSpec] = {
+    spec.task: replace(spec, scanner=SCANNERS.get(spec.task, spec.scanner))
+    for spec in (*ct.SPECS, *mri.SPECS, *pet.SPECS)
+}

@@ -9,7 +9,9 @@ from medq_uni.config import ConfigError
 from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.sources import ManifestError
+from medq_uni.physics.degrade import apply_records
 from medq_uni.physics.record import MEASURED
+from medq_uni.physics.tasks import SPECS
 from medq_uni.taxonomy import Modality, Severity, Task
 
 CONFIG = PairsConfig(count=10, seed=5, phantom_sizes=(48, 64))
@@ -72,6 +74,34 @@ def test_grades_take_turns_and_mixed_pairs_have_two_records():
 def test_an_alternative_is_another_simulation():
     config = PairsConfig(count=20, seed=3, phantom_sizes=(64,), grades=(Severity.MODERATE,), alternative=True)
     assert all(draw_pair(config, index).records[0].method != "default" for index in range(5))
+
+
+def test_a_share_of_the_pairs_is_made_by_the_whole_chain_and_the_others_stay_as_they_are():
+    plain = PairsConfig(count=30, seed=3, phantom_sizes=(48,), none_fraction=0.0)
+    some = replace(plain, scanner_fraction=0.5)
+    found = set()
+    for index in range(30):
+        before, after = draw_pair(plain, index), draw_pair(some, index)
+        assert np.array_equal(before.reference.voxels, after.reference.voxels)
+        methods = {record.method for record in after.records}
+        if SPECS[after.task].scanner is not None:
+            found |= methods
+        if methods == {"default"}:
+            assert after.records == before.records
+            assert np.array_equal(before.degraded.voxels, after.degraded.voxels)
+        else:
+            assert not np.array_equal(before.degraded.voxels, after.degraded.voxels)
+            assert np.array_equal(apply_records(after.reference, after.records).voxels, after.degraded.voxels)
+    assert found == {"default", "scanner"}
+
+
+def test_a_whole_share_is_made_by_the_chain_wherever_a_task_has_one():
+    config = PairsConfig(count=10, seed=3, phantom_sizes=(48,), grades=(Severity.MODERATE,), scanner_fraction=1.0)
+    for pair in (draw_pair(config, index) for index in range(10)):
+        has_scanner = SPECS[pair.task].scanner is not None
+        assert pair.records[0].method == ("scanner" if has_scanner else "default")
+    with pytest.raises(ConfigError, match="one simulation"):
+        replace(config, alternative=True)
 
 
 def test_a_noisy_reference_never_stands_for_a_good_image(data: Path):
