@@ -290,7 +290,8 @@ def _nifti(image: MedicalImage, data: np.ndarray) -> Any:
     import nibabel
 
     source = image.source
-    header, kind, code = None, nibabel.Nifti1Image, 2  # 2: aligned to something unknown
+    kind: Any = nibabel.Nifti1Image
+    header, code = None, 2  # 2: aligned to something unknown
     if isinstance(source, NiftiSource):
         header = source.header.copy()
         header.set_data_dtype(data.dtype)

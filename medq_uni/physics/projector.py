@@ -59,9 +59,11 @@ class SquareProjector:
         flipped = image.flip(-1)
         copies = torch.stack([image, turned, flipped.transpose(-1, -2), flipped], 1)
         columns = copies.flatten(2).flatten(0, 1).t().contiguous()
-        sums = []
-        for one in (self._views[view].to(image) for view in views):
-            sums.append(F.embedding_bag(one.pixels, columns, one.starts, mode="sum", per_sample_weights=one.weights))
+        moved = (self._views[view].to(image) for view in views)
+        sums = [
+            F.embedding_bag(one.pixels, columns, one.starts, mode="sum", per_sample_weights=one.weights)
+            for one in moved
+        ]
         return torch.stack(sums).permute(2, 0, 1).unflatten(0, (len(image), SYMMETRIES))
 
     def adjoint(self, sinogram: Tensor, views: Sequence[int] = range(BASE_VIEWS)) -> Float[Tensor, "B N N"]:
