@@ -7,6 +7,7 @@ docs/physics.md has their ranges and sources.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ FEWEST_PIXELS = 64
 def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
     """Return every parameter of the chain; the dose and the standard deviation in soft tissue are as in the default."""
     params = ct.draw_low_dose(severity, generator)
-    draws = iter(torch.rand(18, generator=generator).tolist())
+    draws: Iterator[float] = iter(torch.rand(18, generator=generator).tolist())
 
     def between(low: float, high: float) -> float:
         return low + next(draws) * (high - low)
@@ -217,7 +218,7 @@ def _scaled(parts: Tensor, softened: Tensor, tissue: Tensor, params: Params) -> 
     (own, shared), (_, moved) = torch.cov(both.double()).tolist()
     if own <= 0:
         return softened
-    factor = (math.sqrt(shared**2 - own * (moved - target**2)) - shared) / own
+    factor: float = (math.sqrt(shared**2 - own * (moved - target**2)) - shared) / own
     return factor * noise + softened
 
 

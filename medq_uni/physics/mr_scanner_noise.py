@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -74,7 +76,7 @@ NOISE_LIMITS = {
 
 def _drawn_coils(generator: torch.Generator) -> int:
     """Return 1 to 32 coils, every doubling equally likely."""
-    return max(1, round(MOST_COILS ** uniform(0.0, 1.0, generator)))
+    return max(1, round(math.pow(MOST_COILS, uniform(0.0, 1.0, generator))))
 
 
 def scanner_noise(

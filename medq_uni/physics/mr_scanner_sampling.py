@@ -160,8 +160,9 @@ class _Fourier:
 
     def forward(self, images: Tensor) -> Tensor:
         shifted = torch.fft.ifftshift(images, dim=self.axes)
-        k_space = torch.fft.fftshift(torch.fft.fftn(shifted, dim=self.axes, norm="ortho"), dim=self.axes)
-        return k_space * self.mask
+        k_space: Tensor = torch.fft.fftshift(torch.fft.fftn(shifted, dim=self.axes, norm="ortho"), dim=self.axes)
+        measured: Tensor = k_space * self.mask
+        return measured
 
     def adjoint(self, k_space: Tensor) -> Tensor:
         shifted = torch.fft.ifftshift(k_space * self.mask, dim=self.axes)

@@ -7,6 +7,7 @@ docs/physics.md has their ranges and sources.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,7 @@ COUNTS_LIMITS = (1e-3, 1e6)
 
 def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
     """Return every parameter of the chain; the counts are those that give about the wanted effect."""
-    draws = iter(torch.rand(36, generator=generator).tolist())
+    draws: Iterator[float] = iter(torch.rand(36, generator=generator).tolist())
 
     def between(low: float, high: float) -> float:
         return low + next(draws) * (high - low)

@@ -64,7 +64,8 @@ class SquareProjector:
             F.embedding_bag(one.pixels, columns, one.starts, mode="sum", per_sample_weights=one.weights)
             for one in moved
         ]
-        return torch.stack(sums).permute(2, 0, 1).unflatten(0, (len(image), SYMMETRIES))
+        found: Tensor = torch.stack(sums).permute(2, 0, 1).unflatten(0, (len(image), SYMMETRIES))
+        return found
 
     def adjoint(self, sinogram: Tensor, views: Sequence[int] = range(BASE_VIEWS)) -> Float[Tensor, "B N N"]:
         """Return the backprojection of (B, 4, views, D), the exact transpose of :meth:`forward`."""
