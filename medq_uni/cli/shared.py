@@ -125,7 +125,9 @@ def _said(error: Exception) -> str:
     """Return what a user is told about an error."""
     from medq_uni.errors import is_fault, where_raised, words_of
 
-    fault = where_raised(error) if is_fault(error) else getattr(error, "fault", "")
+    fault = (
+        where_raised(error) if is_fault(error) else getattr(error, "fault", "") or getattr(error.__cause__, "fault", "")
+    )
     if fault:
         return f"{FAULT}\n{fault}"
     return f"error: {words_of(error) if isinstance(error, OSError) else error}"

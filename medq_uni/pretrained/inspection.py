@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medq_uni.config import ModelConfig, SharingConfig, SpecialTokens
+from medq_uni.errors import MedQError
 from medq_uni.pretrained.hub import verified_digests
 from medq_uni.pretrained.keys import KeysMismatch, WeightsMismatch
 from medq_uni.pretrained.memory import describe, needs_of
@@ -64,7 +65,7 @@ def _attempt(read: Any, problems: list[str]) -> Any:
         return read()
     except KeysMismatch as error:
         problems += [f"{what}: {name}" for what, names in _listed(error) for name in names]
-    except ValueError as error:
+    except MedQError as error:
         problems.append(str(error))
     return None
 

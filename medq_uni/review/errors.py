@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from medq_uni.annotate.records import StaleRevision, StoreError, UnknownRecord
+from medq_uni.errors import MedQError, where_raised
 from medq_uni.review.access import Forbidden, NotSignedIn, session_of
 from medq_uni.review.pages import message_page
 
@@ -26,8 +27,8 @@ def add_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _explain_fields)
     app.add_exception_handler(HTTPException, _explain_status)
     app.add_exception_handler(Forbidden, _refuse)
-    app.add_exception_handler(ValueError, _explain_value)
-    for kind in (OSError, SQLAlchemyError):
+    app.add_exception_handler(MedQError, _explain_value)
+    for kind in (OSError, SQLAlchemyError, ValueError):
         app.add_exception_handler(kind, _fail)
 
 
@@ -79,7 +80,7 @@ def _explain_status(request: Request, error: Exception) -> Response:
 
 
 def _fail(request: Request, error: Exception) -> Response:
-    _log.error("request failed: %s", type(error).__name__)
+    _log.error("request failed: %s", where_raised(error))
     return _answer(request, 503, "Not done", _NOT_DONE)
 
 
