@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from experiments import result_pages, results
+from medq_uni.ablate.plan import AblationPlan
+from medq_uni.config_json import read_json
 
 
 def test_the_results_page_is_the_one_that_the_kept_results_give():
@@ -59,10 +61,16 @@ def test_so_are_the_tables_of_the_ablations(name: str):
 
 
 @pytest.mark.parametrize("name", results.PLANS)
-def test_kept_results_are_those_of_the_plan_among_the_recipes(name: str):
-    plan = results.plan_of(json.loads((results.KEPT / f"{name}.json").read_text(encoding="utf-8")))
+def test_results_are_known_by_their_plan_among_the_recipes(name: str):
+    plan = read_json(AblationPlan, results.RECIPES / f"{name}.json", where="recipes/")
     assert results.plan_name(plan) == name
+    assert results.plan_name(replace(plan, test=replace(plan.test, data=("ct:somewhere",)))) == name
     assert results.plan_name(replace(plan, learning_rates=(9.0,))) is None
+    kept = results.KEPT / f"{name}.json"
+    if kept.is_file():
+        assert results.plan_name(results.plan_of(json.loads(kept.read_text(encoding="utf-8")))) == name
+    else:
+        assert f"medq ablate recipes/{name}.json" in results.ablation_table(name)
 
 
 def test_kept_results_name_no_place_of_a_machine():
