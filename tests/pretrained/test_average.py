@@ -34,7 +34,11 @@ def test_the_mean_lies_in_the_middle_and_claims_no_calibration(folders: list[Pat
     for name, value in nano.model.state_dict().items():
         torch.testing.assert_close(mean.model.state_dict()[name], value, rtol=1e-3, atol=1e-6)
     assert mean.card["mean_of"] == [load_pretrained(folder).sha256 for folder in folders]
-    assert (mean.uncertainty_scale, mean.ood_detector, mean.tile_size) == ({}, None, nano.tile_size)
+    assert (mean.uncertainty_scale, mean.ood_detector, mean.preprocessor.tile_size) == (
+        {},
+        None,
+        nano.preprocessor.tile_size,
+    )
     assert mean.sha256[:12] in result.output
 
 
