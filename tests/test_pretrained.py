@@ -64,7 +64,7 @@ def rehash(folder: Path) -> None:
 def test_weights_come_back_in_half_precision(saved: tuple[Path, MedQ]):
     folder, model = saved
     loaded = load_pretrained(folder)
-    assert loaded.tile_size == 64
+    assert loaded.preprocessor.tile_size == 64
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name].half().float()), name
 
