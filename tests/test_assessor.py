@@ -7,8 +7,7 @@ import torch
 from medq_uni.assessor import Assessor
 from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
-from medq_uni.model.vision import summary
-from medq_uni.preprocess import CannotAssess, to_tensor
+from medq_uni.preprocess import CannotAssess
 from medq_uni.pretrained.load import Pretrained, load_pretrained
 from medq_uni.pretrained.ood_detector import Gaussian, OodDetector
 from medq_uni.restorer import Restorer, RestoreSettings
@@ -27,9 +26,8 @@ def image() -> MedicalImage:
 
 def with_unlikeness(nano: Pretrained, image: MedicalImage, wanted: float) -> Pretrained:
     """Return a model to which the image has this unlikeness."""
-    seen = Assessor(nano).seen(to_tensor(image, multiple=16)[0])
-    with torch.inference_mode():
-        features = summary(nano.model.vision(seen))[0]
+    inference = Assessor(nano).inference
+    features = inference.vision_features(inference.preprocessor.views(image)[0])[0]
     gaussian = Gaussian(
         mean=features + 2.0,
         directions=torch.eye(len(features))[:1],
