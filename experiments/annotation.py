@@ -189,7 +189,7 @@ def running(url: str, dataset: Path) -> Iterator[tuple[str, subprocess.Popen[byt
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.annotation", "--serve", url, str(dataset), str(port)]
+    command = [sys.executable, "-m", "experiments.annotation", "--serve", url, str(dataset), str(port)]
     process = subprocess.Popen(command)
     address, ends = f"http://127.0.0.1:{port}", time.monotonic() + START_S
     try:
