@@ -62,7 +62,7 @@ def test_words_and_what_is_seen_change_the_restoration(engine: Inference, views:
 def test_a_batch_is_its_slices(engine: Inference, views: Tensor) -> None:
     both = restored(engine, views)
     each = torch.cat([restored(engine, one) for one in views.split(1)])
-    assert torch.allclose(both, each, atol=1e-3)
+    assert torch.allclose(both, each, atol=5e-3 * float(both.abs().max()))  # float32 through random weights
 
 
 def test_samples_are_averaged_and_their_spread_counts(engine: Inference, views: Tensor) -> None:
