@@ -221,9 +221,8 @@ def _check_compression(path: Path) -> None:
         is_compressed = file.read(2) == GZIP_MAGIC
     is_named = path.name.lower().endswith(".gz")
     if is_named and not is_compressed:
-        raise UnreadableImage(
-            f"{path.name}: is named .gz but is not compressed, so not a .nii.gz. Rename it: {path.name[:-3]}"
-        )
+        wrong = "not a gzip file: it is named .gz but is not compressed."
+        raise UnreadableImage(f"{path.name}: {wrong} Rename it: {path.name[:-3]}")
     if is_compressed and not is_named:
         raise UnreadableImage(f"{path.name}: is compressed but not named .gz. Rename it: {path.name}.gz")
 
