@@ -143,7 +143,7 @@ def claimed(path: Path) -> Iterator[None]:
 
 def _create(lock: Path, owner: str) -> bool:
     """Return whether the claim was made: whole from the first moment, by the link of a file to its name."""
-    mine = lock.with_name(f".medq-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
+    mine = _temporary(lock)
     mine.write_text(owner, encoding="ascii")
     try:
         os.link(mine, lock)
@@ -171,9 +171,9 @@ def _break_stale(lock: Path) -> None:
     is_dead = host == _HOST and not _is_alive(rest.partition(" ")[0])
     if not (is_dead or age_s > CLAIM_EXPIRES_S):
         return
-    aside = lock.with_name(f".medq-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
+    aside = _temporary(lock)
     try:
-        Path(lock).replace(aside)  # of several processes only one moves it
+        lock.replace(aside)  # of several processes only one moves it
         if _text(aside) != said:  # it was another's, made meanwhile
             os.link(aside, lock)
     except OSError:

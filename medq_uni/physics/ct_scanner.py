@@ -7,13 +7,13 @@ docs/physics.md has their ranges and sources.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.physics import ct
+from medq_uni.physics.draws import Draws
 from medq_uni.physics.operators import Radon, gaussian_blur
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import Scanner
@@ -56,16 +56,11 @@ FEWEST_PIXELS = 64
 def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
     """Return every parameter of the chain; the dose and the standard deviation in soft tissue are as in the default."""
     params = ct.draw_low_dose(severity, generator)
-    draws: Iterator[float] = iter(torch.rand(18, generator=generator).tolist())
-
-    def between(low: float, high: float) -> float:
-        return low + next(draws) * (high - low)
-
-    def evenly(low: float, high: float) -> float:
-        return math.exp(between(math.log(low), math.log(high)))
+    draws = Draws(18, generator)
+    between, evenly = draws.between, draws.evenly
 
     def has(step: str) -> bool:
-        return next(draws) < CHANCE[step]
+        return draws.has(CHANCE[step])
 
     peak = evenly(*PEAK)
     params |= {"kernel_peak": peak, "kernel_cutoff": peak * between(*CUTOFF), "kernel_rise": evenly(*RISE)}

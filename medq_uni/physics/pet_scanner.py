@@ -7,7 +7,6 @@ docs/physics.md has their ranges and sources.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medq_uni.physics import pet
+from medq_uni.physics.draws import Draws
 from medq_uni.physics.operators import gaussian_blur
 from medq_uni.physics.projector import BASE_VIEWS, SquareProjector
 from medq_uni.physics.record import Params
@@ -57,16 +57,11 @@ COUNTS_LIMITS = (1e-3, 1e6)
 
 def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
     """Return every parameter of the chain; the counts are those that give about the wanted effect."""
-    draws: Iterator[float] = iter(torch.rand(36, generator=generator).tolist())
-
-    def between(low: float, high: float) -> float:
-        return low + next(draws) * (high - low)
-
-    def evenly(low: float, high: float) -> float:
-        return math.exp(between(math.log(low), math.log(high)))
+    draws = Draws(36, generator)
+    between, evenly = draws.between, draws.evenly
 
     def has(step: str) -> bool:
-        return next(draws) < CHANCE[step]
+        return draws.has(CHANCE[step])
 
     target = evenly(*TARGET[severity])
     params: Params = {"dose_reduction": evenly(*pet.REDUCTION[severity])}
