@@ -79,7 +79,7 @@ def test_the_bent_range_is_increasing_and_inverted_exactly(top: float, seed: int
     assert float(wide.max()) == pytest.approx(1, abs=1e-5)
     assert (wide.diff() > 0).all()
     torch.testing.assert_close(scaling.from_wide(wide), ordered, rtol=2e-5, atol=2e-5)
-    below = ordered[ordered < scaling.knee]
+    below = ordered[ordered < scaling.knee][None, None]
     torch.testing.assert_close(scaling.to_wide(below), scaling_of(image).to_wide(below), rtol=0, atol=1e-6)
     step = 1e-3
     middle = wide[..., 1:-1]
