@@ -44,6 +44,7 @@ def alone(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory, train: 
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_and_weights_of_one(
     config: TrainConfig, alone: Path, tmp_path: Path, pairs_of: Callable[[TrainConfig], Path]
 ):
@@ -59,6 +60,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(
     assert sum(part[key].shape[0] for part in parts) == whole[key].shape[0]
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_one_process_and_with_two_ends_on_the_curve_of_one(
     config: TrainConfig,
     alone: Path,

@@ -119,10 +119,8 @@ def test_a_model_tuned_by_low_rank_updates_is_published_in_the_released_layout(
     assert changed(start(released), trained.model) == {"ir", "iqa"}
 
 
-LOW_RANK = pytest.param(LoraConfig(rank=4), id="low-rank", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("lora", [pytest.param(None, id="whole"), LOW_RANK])
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["whole", "low-rank"])
 def test_two_processes_fine_tune_as_one(
     released: Path,
     tmp_path: Path,
