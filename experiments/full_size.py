@@ -21,7 +21,7 @@ from torch import Tensor
 from experiments.machine import matrix_rate, times_of
 from experiments.synthetic import random_model, released_config
 from medq_uni.config import Execution, FluxCodecConfig, ModelConfig, SamplerConfig, TransformerConfig, VisionConfig
-from medq_uni.inference import Inference
+from medq_uni.inference import Condition, Inference
 from medq_uni.model.device_placement import place, weight_bytes
 from medq_uni.model.generation import Context
 from medq_uni.model.medq import MedQ
@@ -115,9 +115,8 @@ def _image_seconds(inference: Inference, machine: Machine, images: Tensor, steps
     size = inference.noise_shape(images.shape[-2], images.shape[-1])
 
     def restore() -> None:
-        inference.restore(
-            images, texts=texts, seen=images, sampler=sampler, noise=lambda numbers: torch.randn(count, *size)
-        )
+        condition = Condition(texts, images)
+        inference.restore(images, condition, sampler=sampler, noise=lambda numbers: torch.randn(count, *size))
 
     return _seconds(restore, machine, repeats=1)
 

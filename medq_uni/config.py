@@ -181,6 +181,12 @@ class FidelityCodecConfig:
     film_width: int = 0
     """Width of the hidden states of the restoration expert that modulate the features of the decoder (FiLM), the
     hidden_size of the transformer; 0 shows it none. A new modulation changes nothing."""
+    unshuffle: int = 1
+    """Side of the squares of pixels that the decoder turns into channels before its first level and back after its last
+    (pixel-unshuffle): a power of two; most of the work is done on that coarser grid."""
+    told_width: int = 0
+    """Width of the embedding of the modality and of quantities of the degradation, which scales and shifts the
+    features of every residual block (FiLM); 0 tells the decoder none."""
 
     def __post_init__(self) -> None:
         """Check the levels against the block."""
@@ -192,11 +198,13 @@ class FidelityCodecConfig:
             raise ConfigError(
                 f"blocks needs one positive number for each of the {len(self.widths)} widths, got {list(self.blocks)}."
             )
-        if 2 ** (len(self.widths) - 1) != self.block_size:
+        if self.unshuffle < 1 or self.unshuffle * 2 ** (len(self.widths) - 1) != self.block_size:
             raise ConfigError(
-                f"widths has {len(self.widths)} levels, which needs block_size "
-                f"{2 ** (len(self.widths) - 1)}, got {self.block_size}."
+                f"widths has {len(self.widths)} levels, which with unshuffle {self.unshuffle} needs block_size "
+                f"{self.unshuffle * 2 ** (len(self.widths) - 1)}, got {self.block_size}."
             )
+        if self.told_width and self.block != "residual":
+            raise ConfigError(f"told_width {self.told_width} needs blocks of the kind residual, got {self.block!r}.")
 
     @property
     def latent_channels(self) -> int:
@@ -247,6 +255,9 @@ class ModelConfig:
     shrinkage: bool = False
     """Whether the velocity also holds a predicted share of every coefficient of x_t: v = A(h) x_t + b(h). The base
     model has b alone, which cannot pass more coefficients than the hidden width."""
+    quantity_width: int = 0
+    """Inner width of the head that reads quantities of the degradation from the vision encoder, which a decoder with a
+    ``told_width`` is told; 0 reads none."""
 
     def __post_init__(self) -> None:
         """Check that the modulation of the decoder fits the expert."""

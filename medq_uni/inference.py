@@ -22,6 +22,7 @@ from medq_uni.model.vae import DecodedImage
 from medq_uni.model.vision import summary
 from medq_uni.preprocess import Preprocessor
 from medq_uni.pretrained.load import Pretrained
+from medq_uni.quantities import Reading, one_hot
 from medq_uni.taxonomy import Modality
 from medq_uni.tokenizer import DescriptionConstraint, Tokenizer
 
@@ -41,6 +42,18 @@ class Parts:
     """The restoration expert changes the latent; without it the decoder gets that of the degraded image."""
     skip: bool = True
     """The decoder sees features of the degraded image at full resolution."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What a restoration is told about slices, and what it sees of them."""
+
+    texts: Texts = ()
+    """What the restoration expert reads: usually an instruction, then a description."""
+    seen: Float[Tensor, "B 2 h w"] | None = None
+    """Views that the vision encoder sees, usually of the whole slices; None shows it nothing."""
+    quantities: Float[Tensor, "B n"] | None = None
+    """What the decoder is told (:mod:`medq_uni.quantities`); None tells nothing."""
 
 
 WHOLE, EXPERTS_BYPASSED, NO_SKIP, CODEC_ONLY = Parts(), Parts(experts=False), Parts(skip=False), Parts(False, False)
@@ -87,6 +100,21 @@ class Inference:
         return summary(self.model.vision(self._seen(views).to(self.model.dtype))).float().cpu()
 
     @torch.no_grad()
+    def read_quantities(self, views: Float[Tensor, "B 2 H W"], modality: Modality | None) -> Reading | None:
+        """Return what the network reads of the quantities of slices; None where it has no head for them.
+
+        Args:
+            views: Both views of slices, or of windows of them, of one size.
+            modality: Of all of them.
+        """
+        head = self.model.quantity_head
+        if head is None:
+            return None
+        told = one_hot(modality).to(self.model.device).expand(len(views), -1)
+        value, log_variance = head(self.model.vision(self._seen(views).to(self.model.dtype)), told)
+        return Reading(value.cpu(), (0.5 * log_variance).exp().cpu())
+
+    @torch.no_grad()
     def describe(
         self,
         views: Float[Tensor, "B 2 H W"],
@@ -126,9 +154,8 @@ class Inference:
     def restore(
         self,
         degraded: Float[Tensor, "B 2 H W"],
+        condition: Condition,
         *,
-        texts: Texts,
-        seen: Float[Tensor, "B 2 h w"] | None,
         sampler: SamplerConfig,
         noise: Noise | None = None,
         offset: Offset = (0, 0),
@@ -139,8 +166,7 @@ class Inference:
 
         Args:
             degraded: Both views of slices or tiles, of one size, on the token grid.
-            texts: What the restoration reads: usually an instruction, then a description.
-            seen: Views that the vision encoder sees, usually of the whole slices; None shows it nothing.
+            condition: What it is told about them.
             sampler: Start, steps, samples and guidance.
             noise: Source of what a noise start begins from; unused for a degraded start.
             offset: Row and column of the first token in a larger slice; one, or one for each sample (B, 2).
@@ -149,11 +175,12 @@ class Inference:
         """
         model = self.model
         image = self.preprocessor.codec_input(degraded).to(model.device)
-        features = model.codec.features(image) if parts.skip else None
+        told = None if condition.quantities is None else condition.quantities.to(model.device)
+        features = model.codec.features(image, told) if parts.skip else None
         latent = model.codec.encode(image)
         if not parts.experts:
             return _mean([model.codec.decode(latent, features, None)])
-        context = self._condition(latent, texts, seen, offset)
+        context = self._context(latent, condition, offset)
         decoded = []
         for first in range(0, sampler.num_samples, samples_at_once):
             numbers = range(first, min(first + samples_at_once, sampler.num_samples))
@@ -170,12 +197,12 @@ class Inference:
         side = self.model.config.token_pixels
         return (height // side) * (width // side), self.model.config.token_channels
 
-    def _condition(self, latent: Tensor, texts: Texts, seen: Tensor | None, offset: Offset) -> Context:
+    def _context(self, latent: Tensor, condition: Condition, offset: Offset) -> Context:
         context = self.model.start(len(latent), latent_offset=offset)
         self.model.append_latent(context, latent)
-        if seen is not None:
-            self.model.append_vision(context, self._seen(seen))
-        for text in texts:
+        if condition.seen is not None:
+            self.model.append_vision(context, self._seen(condition.seen))
+        for text in condition.texts:
             self.model.append_text(context, text)
         return context
 

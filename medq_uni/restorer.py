@@ -17,9 +17,10 @@ from medq_uni.assessor import Assessment, Assessor
 from medq_uni.config import Execution, SamplerConfig
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, WHOLE, Parts, Restored
+from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, WHOLE, Condition, Parts, Restored
 from medq_uni.preprocess import Inverse, assessable
 from medq_uni.pretrained.load import Pretrained, load_pretrained
+from medq_uni.quantities import known_with
 from medq_uni.result import Provenance, Restoration, RunOptions
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Verdict, restoration_strength
@@ -148,7 +149,7 @@ class Restorer:
         """
         views, inverse = self.inference.preprocessor.views(image)
         parts = EXPERTS_BYPASSED if skip else CODEC_ONLY
-        decoded = self.inference.restore(views, texts=(), seen=None, sampler=self.pretrained.sampler, parts=parts)
+        decoded = self.inference.restore(views, Condition(), sampler=self.pretrained.sampler, parts=parts)
         return self.inference.preprocessor.image(decoded.image, inverse)[0]
 
     def options(
@@ -204,12 +205,12 @@ class Restorer:
     ) -> Restored:
         """Return the restored slices in the channels of the codec, blended from tiles."""
         tiles = tile_grid(views.shape, size=self.inference.preprocessor.tile_size)
-        tokenizer = self.inference.tokenizer
-        texts = (tokenizer.encode(words[0]), tokenizer.encode_description(words[1]))
+        told = self._told_quantities(views, tiles, words[1])
         means, spreads = [], []
         for first in range(0, len(tiles), settings.batch_size):
             chunk = tiles[first : first + settings.batch_size]
-            restored = self._restore_tiles(views, chunk, texts, settings, parts)
+            condition = self._condition(views, chunk, words, told)
+            restored = self._restore_tiles(views, chunk, condition, settings, parts)
             means += list(restored.image.cpu())
             spreads += [] if restored.deviation is None else list(restored.deviation.cpu())
             if progress is not None:
@@ -217,11 +218,43 @@ class Restorer:
         shape = (len(views), means[0].shape[0], *views.shape[-2:])
         return Restored(blend(means, tiles, shape), blend(spreads, tiles, shape) if spreads else None)
 
+    def _told_quantities(
+        self, views: Tensor, tiles: Sequence[Tile], guiding: QualityDescription
+    ) -> list[Tensor] | None:
+        """Return what the decoder is told about every slice, read from all of the slice; None where it reads nothing.
+
+        The description chooses which quantities count.
+        """
+        told = []
+        known = known_with([degradation.task for degradation in guiding.degradations])
+        for z in range(len(views)):
+            windows = torch.stack([tile.cut(views) for tile in tiles if tile.z == z])
+            reading = self.inference.read_quantities(windows, guiding.modality)
+            if reading is None:
+                return None
+            told.append(reading.median().quantities(guiding.modality, known).told())
+        return told
+
+    def _condition(
+        self,
+        views: Tensor,
+        tiles: Sequence[Tile],
+        words: tuple[str, QualityDescription],
+        told: Sequence[Tensor] | None,
+    ) -> Condition:
+        tokenizer = self.inference.tokenizer
+        texts = (tokenizer.encode(words[0]), tokenizer.encode_description(words[1]))
+        return Condition(
+            texts=[[text] * len(tiles) for text in texts],
+            seen=torch.stack([views[tile.z] for tile in tiles]),
+            quantities=None if told is None else torch.stack([told[tile.z] for tile in tiles]),
+        )
+
     def _restore_tiles(
         self,
         views: Tensor,
         tiles: Sequence[Tile],
-        texts: Sequence[list[int]],
+        condition: Condition,
         settings: RestoreSettings,
         parts: Parts,
     ) -> Restored:
@@ -233,8 +266,7 @@ class Restorer:
 
         return self.inference.restore(
             torch.stack([tile.cut(views) for tile in tiles]),
-            texts=[[text] * len(tiles) for text in texts],
-            seen=torch.stack([views[tile.z] for tile in tiles]),
+            condition,
             sampler=settings.sampler or self.pretrained.sampler,
             noise=noise,
             offset=torch.tensor([tile.origin for tile in tiles]) // self.inference.preprocessor.multiple,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medq_uni.config import SamplerConfig
 from medq_uni.description import DEFAULT_RESTORE, QualityDescription
-from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, NO_SKIP, WHOLE, Inference, Parts
+from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, NO_SKIP, WHOLE, Condition, Inference, Parts
 from medq_uni.pretrained.load import load_pretrained
 from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.systems.build import build, read_specs
@@ -31,8 +31,8 @@ def views() -> Tensor:
 
 def restored(engine: Inference, views: Tensor, parts: Parts = WHOLE, **options: object) -> Tensor:
     words = [[engine.tokenizer.encode(DEFAULT_RESTORE)] * len(views)]
-    options = {"texts": words, "seen": views, "sampler": ONE_STEP} | options
-    return engine.restore(views, parts=parts, **options).image
+    told = {"texts": words, "seen": views} | {name: options.pop(name) for name in ("texts", "seen") if name in options}
+    return engine.restore(views, Condition(**told), parts=parts, **{"sampler": ONE_STEP} | options).image
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -75,8 +75,7 @@ def test_samples_are_averaged_and_their_spread_counts(engine: Inference, views: 
 
     first = views[:1]
     together, apart = (
-        engine.restore(first, texts=(), seen=None, sampler=sampler, noise=noise, samples_at_once=count)
-        for count in (3, 1)
+        engine.restore(first, Condition(), sampler=sampler, noise=noise, samples_at_once=count) for count in (3, 1)
     )
     assert torch.allclose(together.image, apart.image, atol=2e-4)
     assert together.deviation is not None

@@ -22,6 +22,7 @@ from medq_uni.model.dct import BlockTransform, log_magnitudes
 from medq_uni.model.nafblock import NAFBlock
 from medq_uni.model.vae import Codec, DecodedImage, FluxCodec
 from medq_uni.model.zero_init import zero_init
+from medq_uni.quantities import TOLD_NUMBERS
 
 LOG_VARIANCE_RANGE = (-14.0, 2.0)
 SPREAD_WIDTH = 16
@@ -36,21 +37,44 @@ class Fidelity:
     latent: Tensor
     """(B, c, h, w)"""
     levels: tuple[Tensor, ...]
-    """Features from full resolution down to the latent grid."""
+    """Features from the highest resolution down to the latent grid."""
+    told: Tensor | None = None
+    """(B, F) what the blocks make of the quantities that the decoder is told; None where it is told none."""
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a GELU, added to the input."""
+    """Two 3x3 convolutions around a GELU, added to the input.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: Channels.
+        told: Numbers of an embedding that scales and shifts the channels between the two (FiLM, Perez et al. 2018);
+            0 has none.
+    """
+
+    def __init__(self, width: int, told: int = 0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = zero_init(nn.Conv2d(width, width, 3, padding=1))
+        self.film = zero_init(nn.Linear(told, 2 * width)) if told else None
 
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B C H W"], told: Float[Tensor, "B F"] | None = None) -> Tensor:
         """Return x plus its correction, same shape."""
-        output: Tensor = x + self.conv2(F.gelu(self.conv1(x)))
+        inner = self.conv1(x)
+        if self.film is not None and told is not None:
+            gain, shift = self.film(told)[:, :, None, None].chunk(2, dim=1)
+            inner = torch.addcmul(shift, inner, 1 + gain)
+        output: Tensor = x + self.conv2(F.gelu(inner))
         return output
+
+
+class Blocks(nn.Sequential):
+    """Blocks one after the other, all told the same."""
+
+    def forward(self, x: Float[Tensor, "B C H W"], told: Float[Tensor, "B F"] | None = None) -> Tensor:
+        """Return x after all blocks, same shape."""
+        for block in self:
+            x = block(x, told) if isinstance(block, ResidualBlock) else block(x)
+        return x
 
 
 class FiLM(nn.Module):
@@ -96,12 +120,15 @@ class FidelityCodec(nn.Module):
         self.transform = BlockTransform(channels, config.block_size)
         self.register_buffer("latent_mean", torch.zeros(latent))
         self.register_buffer("latent_scale", torch.ones(latent))
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        inner = channels * config.unshuffle**2
+        self.stem = nn.Conv2d(inner, widths[0], 3, padding=1)
         *outer, middle = config.blocks
+        told = config.told_width
+        self.told = nn.Sequential(nn.Linear(TOLD_NUMBERS, told), nn.GELU(), nn.Linear(told, told)) if told else None
 
         def blocks(width: int, count: int) -> nn.Module:
-            each = [NAFBlock(width) if config.block == "gated" else ResidualBlock(width) for _ in range(count)]
-            return each[0] if count == 1 else nn.Sequential(*each)
+            each = [NAFBlock(width) if config.block == "gated" else ResidualBlock(width, told) for _ in range(count)]
+            return each[0] if count == 1 and not told else Blocks(*each)
 
         self.down_blocks = nn.ModuleList(blocks(*level) for level in zip(widths, (*outer, 1), strict=True))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
@@ -120,14 +147,14 @@ class FidelityCodec(nn.Module):
             for width, count in zip(widths, config.refinement, strict=True)
         )
         self.guide = FiLM(config.film_width, widths) if config.film_width else None
-        self.base = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.out = zero_init(nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.base = nn.Conv2d(inner, widths[0], 3, padding=1)
+        self.out = zero_init(nn.Conv2d(widths[0], inner, 3, padding=1))
         self.spread = None
         if config.predict_variance:
             self.spread = nn.Sequential(
                 nn.Conv2d(widths[0], SPREAD_WIDTH, 3, padding=1),
                 nn.GELU(),
-                nn.Conv2d(SPREAD_WIDTH, channels, 3, padding=1),
+                nn.Conv2d(SPREAD_WIDTH, inner, 3, padding=1),
             )
 
     def encode(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
@@ -140,17 +167,32 @@ class FidelityCodec(nn.Module):
         raw = latent * self.latent_scale.view(1, -1, 1, 1) + self.latent_mean.view(1, -1, 1, 1)
         return self.transform.inverse(raw)
 
-    def features(self, image: Float[Tensor, "B C H W"]) -> Fidelity | None:
-        """Return what the decoder may see of the degraded image; None where the path is off."""
+    def features(self, image: Float[Tensor, "B C H W"], told: Float[Tensor, "B n"] | None = None) -> Fidelity | None:
+        """Return what the decoder may see of the degraded image; None where the path is off.
+
+        Args:
+            image: Degraded image.
+            told: Quantities of every image (:meth:`medq_uni.quantities.Quantities.told`), read where the decoder has a
+                ``told_width``; None tells nothing.
+        """
         if not self.config.fidelity_path:
             return None
-        levels, x = [], self.stem(image)
+        embedded = None
+        if self.told is not None:
+            embedded = self.told(image.new_zeros(len(image), TOLD_NUMBERS) if told is None else told)
+        levels, x = [], self.stem(self._unshuffled(image))
         for level, block in enumerate(self.down_blocks):
-            x = block(self.downs[level - 1](x) if level else x)
+            x = _through(block, self.downs[level - 1](x) if level else x, embedded)
             levels.append(x)
         if self.spectrum is not None:  # how much there is of every frequency tells kind and amount of degradation
             levels[-1] = x + self.spectrum(log_magnitudes(self.transform(image)))
-        return Fidelity(image=image, latent=self.encode(image), levels=tuple(levels))
+        return Fidelity(image=image, latent=self.encode(image), levels=tuple(levels), told=embedded)
+
+    def _unshuffled(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        return F.pixel_unshuffle(image, self.config.unshuffle) if self.config.unshuffle > 1 else image
+
+    def _shuffled(self, image: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        return F.pixel_shuffle(image, self.config.unshuffle) if self.config.unshuffle > 1 else image
 
     def decode(
         self,
@@ -179,18 +221,18 @@ class FidelityCodec(nn.Module):
         if self.guide is not None and hidden_states is not None:
             local, gains = self.guide(hidden_states, (x.shape[-2], x.shape[-1]))
             x = x + local
-        x = self.refining[-1](self.bottleneck(x + bottom))
+        x = self.refining[-1](_through(self.bottleneck, x + bottom, fidelity.told))
         for level in range(len(self.ups) - 1, -1, -1):
             x = F.pixel_shuffle(self.ups[level](x), 2) + fidelity.levels[level]
             if level == 0:
-                x = x + self.base(base - fidelity.image)
+                x = x + self.base(self._unshuffled(base - fidelity.image))
             x = x * gains[level] if gains else x
-            x = self.refining[level](self.up_blocks[level](x))
-        image = base + self.out(x).float()
+            x = self.refining[level](_through(self.up_blocks[level], x, fidelity.told))
+        image = base + self._shuffled(self.out(x).float())
         if self.spread is None:
             return DecodedImage(image=image, log_variance=None)
         # the spread reads the features and does not shape them
-        log_variance = self.spread(x.detach()).float().clamp(*LOG_VARIANCE_RANGE)
+        log_variance = self._shuffled(self.spread(x.detach()).float()).clamp(*LOG_VARIANCE_RANGE)
         return DecodedImage(image=image, log_variance=log_variance)
 
     @torch.no_grad()
@@ -202,6 +244,12 @@ class FidelityCodec(nn.Module):
         mean, std = raw.mean(dim=(0, 2, 3)), raw.std(dim=(0, 2, 3))
         self.latent_mean.copy_(mean)
         self.latent_scale.copy_(std.clamp(min=1e-3))
+
+
+def _through(block: nn.Module, x: Tensor, told: Tensor | None) -> Tensor:
+    """Return x after a block, which is told the quantities where it can be told any."""
+    output: Tensor = block(x, told) if isinstance(block, Blocks) else block(x)
+    return output
 
 
 def build_codec(config: CodecConfig) -> Codec:

@@ -22,6 +22,7 @@ from medq_uni.model.flow import Generators, TimeEmbedder, Velocity, draw_noise, 
 from medq_uni.model.generation import Constraint, Context, GuidanceContexts, write_text
 from medq_uni.model.grid import Offset, SizeError, grid_ids, grid_of, patchify, sincos_table, unpatchify
 from medq_uni.model.inputs import Sampled, StreamInputs, StreamOutputs
+from medq_uni.model.quantity_head import QuantityHead
 from medq_uni.model.transformer import DualExpertTransformer, ExpertPair, KVCache, PerExpert
 from medq_uni.model.vision import Connector, VisionEncoder
 from medq_uni.model.zero_init import zero_init
@@ -50,6 +51,8 @@ class MedQ(nn.Module):
         self.vae2llm = nn.Linear(config.token_channels, width)
         self.llm2vae = nn.Linear(width, config.token_channels)
         self.shrinkage = nn.Linear(width, config.token_channels) if config.shrinkage else None
+        seen, inner = config.vision.hidden_size, config.quantity_width
+        self.quantity_head = QuantityHead(seen, inner) if inner else None
         self.reset_tables()
         self.initialize()
 
@@ -69,7 +72,7 @@ class MedQ(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding) and not name.startswith("codec."):
                 # beside a position table of unit size, image features must not start out invisible
-                sees = name.startswith(("vision.", "connector."))
+                sees = name.startswith(("vision.", "connector.", "quantity_head."))
                 std = module.in_features**-0.5 if isinstance(module, nn.Linear) and sees else 0.02
                 module.weight.normal_(0, std, generator=generator)
                 if isinstance(module, nn.Linear) and module.bias is not None:
@@ -77,7 +80,7 @@ class MedQ(nn.Module):
         for module in self.modules():
             if isinstance(module, PerExpert) and module.ir is not None:
                 module.ir.load_state_dict(module.iqa.state_dict())
-        for head in (self.llm2vae, self.shrinkage):
+        for head in (self.llm2vae, self.shrinkage, self.quantity_head.out if self.quantity_head else None):
             if head is not None:
                 zero_init(head)
 

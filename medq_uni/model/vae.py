@@ -47,8 +47,11 @@ class Codec(Protocol):
         """Return the image; a codec that takes them is helped by :meth:`features` and by hidden states."""
         ...
 
-    def features(self, image: Float[Tensor, "B C H W"]) -> Any:
-        """Return full-resolution features for :meth:`decode`, or None if the codec has no such path."""
+    def features(self, image: Float[Tensor, "B C H W"], told: Float[Tensor, "B n"] | None = None) -> Any:
+        """Return full-resolution features for :meth:`decode`, or None if the codec has no such path.
+
+        A codec that can be told quantities of the degradation (:mod:`medq_uni.quantities`) uses them.
+        """
         ...
 
 
@@ -85,7 +88,7 @@ class FluxCodec(nn.Module):
         assert fidelity is None, "the FLUX codec has no fidelity path"
         return DecodedImage(self.decoder(latent / self.config.scale_factor + self.config.shift_factor))
 
-    def features(self, image: Float[Tensor, "B C H W"]) -> None:
+    def features(self, image: Float[Tensor, "B C H W"], told: Float[Tensor, "B n"] | None = None) -> None:
         """Return None: there is no fidelity path."""
 
 

@@ -47,6 +47,8 @@ class LossWeights:
     """Cross-entropy on the description tokens (Eq. 7)."""
     slots: float = 0.0
     """Cross-entropy on those of modality, anatomy, degradation and verdict alone: a few tokens among many."""
+    quantities: float = 0.0
+    """Negative log-likelihood of the quantities that the assessment reads."""
 
 
 def flow_loss(velocity: Float[Tensor, "B L C"], target: Float[Tensor, "B L C"]) -> Float[Tensor, ""]:

@@ -14,8 +14,10 @@ from medq_uni.data.batches import Batch
 from medq_uni.data.pair_cache import CACHED_SIDE
 from medq_uni.model.flow import interpolate, predicted_data, target_velocity
 from medq_uni.model.medq import MedQ, StreamInputs
+from medq_uni.model.quantity_head import reading_loss
 from medq_uni.preprocess import Preprocessor, as_channels, as_views
 from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, pack
+from medq_uni.taxonomy import Modality
 from medq_uni.train.losses import flow_loss, pixel_losses, spread_loss, text_loss
 from medq_uni.train.parallel import DistContext
 from medq_uni.train.sampling import Answers, Conditioning, FlowTargets, TrainBatch
@@ -44,23 +46,29 @@ class Objective:
     def losses(self, batch: TrainBatch) -> Losses:
         """Return every loss term of a batch, unweighted."""
         crops = batch.crops.part(self.rows, self.device)
+        quantities = None if batch.told is None else self._part(batch.told)
         if batch.objective == "codec":
-            return self._codec(crops)
+            return self._codec(crops, quantities)
         assessed = {}
         if batch.questions is not None:
             assert batch.answers is not None, "drawn with every question"
             assessed = self._assess(crops, batch.questions[self.rows], batch.answers)
+            if self.model.quantity_head is not None and batch.measured is not None:
+                assessed["quantities"] = self._read(crops, self._part(batch.measured))
         if batch.objective == "assess":
             return assessed
         assert batch.conditioning is not None, "drawn for every restoration"
         assert batch.flow is not None, "drawn for every restoration"
         told, flow = batch.conditioning.part(self.rows, self.device), batch.flow.part(self.rows, self.device)
         labels = batch.conditioning.num_labels if batch.objective == "joint" else None
-        return self._restore(crops, told, flow, labels=labels) | assessed
+        return self._restore(crops, told, flow, quantities, labels=labels) | assessed
 
-    def _codec(self, crops: Batch) -> Losses:
+    def _part(self, quantities: Tensor) -> Tensor:
+        return quantities[self.rows].to(self.device)
+
+    def _codec(self, crops: Batch, quantities: Tensor | None) -> Losses:
         degraded = self.preprocessor.codec_input(crops.degraded)
-        features = self.model.codec.features(_fast(degraded))
+        features = self.model.codec.features(_fast(degraded), quantities)
         return self._pixels(self.model.codec.encode(degraded), features, crops, crops.reference)
 
     def _assess(self, crops: Batch, questions: list[list[int]], answers: Answers) -> Losses:
@@ -81,7 +89,16 @@ class Objective:
             "slots": self._mean_text(outputs.logits[in_slot], stream.labels[in_slot], sum(map(sum, slots))),
         }
 
-    def _restore(self, crops: Batch, told: Conditioning, flow: FlowTargets, *, labels: int | None) -> Losses:
+    def _read(self, crops: Batch, measured: Tensor) -> Tensor:
+        head = self.model.quantity_head
+        assert head is not None, "asked before"
+        seen = self.model.vision(self.preprocessor.vision_input(crops.vision))
+        value, log_variance = head(seen, measured[:, : len(Modality)])
+        return reading_loss(value, log_variance, measured)
+
+    def _restore(
+        self, crops: Batch, told: Conditioning, flow: FlowTargets, quantities: Tensor | None, *, labels: int | None
+    ) -> Losses:
         """Return the losses of a restoration; ``labels`` counts those of the whole batch, None is without text."""
         model, t, is_joint = self.model, flow.t, labels is not None
         image = self.preprocessor.codec_input(crops.degraded)
@@ -106,7 +123,7 @@ class Objective:
         if not len(rows):  # others decode theirs: the codec needs a gradient here too, if only of zeros
             rows = rows.new_zeros(1)
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)[rows]
-        features = model.codec.features(_fast(image[rows]))
+        features = model.codec.features(_fast(image[rows]), None if quantities is None else quantities[rows])
         hidden = model.state_image(outputs.hidden_states, *x0.shape[-2:])[rows]
         pixels = self._pixels(x0_hat, features, crops.chosen(rows), told.target[rows], hidden)
         return losses | {name: value if share == 1 else value * share for name, value in pixels.items()}

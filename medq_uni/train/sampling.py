@@ -26,6 +26,7 @@ from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import Severity
 from medq_uni.train.buckets import Shape, shapes_of
 from medq_uni.train.conditioning import PairTexts
+from medq_uni.train.pair_quantities import PairQuantities
 from medq_uni.train.stage import ConditioningConfig, ObjectiveName, StageConfig
 
 AHEAD = 2
@@ -100,6 +101,10 @@ class TrainBatch:
     """What answers them, where there are questions."""
     t: Float[Tensor, " B"] | None = None
     """Uniform in [0, 1], for baselines that learn to restore in steps."""
+    told: Float[Tensor, "B n"] | None = None
+    """Quantities of every pair with the errors of a reading, for a decoder that is told them."""
+    measured: Float[Tensor, "B n"] | None = None
+    """The true quantities, for assessments that read them."""
 
     def pin_memory(self) -> TrainBatch:
         """Return the batch in memory from which a GPU copies while it computes; a data loader asks for it."""
@@ -138,6 +143,7 @@ class BatchBuilder:
         sampler: Where crops come from.
         generated: Description tokens that the model wrote about pairs, by index.
         world: Processes among which a step is divided.
+        quantities: Of the pairs, where the decoder is told them.
     """
 
     texts: PairTexts
@@ -146,6 +152,7 @@ class BatchBuilder:
     sampler: BatchSampler
     generated: Mapping[int, list[int]]
     world: int = 1
+    quantities: PairQuantities | None = None
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -160,13 +167,19 @@ class BatchBuilder:
             objective = "assess"
         crops = _crops(self.sampler, self.shapes, streams, sees=objective in ("assess", "joint"))
         if objective == "codec":
-            return TrainBatch(objective, crops)
+            return TrainBatch(objective, crops, told=self._told_quantities(crops, generator))
         is_asked = objective == "assess" or stage.assess_same_pairs
         questions, answers = self._questions(crops, generator) if is_asked else (None, None)
+        measured = self.quantities.true(crops.index) if self.quantities is not None and is_asked else None
         if objective == "assess":
-            return TrainBatch(objective, crops, questions=questions, answers=answers)
+            return TrainBatch(objective, crops, questions=questions, answers=answers, measured=measured)
         told = self._conditioning(crops, generator) if objective == "joint" else self._unconditioned(crops)
-        return TrainBatch(objective, crops, told, self._flow(crops, generator), questions, answers)
+        flow = self._flow(crops, generator)
+        quantities = self._told_quantities(crops, generator)  # last, so that the other draws do not depend on it
+        return TrainBatch(objective, crops, told, flow, questions, answers, told=quantities, measured=measured)
+
+    def _told_quantities(self, crops: Batch, generator: torch.Generator) -> Float[Tensor, "B n"] | None:
+        return None if self.quantities is None else self.quantities.told(crops.index, generator)
 
     def _questions(self, crops: Batch, generator: torch.Generator) -> tuple[list[list[int]], Answers]:
         """Return questions about the pairs, and what answers them."""

@@ -24,6 +24,7 @@ from medq_uni.train.buckets import CROP_GRID
 from medq_uni.train.conditioning import PairTexts, read_described
 from medq_uni.train.lora import add_lora, merged
 from medq_uni.train.objective import BaselineObjective, Objective
+from medq_uni.train.pair_quantities import PairQuantities
 from medq_uni.train.parallel import DistContext, shard, whole
 from medq_uni.train.recipe import TrainConfig, check_crops
 from medq_uni.train.run_pairs import RunPairs
@@ -135,7 +136,9 @@ class MedQTask(TrainingTask):
         config, train = self.model.config, self.pairs.train
         sampler = BatchSampler(train, token_pixels=config.token_pixels, emphasis=stage.crops.emphasis)
         generated = self._generated(stage, written, averaged)
-        return BatchBuilder(self.texts, stage, config, sampler, generated, self.dist.world)
+        is_told = config.quantity_width or getattr(config.codec, "told_width", 0)
+        quantities = PairQuantities(train) if is_told else None
+        return BatchBuilder(self.texts, stage, config, sampler, generated, self.dist.world, quantities)
 
     def _generated(self, stage: StageConfig, path: Path, averaged: Averaged) -> dict[int, list[int]]:
         """Return what the model itself writes about the pairs at the start of a joint stage."""
@@ -219,6 +222,7 @@ def take_weights(model: MedQ, old: MedQ) -> None:
     """Give a new network the weights of an old one, which may have another decoder.
 
     A decoder that holds all weights of the old one and more goes on from it; any other begins anew, on the old latent.
+    So does a head that reads quantities where the old one has none.
 
     Raises:
         ConfigError: If they differ in more than the decoder.
@@ -228,7 +232,8 @@ def take_weights(model: MedQ, old: MedQ) -> None:
     if any(name.startswith("codec.") for name in unlike):
         learned = {name for name, _ in old.named_parameters() if name.startswith("codec.")}
         theirs = {name: x for name, x in theirs.items() if name not in learned}
-    other = [name for name in mine if not name.startswith("codec.") and name not in theirs]
+    new = ("codec.", "quantity_head.")
+    other = [name for name in mine if not name.startswith(new) and name not in theirs]
     other += [name for name in unlike if name in theirs]
     if other:
         raise ConfigError(

@@ -16,17 +16,19 @@ from medq_uni.config import SamplerConfig
 from medq_uni.data.pair_cache import CACHED_SIDE, TrainingPairs, pair_images
 from medq_uni.description import DEFAULT_RESTORE, QualityDescription
 from medq_uni.image import MedicalImage
-from medq_uni.inference import EXPERTS_BYPASSED, WHOLE, Inference
+from medq_uni.inference import EXPERTS_BYPASSED, WHOLE, Condition, Inference
 from medq_uni.model.flow import draw_noise
 from medq_uni.model.medq import MedQ
 from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import Inverse, Preprocessor
+from medq_uni.quantities import Quantity, encoded
 from medq_uni.scoring import psnr_gain
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.tokenizer import Tokenizer
 from medq_uni.train.conditioning import PairTexts
 from medq_uni.train.losses import COVERAGE
+from medq_uni.train.pair_quantities import PairQuantities
 from medq_uni.train.stage import ObjectiveName
 
 MAX_PAIRS = 150
@@ -83,8 +85,7 @@ class PairRestorer:
         noise = draw_noise(1, self.sampler.num_samples, size, generator_of(index))
         restored = inference.restore(
             views,
-            texts=texts,
-            seen=views if is_joint else None,
+            Condition(texts, views if is_joint else None, self._quantities(index)),
             sampler=self.sampler,
             noise=lambda numbers: noise[numbers.start : numbers.stop],
             parts=EXPERTS_BYPASSED if self.objective == "codec" else WHOLE,
@@ -93,6 +94,12 @@ class PairRestorer:
         if restored.deviation is None:
             return image, None
         return image, inference.preprocessor.deviation(restored.deviation, mean, inverse)
+
+    def _quantities(self, index: int) -> Float[Tensor, "1 n"] | None:
+        """Return the true quantities of a pair, where the decoder is told any."""
+        if not getattr(self.inference.model.config.codec, "told_width", 0):
+            return None
+        return PairQuantities(self.texts.pairs).of(index).told()[None]
 
 
 def validate(
@@ -112,6 +119,7 @@ def validate(
         scores |= restoration_gains(inference, texts, objective, sampler)
     if objective in ("assess", "joint"):
         scores |= right_shares(texts, described(inference, texts.pairs, MAX_PAIRS))
+        scores |= reading_errors(inference, texts.pairs)
     return scores
 
 
@@ -169,6 +177,25 @@ def described(inference: Inference, pairs: TrainingPairs, count: int) -> dict[in
             written = inference.describe(views, [pairs.items[index].task.modality for index in chunk])
             texts |= {index: one.ids for index, one in zip(chunk, written, strict=True)}
     return texts
+
+
+def reading_errors(inference: Inference, pairs: TrainingPairs) -> dict[str, float]:
+    """Return the median absolute error of every quantity that the network reads, on the scale on which it is told.
+
+    That is ``error_<quantity>``: of standard deviations and doses about the relative error. It is empty where the
+    network reads none.
+    """
+    errors: dict[str, list[float]] = defaultdict(list)
+    true = PairQuantities(pairs)
+    for index, item in enumerate(pairs.items[:MAX_PAIRS]):
+        views, _ = degraded_views(inference.preprocessor, pairs, index)
+        reading = inference.read_quantities(views, item.task.modality)
+        if reading is None:
+            return {}
+        found = dict(zip(Quantity, reading.value[0].tolist(), strict=True))
+        for quantity, value in true.of(index).values.items():
+            errors[f"error_{quantity.value}"].append(abs(found[quantity] - encoded(quantity, value)))
+    return {name: float(np.median(each)) for name, each in sorted(errors.items())}
 
 
 def uncertainty_scale(inference: Inference, texts: PairTexts, sampler: SamplerConfig) -> dict[str, float]:

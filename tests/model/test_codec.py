@@ -8,6 +8,7 @@ from medq_uni.model.codec import FidelityCodec
 from medq_uni.model.dct import block_cosine_basis, log_magnitudes
 from medq_uni.model.nafblock import NAFBlock
 from medq_uni.model.vision import VisionEncoder
+from medq_uni.quantities import TOLD_NUMBERS
 
 CONFIG = FidelityCodecConfig(widths=(4, 8, 8, 8))
 
@@ -130,3 +131,34 @@ def test_the_vision_encoder_can_see_the_spectrum(image: torch.Tensor):
     assert VisionEncoder(config)(image).shape == (2, 15, 16)
     with pytest.raises(ConfigError, match="must divide"):
         VisionConfig(patch_size=14, spectrum_block=8)
+
+
+def test_a_decoder_on_a_coarser_grid_returns_the_image_of_the_latent(image: torch.Tensor):
+    codec = FidelityCodec(FidelityCodecConfig(unshuffle=2, widths=(8, 8, 8), blocks=(1, 2, 2), refinement=(0, 0, 0)))
+    decoded = codec.decode(codec.encode(image), codec.features(image))
+    assert torch.allclose(decoded.image, image, atol=1e-5)
+    assert decoded.log_variance is not None
+    assert decoded.log_variance.shape == image.shape
+    assert codec.stem.in_channels == 8
+    with pytest.raises(ConfigError, match="with unshuffle 4 needs block_size 32, got 8"):
+        replace(CONFIG, unshuffle=4)
+
+
+def test_what_the_decoder_is_told_says_nothing_at_first_and_steers_once_trained(image: torch.Tensor):
+    codec = FidelityCodec(replace(CONFIG, told_width=8))
+    told = torch.randn(2, TOLD_NUMBERS, generator=torch.Generator().manual_seed(1))
+    latent = codec.encode(image)
+    torch.manual_seed(0)
+    for name, parameter in codec.named_parameters():
+        if "conv2" in name or name.startswith("out"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    silent = codec.decode(latent, codec.features(image)).image
+    assert torch.allclose(codec.decode(latent, codec.features(image, told)).image, silent, atol=1e-6)
+    for name, parameter in codec.named_parameters():
+        if ".film." in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    one, other = (codec.decode(latent, codec.features(image, numbers)).image for numbers in (told, -told))
+    assert (one - other).abs().mean() > 1e-3
+    assert FidelityCodec(CONFIG).told is None
+    with pytest.raises(ConfigError, match="needs blocks of the kind residual"):
+        replace(CONFIG, told_width=8, block="gated")
