@@ -49,6 +49,7 @@ class ImageItem:
         relative: Where the image belongs below the root, for a tree of results: that of the file,
             or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
         series: Equal for the images of one DICOM series: its stacks, echoes and time points. Empty for other formats.
+        number: Which of them it is, from 0, in the order of acquisition.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class ImageItem:
     format: Format
     relative: Path
     series: str = ""
+    number: int = 0
 
 
 class FoundImages(list[ImageItem]):
@@ -220,13 +222,15 @@ def _series_items(root: Path, series: dict[str, list[SliceRef]], others: Sequenc
     shared = (folders[key] for key, files in paths.items() if len(files) > 1)
     holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
     items = []
+    counts: Counter[str] = Counter()
     for key, files in paths.items():
-        folder = folders[key]
+        folder, number = folders[key], counts[uids[key]]
+        counts[uids[key]] += 1
         if len(files) == 1:
-            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root), uids[key]))
+            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root), uids[key], number))
             continue
         relative = folder.relative_to(root)
         if holds[folder] > 1 or folder == root:
             relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key]))
+        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key], number))
     return items
