@@ -66,7 +66,8 @@ def as_image(given: Any, **stated: Any) -> MedicalImage:
         return read_image(given, modality=modality, units=units, frame=frame)
     if isinstance(given, MedicalImage):
         _no_frame(frame)
-        return replace(given, modality=modality or given.modality, units=units or given.units)
+        is_same = modality in (None, given.modality) and units in (None, given.units)
+        return given if is_same else replace(given, modality=modality or given.modality, units=units or given.units)
     if is_array:
         _no_frame(frame)
         return _of_array(given, modality, units, spacing)

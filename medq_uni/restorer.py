@@ -149,9 +149,9 @@ class Restorer:
         assessment = self.assessor.assess(image, allow_ood=settings.allow_ood)
         guiding = description or assessment.description
         _check_modality(guiding, image)
-        stated = max(guiding.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda grade: grade.level)
+        grade = max(guiding.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda one: one.level)
         found = assessment.description.worst
-        strength = restoration_strength(found, stated) if description is not None else 1.0
+        strength = restoration_strength(found, grade) if description is not None else 1.0
         made = self._provenance(settings, instruction, description, assessment, strength)
         if guiding.verdict is Verdict.GOOD and not guiding.degradations and not settings.force:
             zero = image.with_voxels(np.zeros_like(image.voxels))

@@ -24,11 +24,13 @@ SCHEME = "99MEDQ"
 TASK_CODES = {
     "restored": {task.value: words.restored for task, words in WORDING.items()},
     "degraded": {task.value: words.degraded for task, words in WORDING.items()},
+    "unchanged": {},
     "processed": {},
 }
 """Private codes: the context group CID 7203 has none for restoration or simulation, and is extensible."""
 ANY_TASK = {
     "restored": ("MEDQ-000", "AI image restoration"),
+    "unchanged": ("MEDQ-001", "AI image assessment, image unchanged"),
     "degraded": ("MEDQ-100", "Simulation of image degradation"),
     "processed": ("MEDQ-200", "Image processing"),
 }
