@@ -304,10 +304,13 @@ def test_a_name_that_is_not_utf8_is_escaped_and_the_report_is_written(slice_file
     folder = tmp_path / "tree"
     folder.mkdir()
     slice_file.rename(folder / os.fsdecode(b"b_M\xfcller\x1b[31m.nii.gz"))
+    (folder / "a\nb.nii.gz\trestored\tnever.nii.gz").write_bytes(b"no image")
     report = tmp_path / "r.html"
     code, text = medq("restore", folder, "-o", tmp_path / "out", "--modality", "mr", "--report", report)
-    assert code == 0, text
+    assert code == 3, text
     assert r"b_M\xfcller\x1b[31m.nii.gz" in text
+    assert r"a\nb.nii.gz\trestored\tnever.nii.gz" in text
+    assert "\nb.nii.gz" not in text
     assert "\x1b" not in text
     assert r"b_M\xfcller" in report.read_text(encoding="utf-8")
 
@@ -391,7 +394,7 @@ def test_the_report_of_a_resumed_run_covers_everything(series_tree: Path, tmp_pa
     titles = [re.findall(r"<h2>(.*?)</h2>", page.read_text()) for page in (first, again)]
     assert titles[0] == titles[1] == ["a.nii.gz", "sub/b.nii.gz", "sub/c.nii.gz"]
     assert all("frame 1 of 2" in page.read_text() for page in (first, again))
-    assert again.read_text().count('data-name="Before"') == 3
+    assert again.read_text().count('figure data-name="Before"') == 3
     assert again.read_text().count('data-name="Uncertainty"') == first.read_text().count('data-name="Uncertainty"')
 
 

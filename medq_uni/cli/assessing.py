@@ -152,11 +152,11 @@ class _Table:
 
     def begin(self, names: list[str]) -> None:
         """Say what names will come, so that columns can be set."""
-        self._width = max((len(printable(name)) for name in names), default=0) if sys.stdout.isatty() else 0
+        self._width = max((len(printable(name, breaks="")) for name in names), default=0) if sys.stdout.isatty() else 0
 
     def add(self, name: str, description: QualityDescription | None, error: str) -> None:
         """Print the line of an image: its description, or why there is none."""
-        row = dict.fromkeys(COLUMNS, "") | {"image": printable(name), "error": error}
+        row = dict.fromkeys(COLUMNS, "") | {"image": printable(name, breaks=""), "error": error}
         if description is not None:
             from medq_uni.description import degradation_words
 
@@ -183,7 +183,7 @@ class _Table:
     def _text(self, row: dict[str, str]) -> None:
         cells = [row[name] for name in SHOWN]
         if row["error"]:
-            cells[3:] = ["failed", printable(row["error"])]
+            cells[3:] = ["failed", printable(row["error"], breaks="")]
         if not self._width:
             typer.echo("\t".join(cells))
             return

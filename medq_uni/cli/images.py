@@ -214,7 +214,7 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
 
     def pass_over(path: Path, reason: str) -> None:
         passed_over.append(path)
-        typer.echo(printable(f"{path}\tpassed over\t{reason}"), err=True)
+        typer.echo("\t".join(printable(cell, breaks="") for cell in (str(path), "passed over", reason)), err=True)
 
     with progress_bar("images") as progress:
         results = restore_folder(restorer, source, target, on_start=totals.append, on_passed_over=pass_over, **options)
@@ -222,8 +222,8 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
             counts[result.status] += 1
             renamed = result.status != "failed" and result.place != result.relative
             note = f" [as {result.place}]" if renamed else ""
-            line = f"{result.relative}\t{result.status}\t{result.message}{note}"
-            typer.echo(printable(line), err=result.status == "failed")
+            cells = (str(result.relative), result.status, f"{result.message}{note}")
+            typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=result.status == "failed")
             progress(number, totals[0])
             if result.item is not None and result.status != "failed":
                 sections.add(str(result.relative), result.item, target / result.place, result.restoration)

@@ -163,7 +163,8 @@ def tell_passed_over(folder: Path) -> int:
 
     found = find_images(folder)
     for path, reason in found.skipped:
-        typer.echo(printable(f"{path.relative_to(folder)}\tpassed over\t{reason}"), err=True)
+        cells = (str(path.relative_to(folder)), "passed over", reason)
+        typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=True)
     if found.skipped:
         typer.echo(f"{len(found.skipped)} files passed over, {len(found.broken)} of them images", err=True)
     return SOME_FAILED if found.broken else 0
