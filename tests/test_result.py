@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -165,3 +166,85 @@ def test_a_claim_that_is_held_is_waited_for_and_then_named(tmp_path: Path, monke
     with files.claimed(tmp_path / "a.medq.json"), pytest.raises(UnwritableImage, match="another process is writing it"):
         restoration().save(tmp_path / "a.nii.gz")
     restoration().save(tmp_path / "a.nii.gz")
+
+
+def broken_flock(kind: str) -> object:
+    def flock(*_: object) -> None:
+        if kind != "nothing":
+            raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)))
+
+    return flock
+
+
+@pytest.mark.parametrize("lost", ["nothing", "ENOLCK", "EOPNOTSUPP", "links"])
+def test_no_lock_of_the_system_is_relied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str):
+    """Network file systems lock nothing, refuse to, or know no hard links; the children inherit what is patched."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if lost == "links":
+        monkeypatch.setattr(os, "link", refuse)
+    else:
+        monkeypatch.setattr("fcntl.flock", broken_flock(lost))
+        monkeypatch.setattr("fcntl.lockf", broken_flock(lost))
+    test_of_many_processes_the_one_that_says_saved_has_a_whole_result(tmp_path)
+
+
+def test_a_link_whose_answer_was_lost_is_still_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    link = os.link
+
+    def made_but_refused(*names: object) -> None:
+        link(*names)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", made_but_refused)
+    restoration().save(tmp_path / "a.nii.gz")
+    assert not any(path.name.startswith(".medq-") for path in tmp_path.iterdir())
+
+
+def test_a_claim_from_another_machine_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import medq_uni.files as files
+
+    monkeypatch.setattr(files, "CLAIM_WAIT_S", 0.2)
+    with files.claimed(tmp_path / "a.medq.json"):
+        (lock,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith(".medq-claim-"))
+    lock.write_text("elsewhere 1 00")
+    with pytest.raises(UnwritableImage, match="another process"):
+        restoration().save(tmp_path / "a.nii.gz")
+    os.utime(lock, (0, 0))
+    guard = lock.with_name(f"{lock.name}-break")
+    guard.write_text("elsewhere 1 00")  # one that broke claims, and was killed
+    os.utime(guard, (0, 0))
+    restoration().save(tmp_path / "a.nii.gz")
+    assert not lock.exists()
+    assert not guard.exists()
+
+
+def test_many_that_break_one_stale_claim_do_not_all_get_it(tmp_path: Path):
+    import medq_uni.files as files
+
+    path = tmp_path / "a.medq.json"
+    with files.claimed(path):
+        (lock,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith(".medq-claim-"))
+    context = multiprocessing.get_context("fork")
+    inside, most = context.Value("i", 0), context.Value("i", 0)
+
+    def work() -> None:
+        with files.claimed(path):
+            with inside.get_lock():
+                inside.value += 1
+                most.value = max(most.value, inside.value)
+            time.sleep(0.002)
+            with inside.get_lock():
+                inside.value -= 1
+
+    for _ in range(5):
+        lock.write_text(f"{files._HOST} 4194303 00")  # no such process
+        running = [context.Process(target=work) for _ in range(6)]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join(timeout=60)
+            assert process.exitcode == 0
+    assert most.value == 1

@@ -50,6 +50,7 @@ class ImageItem:
             or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
         series: Equal for the images of one DICOM series: its stacks, echoes and time points. Empty for other formats.
         number: Which of them it is, from 0, in the order of acquisition.
+        frame: Which stack of the one multi-frame file it is, from 0; None where the file is one stack.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class ImageItem:
     relative: Path
     series: str = ""
     number: int = 0
+    frame: int | None = None
 
 
 class FoundImages(list[ImageItem]):
@@ -227,7 +229,11 @@ def _series_items(root: Path, series: dict[str, list[SliceRef]], others: Sequenc
         folder, number = folders[key], counts[uids[key]]
         counts[uids[key]] += 1
         if len(files) == 1:
-            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root), uids[key], number))
+            place, num_stacks = files[0].relative_to(root), series[key][0].num_stacks
+            for frame in range(num_stacks) if num_stacks > 1 else [None]:
+                own = place if frame is None else place.with_name(f"{place.stem}-stack{frame}{place.suffix}")
+                items.append(ImageItem(files[0], tuple(files), "dicom", own, uids[key], number + (frame or 0), frame))
+            counts[uids[key]] += num_stacks - 1
             continue
         relative = folder.relative_to(root)
         if holds[folder] > 1 or folder == root:

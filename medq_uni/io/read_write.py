@@ -34,7 +34,8 @@ def read_image(
             or an item of :func:`find_images`. The order of names in a folder plays no part.
         modality: Overrides what the header says: ct, mr or pet. Without either, the image has none.
         units: What the values are, where the file does not say: HU, SUV, BQML or a.u. DICOM says it.
-        frame: Which volume of a 4-D NIfTI file, or which time point, echo or stack of a DICOM series, from 0.
+        frame: Which volume of a 4-D NIfTI file, or which time point, echo or stack of a DICOM series or multi-frame
+            object, from 0.
 
     Raises:
         MedQError: If the modality or the units are none of ours, or the units contradict a DICOM header.
@@ -48,6 +49,7 @@ def read_image(
     stated = None if units is None else units_named(units)
     _check_frame(frame)
     if isinstance(path, ImageItem):
+        frame = path.frame if frame is None else frame
         image = _read(path.format, list(path.files), path.relative.name or path.path.name, modality, frame)
         return _in_units(image, stated)
     path = Path(path)
@@ -235,12 +237,12 @@ def _read(
         from medq_uni.io.nifti import read_nifti
 
         return read_nifti(paths[0], modality=modality, frame=frame)
-    if frame:
-        raise UnreadableImage(f"{name}: has no frame {frame}; it is one image.")
     if kind == "dicom":
         from medq_uni.io.dicom import read_dicom
 
-        return read_dicom(paths, name=name, modality=modality)
+        return read_dicom(paths, name=name, modality=modality, frame=frame)
+    if frame:
+        raise UnreadableImage(f"{name}: has no frame {frame}; it is one image.")
     if kind == "png":
         from medq_uni.io.raster import read_png
 
@@ -271,8 +273,8 @@ def _only_series(folder: Path, found: FoundImages, frame: int | None) -> tuple[I
             chosen = next((item for item in series if item.number == frame), None)
             if chosen is None:
                 raise UnreadableImage(f"{folder.name}: has no frame {frame}; it has {len(series)}, from 0.")
-            return chosen, None
-        files = tuple(sorted(file for item in series for file in item.files))
+            return chosen, chosen.frame
+        files = tuple(sorted({file for item in series for file in item.files}))
         return replace(
             series[0], path=folder, files=files
         ), None  # reading says in what the slices of the series differ
