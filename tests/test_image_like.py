@@ -118,6 +118,29 @@ def test_what_is_no_image_is_refused_at_the_door(given: object, stated: dict, me
         as_image(given, **stated)
 
 
+def test_an_image_takes_words_too():
+    image = MedicalImage(VOXELS, modality="MRI", units="a.u.")
+    assert (image.modality, image.units) == (Modality.MR, Units.ARBITRARY)
+    assert as_image(image) is image
+    assert as_image(image, modality="ct").modality is Modality.CT
+    for wrong in ({"modality": "xray"}, {"units": "litres"}):
+        with pytest.raises(MedQError, match="must be"):
+            MedicalImage(VOXELS, **wrong)
+
+
+def test_a_time_point_of_a_dicom_series_is_chosen_by_its_number(tmp_path: Path, phantom):
+    def place(ds, k):
+        ds.ImagePositionPatient = [0, 0, 2.5 * (k % 4)]
+        ds.AcquisitionNumber = 1 + k // 4
+
+    stored = np.arange(8 * 5 * 4, dtype=np.uint16).reshape(8, 5, 4)
+    phantom.series(tmp_path, stored, modality="MR", rescale=None, edit=place)
+    for frame in (0, 1):
+        np.testing.assert_array_equal(as_image(tmp_path, frame=frame).voxels, stored[4 * frame : 4 * frame + 4])
+    with pytest.raises(UnreadableImage, match="has no frame 2"):
+        as_image(tmp_path, frame=2)
+
+
 def test_a_misspelt_word_is_a_type_error():
     with pytest.raises(TypeError, match="spacing_mm"):
         as_image(VOXELS, spacing_mm=1)

@@ -14,7 +14,8 @@ from medq_uni.config import SamplerConfig
 from medq_uni.data.phantoms import phantom
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.errors import MedQError, UnwritableImage
-from medq_uni.result import Provenance, Restoration, RunOptions, provenance_of
+from medq_uni.io.read_write import read_image
+from medq_uni.result import Provenance, Restoration, RestoredFrames, RunOptions, provenance_of
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 PROVENANCE = Provenance(
@@ -72,6 +73,31 @@ def test_nothing_that_exists_is_replaced_unless_asked(tmp_path: Path):
         restoration().save(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert restoration().save(path, overwrite=True) == [path, *beside]
+
+
+def test_volumes_are_written_together_and_the_worst_speaks_for_all(tmp_path: Path):
+    worse = restoration()
+    words = QualityDescription(Modality.MR, Anatomy.BRAIN, (), "none", "none", Verdict.GOOD)
+    nothing = worse.image.with_voxels(0 * worse.image.voxels)
+    good = replace(
+        worse, description=words, restored=worse.image, uncertainty=None, residual=nothing, is_unchanged=True
+    )
+    result = RestoredFrames((good, worse, good))
+    assert (result.description, result.is_unchanged, result.seconds) == (worse.description, False, 3.0)
+    path = result.save(tmp_path / "a.nii.gz", skip_good=True)[0]
+    for number, one in enumerate(result.frames):
+        np.testing.assert_array_equal(read_image(path, frame=number).voxels, one.restored.voxels)
+    spread = tmp_path / "a.uncertainty.nii.gz"
+    assert not read_image(spread, frame=0).voxels.any()
+    assert read_image(spread, frame=1).voxels.any()
+    record = json.loads((tmp_path / "a.medq.json").read_text())
+    assert [one["unchanged"] for one in record["frames"]] == [True, False, True]
+    assert record["text"] == worse.description.to_text()
+    all_good = RestoredFrames((good, good)).save(tmp_path / "b.nii.gz", skip_good=True)
+    assert [one.name for one in all_good] == ["b.medq.json"]
+    with pytest.raises(UnwritableImage, match="4-D"):
+        result.save(tmp_path / "c.png")
+    assert not list(tmp_path.glob("c*"))
 
 
 def test_the_record_says_what_was_done_and_for_what_it_may_be_used(tmp_path: Path):

@@ -124,6 +124,7 @@ def degrade(
         Path | None, typer.Option(help="Replay this record, or the one in this *.medq.json file, instead.")
     ] = None,
     modality: ModalityOption = None,
+    frame: FrameOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Degrade an image by the physics of its acquisition; the record goes beside it."""
@@ -143,7 +144,7 @@ def degrade(
         tasks = [one.task for one in replayed] if replayed else list(task or ())
         for target in (output, sidecar_path(output)):
             check_target(target, sources=[path], overwrite=overwrite)
-        image = read_image(path, modality=modality or tasks[0].modality)
+        image = read_image(path, modality=modality or tasks[0].modality, frame=frame)
         check_writable(image, output, overwrite=overwrite)
         if replayed:
             degraded, records = apply_records(image, replayed), replayed

@@ -62,7 +62,7 @@ GuessOption = Annotated[
 ]
 FrameOption = Annotated[
     int | None,
-    typer.Option(min=0, help="One volume of a 4-D file, or one time point of a series, from 0; by default all."),
+    typer.Option(min=0, help="One volume of a 4-D file, or one time point of a series, from 0."),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
