@@ -164,7 +164,8 @@ def _record(place: Path) -> dict[str, Any]:
 def _written_name(item: ImageItem) -> str:
     """Return the name of an image, changed where it would not be written in its own format under it."""
     name, is_folder = item.relative.name, item.format == "dicom" and len(item.files) > 1
-    if is_folder:
+    name = item.relative.stem if item.is_mosaic else name
+    if is_folder or item.is_mosaic:
         if "." not in name:
             return name
         # a folder named by a UID, say, whose end would be taken for a suffix

@@ -271,7 +271,7 @@ def test_a_stray_error_is_called_a_fault_and_shows_no_values(slice_file: Path, m
     assert "Doe" not in done.output
     said, where = done.stderr.splitlines()
     assert said.startswith("This is a fault of medq, not of your file. Please report it with the output of")
-    assert re.fullmatch(r"ValueError at medq_uni\.cli\.images:\d+", where)
+    assert re.fullmatch(r"ValueError at medq_uni\.cli\.assessing:\d+", where)
 
 
 def test_a_fault_in_a_worker_is_one_too(slice_file: Path, monkeypatch: pytest.MonkeyPatch):

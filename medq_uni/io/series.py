@@ -39,6 +39,8 @@ class SliceRef(NamedTuple):
     """Acquisition and instance number, which tell slices at one position apart."""
     num_stacks: int = 1
     """Of a multi-frame object."""
+    is_mosaic: bool = False
+    """Whether it holds slices side by side, which become objects of their own."""
 
 
 def slice_of(path: Path) -> SliceRef:
@@ -75,6 +77,7 @@ def slice_of(path: Path) -> SliceRef:
             place=place,
             order=tuple(_number(header, keyword) for keyword in ("AcquisitionNumber", "InstanceNumber")),
             num_stacks=len(stacks_of(header)),
+            is_mosaic=is_mosaic(header),
         )
 
 

@@ -25,10 +25,13 @@ REAL = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two volumes of a diffusion series, as a Siemens scanner wrote them."""
+    """Two volumes of a diffusion series, as a Siemens scanner wrote them, with noise for their pixels, which are 0."""
     (tmp_path / "in").mkdir()
     for name in ("siemens_dwi_0", "siemens_dwi_1000"):
-        (tmp_path / "in" / f"{name}.dcm").write_bytes(gzip.decompress((REAL / f"{name}.dcm.gz").read_bytes()))
+        with gzip.open(REAL / f"{name}.dcm.gz") as file:
+            ds = pydicom.dcmread(file)
+        ds.PixelData = np.random.default_rng(1).integers(0, 4096, (896, 896)).astype(np.uint16).tobytes()
+        ds.save_as(tmp_path / "in" / f"{name}.dcm")
     return tmp_path / "in"
 
 
@@ -37,14 +40,12 @@ def test_a_mosaic_becomes_the_volume_that_nibabel_makes_of_it(folder: Path):
     image, reference = read_image(path), wrapper_from_file(path)
     data = np.asarray(reference.get_data())
     assert image.shape == (48, 128, 128)
-    corner = (image.affine @ (0, 0, 0, 1))[:3]
     affine = LPS_TO_RAS @ reference.affine  # of rows, columns, slices
     for row, column, z in [(0, 0, 0), (0, 0, 47), (127, 5, 20), (3, 100, 31)]:
         spot = affine @ (row, column, z, 1)
         i, j, k = np.rint(np.linalg.solve(image.affine, spot)[:3]).astype(int)
         np.testing.assert_allclose((image.affine @ (i, j, k, 1)), spot, atol=2e-2)
         assert image.voxels[k, j, i] == data[row, column, z]
-    assert np.isfinite(corner).all()
 
 
 def test_its_slices_are_written_as_objects_of_their_own(folder: Path, tmp_path: Path):
