@@ -139,6 +139,8 @@ def test_a_time_point_of_a_dicom_series_is_chosen_by_its_number(tmp_path: Path, 
         np.testing.assert_array_equal(as_image(tmp_path, frame=frame).voxels, stored[4 * frame : 4 * frame + 4])
     with pytest.raises(UnreadableImage, match="has no frame 2"):
         as_image(tmp_path, frame=2)
+    with pytest.raises(UnreadableImage, match=r"position of another one .* frame=0 to 1"):
+        as_image(tmp_path)
 
 
 def test_a_misspelt_word_is_a_type_error():

@@ -58,7 +58,14 @@ def read_image(
         item, frame = _only_series(path, found, frame)
         for _, reason in found.broken:
             warn(f"left out: {reason}")
-        return _in_units(_read("dicom", list(item.files), path.name, modality, frame), stated)
+        try:
+            return _in_units(_read("dicom", list(item.files), path.name, modality, frame), stated)
+        except UnreadableImage as error:
+            count = sum(one.series == item.series for one in found)
+            if frame is not None or item.frame is not None or count < 2:
+                raise
+            hint = f"Or choose one of its {count} images: frame=0 to {count - 1} (--frame on the command line)."
+            raise UnreadableImage(f"{error} {hint}") from None
     return _in_units(_read(_format_of_file(path), [path], path.name, modality, frame), stated)
 
 
