@@ -17,7 +17,7 @@ from medq_uni.io.provenance import sidecar_path, split_suffix
 from medq_uni.io.read_write import target_format
 from medq_uni.pipeline import restore_file, source_record
 from medq_uni.restorer import Restorer
-from medq_uni.result import Restoration, map_path, provenance_of, targets_of
+from medq_uni.result import Restoration, RestoredFrames, map_path, provenance_of, targets_of
 from medq_uni.taxonomy import Modality
 
 Status = Literal["restored", "unchanged", "skipped", "failed"]
@@ -34,7 +34,10 @@ class ItemResult:
     status: Status
     message: str
     """Description of what was found, or the reason of a failure."""
-    restoration: Restoration | None = None
+    item: ImageItem | None = None
+    """The image itself, where it could be opened."""
+    restoration: Restoration | RestoredFrames | None = None
+    """What was done in this run; :func:`medq_uni.result.load_result` gives that of an earlier one."""
 
 
 def restore_folder(
@@ -64,7 +67,8 @@ def restore_folder(
         maps: Also write residual and uncertainty.
         on_start: Called with the number of images that were found, broken ones included.
         on_passed_over: Called with every other file, below the source, and why it is no image.
-        **options: See :meth:`medq_uni.restorer.Restorer.restore`.
+        **options: ``skip_good``, see :func:`medq_uni.pipeline.restore_file`; and those of
+            :meth:`medq_uni.restorer.Restorer.restore`.
 
     Raises:
         MedQError: If the target is the source or lies inside it.
@@ -83,7 +87,7 @@ def restore_folder(
             yield _restored(restorer, item, place, target, modality, overwrite, maps, options)
         except (MedQError, OSError) as error:
             words = words_of(error) if isinstance(error, OSError) else str(error)
-            yield ItemResult(item.relative, place.relative_to(target), "failed", words)
+            yield ItemResult(item.relative, place.relative_to(target), "failed", words, item)
     for path, reason in found.broken:
         yield ItemResult(path.relative_to(source), path.relative_to(source), "failed", reason)
 
@@ -107,17 +111,17 @@ def _restored(
     relative = place.relative_to(target)
     is_leftover = _exists(sidecar_path(place)) and not _exists(place)
     if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-        return ItemResult(item.relative, relative, "skipped", "done already")
+        return ItemResult(item.relative, relative, "skipped", "done already", item)
     try:
         result = restore_file(
             restorer, item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
         )
     except MedQError:
         if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-            return ItemResult(item.relative, relative, "skipped", "done meanwhile by another process")
+            return ItemResult(item.relative, relative, "skipped", "done meanwhile by another process", item)
         raise
     status: Status = "unchanged" if result.is_unchanged else "restored"
-    return ItemResult(item.relative, relative, status, result.description.to_text(), result)
+    return ItemResult(item.relative, relative, status, result.description.to_text(), item, result)
 
 
 def _places(items: Sequence[ImageItem], target: Path) -> list[tuple[ImageItem, Path]]:
@@ -160,7 +164,8 @@ def _record(place: Path) -> dict[str, Any]:
 def _written_name(item: ImageItem) -> str:
     """Return the name of an image, changed where it would not be written in its own format under it."""
     name, is_folder = item.relative.name, item.format == "dicom" and len(item.files) > 1
-    if is_folder:
+    name = item.relative.stem if item.is_mosaic else name
+    if is_folder or item.is_mosaic:
         if "." not in name:
             return name
         # a folder named by a UID, say, whose end would be taken for a suffix
@@ -177,14 +182,19 @@ def _is_done(
 ) -> bool:
     record = _record(place)
     made = provenance_of(record)
-    if not _exists(place) or made is None or not record.keys() >= {"maps", "source"}:
+    if made is None or not record.keys() >= {"maps", "source"}:
+        return False
+    is_left_out = bool(options.get("skip_good")) and record.get("written") is False and record.get("unchanged") is True
+    if not is_left_out and not _exists(place):
         return False
     written = record["maps"]
     wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
     if made.options != restorer.options(**wanted):
         return False
-    if maps and not (
-        written and isinstance(written, list) and all(map_path(place, str(name)).exists() for name in written)
+    if (
+        maps
+        and not is_left_out
+        and not (written and isinstance(written, list) and all(map_path(place, str(name)).exists() for name in written))
     ):
         return False
     return bool(record["source"] == source_record(item.files, modality))

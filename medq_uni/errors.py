@@ -51,8 +51,13 @@ def where_raised(error: BaseException) -> str:
     return f"{type(error).__name__} at {name}:{line}"
 
 
-def printable(text: str) -> str:
-    """Return text as a terminal or a page can show it: control characters, and bytes that are no UTF-8, as escapes."""
+def printable(text: str, *, breaks: str = "\n\t") -> str:
+    """Return text as a terminal or a page can show it: control characters, and bytes that are no UTF-8, as escapes.
+
+    Args:
+        text: To be shown.
+        breaks: Characters that may break or indent a line; a name in a table has none.
+    """
 
     def shown(character: str) -> str:
         code = ord(character)
@@ -60,7 +65,7 @@ def printable(text: str) -> str:
             return f"\\x{code - 0xDC00:02x}"
         return character.encode("unicode_escape").decode("ascii")
 
-    return "".join(one if one.isprintable() or one in "\n\t" else shown(one) for one in text)
+    return "".join(one if one.isprintable() or one in breaks else shown(one) for one in text)
 
 
 @contextmanager

@@ -18,9 +18,21 @@ from medq_uni.errors import MedQError, UnwritableImage
 MAX_NAME_BYTES = 255
 CLAIM_WAIT_S, CLAIM_EXPIRES_S = 300.0, 3600.0
 """How long a process waits for another one that writes the same result, and after what time it takes that for dead."""
+BREAKING_EXPIRES_S = 60.0
+"""After what time a process that removes the claim of a dead one is taken for dead itself."""
 SWEPT_AFTER_S = 3600.0
 """Age from which the temporary files of dead processes are removed."""
-_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _process_space() -> str:
+    """Return what tells apart machines, and containers of one machine, whose process numbers mean other processes."""
+    try:
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return platform.node()
+
+
+_HOST = hashlib.sha256(_process_space().encode()).hexdigest()[:8]
 SLICE_NAME = re.compile(r"\d{4,}\.dcm")
 """Names of the files in a folder that a series was written to."""
 
@@ -142,13 +154,16 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def _create(lock: Path, owner: str) -> bool:
-    """Return whether the claim was made: whole from the first moment, by the link of a file to its name."""
+    """Return whether the claim was made: whole from the first moment, by the link of a file to its name.
+
+    No lock of the operating system takes part (``flock``), which network file systems do without.
+    """
     mine = _temporary(lock)
     mine.write_text(owner, encoding="ascii")
     try:
         os.link(mine, lock)
     except FileExistsError:
-        return False
+        return _text(lock) == owner  # a server that did it, whose answer was lost, is asked again and refuses
     except OSError:  # a file system without hard links
         try:
             with lock.open("x", encoding="ascii") as file:
@@ -161,24 +176,29 @@ def _create(lock: Path, owner: str) -> bool:
 
 
 def _break_stale(lock: Path) -> None:
-    """Remove a claim whose owner is gone."""
-    said = _text(lock)
+    """Remove a claim whose owner is gone; one process at a time, so that none removes what another made meanwhile."""
+    if not _is_stale(lock, CLAIM_EXPIRES_S):
+        return
+    guard = lock.with_name(f"{lock.name}-break")
+    if not _create(guard, f"{_HOST} {os.getpid()} {secrets.token_hex(8)}"):
+        if _is_stale(guard, BREAKING_EXPIRES_S):
+            guard.unlink(missing_ok=True)
+        return
+    try:
+        if _is_stale(lock, CLAIM_EXPIRES_S):
+            lock.unlink(missing_ok=True)
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _is_stale(lock: Path, expires_s: float) -> bool:
+    """Return whether a claim is older than it may be, or of a process of this machine that has ended."""
     try:
         age_s = time.time() - lock.stat().st_mtime
     except OSError:
-        return
-    host, _, rest = said.partition(" ")
-    is_dead = host == _HOST and not _is_alive(rest.partition(" ")[0])
-    if not (is_dead or age_s > CLAIM_EXPIRES_S):
-        return
-    aside = _temporary(lock)
-    try:
-        lock.replace(aside)  # of several processes only one moves it
-        if _text(aside) != said:  # it was another's, made meanwhile
-            os.link(aside, lock)
-    except OSError:
-        pass
-    aside.unlink(missing_ok=True)
+        return False
+    host, _, rest = _text(lock).partition(" ")
+    return age_s > expires_s or (host == _HOST and not _is_alive(rest.partition(" ")[0]))
 
 
 def _sweep(folder: Path) -> None:

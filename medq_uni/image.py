@@ -21,6 +21,49 @@ class Units(StrEnum):
     ARBITRARY = "a.u."
 
 
+UNITS_WORDS = {
+    "hu": Units.HU,
+    "hounsfield": Units.HU,
+    "suv": Units.SUV,
+    "g/ml": Units.SUV,
+    "gml": Units.SUV,
+    "bq/ml": Units.BQML,
+    "bqml": Units.BQML,
+    "a.u.": Units.ARBITRARY,
+    "arbitrary": Units.ARBITRARY,
+}
+"""What people and sidecars call the units, in lower case."""
+
+
+def modality_named(word: Modality | str | None) -> Modality | None:
+    """Return the modality that a word names: ct, mr or pet, in any case, or MRI and PT.
+
+    Raises:
+        MedQError: If it names none.
+    """
+    if word is None or isinstance(word, Modality):
+        return word
+    plain = str(word).strip().lower()
+    try:
+        return Modality({"mri": "mr", "pt": "pet"}.get(plain, plain))
+    except ValueError:
+        raise MedQError(f"modality must be {', '.join(Modality)}, got {str(word)[:40]!r}.") from None
+
+
+def units_named(word: Units | str) -> Units:
+    """Return the units that a word names: HU, SUV (g/mL), BQML (Bq/mL) or a.u., in any case.
+
+    Raises:
+        MedQError: If it names none.
+    """
+    if isinstance(word, Units):
+        return word
+    found = UNITS_WORDS.get(str(word).strip().lower())
+    if found is None:
+        raise MedQError(f"units must be {', '.join(Units)}, got {str(word)[:40]!r}.")
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class MedicalImage:
     """A 2-D slice or a volume in physical units, with the header that it came with.
@@ -29,8 +72,8 @@ class MedicalImage:
         voxels: float32, shape (Z, Y, X); a single slice has Z = 1.
         spacing_mm: voxel size (z, y, x) in millimetres, all positive.
         affine: 4x4 float64; maps the index (i, j, k) = (x, y, z) to RAS+ millimetres, as nibabel.
-        modality: CT, MR or PET; None where nothing says so.
-        units: meaning of the voxel values.
+        modality: CT, MR or PET, or a word for it (see :func:`modality_named`); None where nothing says so.
+        units: meaning of the voxel values, or a word for it (see :func:`units_named`).
         padding: bool (Z, Y, X), True where the scanner stored "no data" (DICOM
             PixelPaddingValue, outside the reconstructed field); None where there is none.
             Those voxels pass through restoration bit-identical.
@@ -64,6 +107,8 @@ class MedicalImage:
             raise MedQError(f"padding must match voxels {voxels.shape}, got {self.padding.shape}.")
         object.__setattr__(self, "voxels", voxels)
         object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "modality", modality_named(self.modality))
+        object.__setattr__(self, "units", units_named(self.units))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from medq_uni.files import check_target, files_digest
+from medq_uni.image import modality_named
 from medq_uni.io.discover import ImageItem
-from medq_uni.io.read_write import check_writable, read_image
+from medq_uni.io.read_write import check_writable, num_frames, read_image
 from medq_uni.restorer import Restorer
-from medq_uni.result import Restoration, targets_of
+from medq_uni.result import Restoration, RestoredFrames, targets_of
 from medq_uni.taxonomy import Modality
 
 
@@ -20,12 +21,16 @@ def restore_file(
     source: str | Path | ImageItem,
     target: str | Path,
     *,
-    modality: Modality | None = None,
+    modality: Modality | str | None = None,
+    frame: int | None = None,
     overwrite: bool = False,
     maps: bool = True,
+    skip_good: bool = False,
     **options: Any,
-) -> Restoration:
+) -> Restoration | RestoredFrames:
     """Read a file or DICOM series, assess and restore it, write the result, and return it.
+
+    The volumes of a 4-D NIfTI file are restored one by one and written as one 4-D file.
 
     Args:
         restorer: Loaded model.
@@ -33,8 +38,10 @@ def restore_file(
             written to.
         target: Where the restored image goes, format by suffix; refused before the work where it cannot be written.
         modality: Overrides what the header says.
+        frame: Restore this volume of a 4-D file alone, or this time point, echo or stack of a series, from 0.
         overwrite: Whether an existing target may be replaced.
         maps: Also write residual and uncertainty beside it.
+        skip_good: Write nothing but the record of an image that is judged Good.
         **options: See :meth:`medq_uni.restorer.Restorer.restore`.
 
     Raises:
@@ -43,24 +50,53 @@ def restore_file(
         CannotAssess: See :meth:`medq_uni.restorer.Restorer.assess`.
     """
     origins = source.files if isinstance(source, ImageItem) else (Path(source),)
+    modality = modality_named(modality)
     for path in targets_of(Path(target)):
         check_target(path, sources=origins, overwrite=overwrite)
-    image = read_image(source, modality=modality)
-    check_writable(image, Path(target), overwrite=overwrite)
-    source_said = source_record(getattr(image.source, "paths", ()), modality)  # before the work: it may change
-    result = replace(restorer.restore(image, **options), source=source_said)
-    result.save(target, maps=maps, overwrite=overwrite)
+    count = num_frames(source) if frame is None else 1
+    image = read_image(source, modality=modality, frame=0 if count > 1 else frame)
+    check_writable(image, Path(target), overwrite=overwrite, num_volumes=count)
+    source_said = source_record(getattr(image.source, "paths", ()), modality, frame)  # before the work: it may change
+    if count == 1:
+        result: Restoration | RestoredFrames = replace(restorer.restore(image, **options), source=source_said)
+    else:
+        result = _restored_frames(restorer, source, count, modality, source_said, options)
+    result.save(target, maps=maps, overwrite=overwrite, skip_good=skip_good)
     return result
 
 
-def source_record(files: Sequence[Path], modality: Modality | None) -> dict[str, Any]:
+def _restored_frames(
+    restorer: Restorer,
+    source: str | Path | ImageItem,
+    count: int,
+    modality: Modality | None,
+    source_said: dict[str, Any],
+    options: dict[str, Any],
+) -> RestoredFrames:
+    """Return every volume of a 4-D file, restored; their progress is told as one."""
+    told = options.pop("progress", None)
+    restored = []
+    for frame in range(count):
+
+        def progress(done: int, total: int, frame: int = frame) -> None:
+            if told is not None:
+                told(frame * total + done, count * total)
+
+        image = read_image(source, modality=modality, frame=frame)
+        restored.append(replace(restorer.restore(image, progress=progress, **options), source=source_said))
+    return RestoredFrames(tuple(restored))
+
+
+def source_record(files: Sequence[Path], modality: Modality | None, frame: int | None = None) -> dict[str, Any]:
     """Return what the record of a restoration says of its source.
 
     Args:
         files: The files of the image.
         modality: That the user stated in place of the header, None where the header decided.
+        frame: The volume of a 4-D file that was chosen, None where it was not asked for.
 
     Raises:
         OSError: If a file cannot be read.
     """
-    return {"sha256": files_digest(files), "stated_modality": None if modality is None else modality.value}
+    said = {"sha256": files_digest(files), "stated_modality": None if modality is None else modality.value}
+    return said if frame is None else said | {"frame": frame}

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from medq_uni.assessor import Assessment, Assessor
 from medq_uni.config import Execution, SamplerConfig
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
 from medq_uni.image import MedicalImage
+from medq_uni.image_like import ImageLike, Stated, as_image
 from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, WHOLE, Condition, Parts, Restored
 from medq_uni.preprocess import Inverse, assessable
 from medq_uni.pretrained.load import Pretrained, load_pretrained
@@ -85,26 +87,49 @@ class Restorer:
         return cls(load_pretrained(name, device=device, execution=execution, revision=revision, offline=offline))
 
     def assess(
-        self, image: MedicalImage, *, instruction: str | None = None, allow_ood: bool = False, guess: bool = False
+        self,
+        image: ImageLike,
+        *,
+        instruction: str | None = None,
+        allow_ood: bool = False,
+        guess: bool = False,
+        **stated: Unpack[Stated],
     ) -> QualityDescription:
-        """Return what is wrong with the image; see :meth:`medq_uni.assessor.Assessor.assess`."""
-        return self.assessor.assess(image, instruction=instruction, allow_ood=allow_ood, guess=guess).description
+        """Return what is wrong with the image; see :meth:`medq_uni.assessor.Assessor.assess`.
+
+        Args:
+            image: A path, an image, an array, or an image of nibabel or SimpleITK; see
+                :func:`medq_uni.image_like.as_image`.
+            instruction: Question to ask instead of the usual one.
+            allow_ood: Go on where the image is unlike all that the model was trained on.
+            guess: Guess a modality that nothing states from the intensities, with a warning.
+            **stated: ``modality``, ``units``, ``spacing`` and ``frame``, where the image does not say them; see
+                :class:`medq_uni.image_like.Stated`.
+
+        Raises:
+            CannotAssess: See :meth:`medq_uni.assessor.Assessor.assess`.
+            MedQError: If it is no image.
+        """
+        taken = as_image(image, **stated)
+        return self.assessor.assess(taken, instruction=instruction, allow_ood=allow_ood, guess=guess).description
 
     @torch.inference_mode()
     def restore(
         self,
-        image: MedicalImage,
+        image: ImageLike,
         *,
         description: QualityDescription | None = None,
         instruction: str | None = None,
         settings: RestoreSettings | None = None,
         progress: Progress | None = None,
         parts: Parts = WHOLE,
+        **stated: Unpack[Stated],
     ) -> Restoration:
         """Return the image restored under the guidance of its description.
 
         Args:
-            image: 2-D slice or volume; restored slice by slice.
+            image: 2-D slice or volume, restored slice by slice: a path, an image, an array, or an image of nibabel or
+                SimpleITK; see :func:`medq_uni.image_like.as_image`.
             description: What guides the restoration; by default what :meth:`assess` says. An edited
                 description steers, by its words and by its grade: a worse stated severity removes more (see
                 :func:`medq_uni.taxonomy.restoration_strength`; the grade found is that of :meth:`assess`).
@@ -112,19 +137,22 @@ class Restorer:
             settings: Sampler, seed, whether to restore what is good already.
             progress: Called with the number of tiles done and their total.
             parts: Parts of the network that take part; leaving some out shows what they contribute.
+            **stated: ``modality``, ``units``, ``spacing`` and ``frame``, where the image does not say them; see
+                :class:`medq_uni.image_like.Stated`.
 
         Raises:
             CannotAssess: See :meth:`assess`.
+            MedQError: If it is no image.
         """
         began = time.perf_counter()
         settings = settings or RestoreSettings()
-        image = assessable(image, guess=settings.guess)
+        image = assessable(as_image(image, **stated), guess=settings.guess)
         assessment = self.assessor.assess(image, allow_ood=settings.allow_ood)
         guiding = description or assessment.description
         _check_modality(guiding, image)
-        stated = max(guiding.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda grade: grade.level)
+        grade = max(guiding.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda one: one.level)
         found = assessment.description.worst
-        strength = restoration_strength(found, stated) if description is not None else 1.0
+        strength = restoration_strength(found, grade) if description is not None else 1.0
         made = self._provenance(settings, instruction, description, assessment, strength)
         if guiding.verdict is Verdict.GOOD and not guiding.degradations and not settings.force:
             zero = image.with_voxels(np.zeros_like(image.voxels))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +12,15 @@ from typing import Any, Literal
 from medq_uni import __version__
 from medq_uni.config import SamplerConfig
 from medq_uni.description import QualityDescription
-from medq_uni.errors import MedQError
+from medq_uni.errors import ImageWarning, MedQError
 from medq_uni.files import check_target, claimed, set_aside
 from medq_uni.image import MedicalImage
+from medq_uni.io.discover import ImageItem
 from medq_uni.io.nifti import bids_path
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
-from medq_uni.io.read_write import for_nifti, write_image
+from medq_uni.io.read_write import for_nifti, read_image, write_image
 from medq_uni.notice import NOTICE
+from medq_uni.taxonomy import Modality
 
 MAPS = ("residual", "uncertainty")
 """Images that are written beside the restored one, if there are any."""
@@ -117,7 +120,9 @@ class Restoration:
     is_unchanged: bool
     source: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: str | Path, *, maps: bool = True, overwrite: bool = False) -> list[Path]:
+    def save(
+        self, path: str | Path, *, maps: bool = True, overwrite: bool = False, skip_good: bool = False
+    ) -> list[Path]:
         """Write the restored image and ``*.medq.json`` beside it, and return every path written, the image first.
 
         The image is written last: where it is, everything that belongs to it is. A failure leaves what was before.
@@ -126,34 +131,12 @@ class Restoration:
             path: Where to; the suffix is the format.
             maps: Also write residual and uncertainty as NIfTI beside it.
             overwrite: Whether an earlier result may be replaced, its maps too. The source never is.
+            skip_good: Write nothing but the record of an image that was judged Good.
 
         Raises:
             UnwritableImage: If a file exists, or the format cannot hold the image.
         """
-        path, sidecar = Path(path), sidecar_path(path)
-        options = self.provenance.options
-        derivation = Derivation(
-            kind="restored",
-            method=f"MedQ-UNI {options.model}: assess, then restore",
-            software_version=__version__,
-            weights_sha256=options.weights_sha256,
-            settings=self.provenance.to_dict(),
-            seed=options.seed,
-            description=self.description.to_text(),
-            tasks=tuple(degradation.task.value for degradation in self.description.degradations),
-        )
-        shown = {name: image for name in MAPS if maps and (image := getattr(self, name)) is not None}
-        for target in targets_of(path):
-            check_target(target, overwrite=overwrite)
-        with claimed(sidecar):  # which results of one stem share
-            for target in targets_of(path):  # another process may have been first
-                check_target(target, overwrite=overwrite)
-            with set_aside(targets_of(path)):
-                write_sidecar(sidecar, self.to_dict() | {"image": path.name, "maps": list(shown)})
-                for name, image in shown.items():
-                    write_image(for_nifti(image), map_path(path, name))
-                write_image(self.restored, path, derivation=derivation)
-        return [path, *(map_path(path, name) for name in shown), sidecar]
+        return _save((self,), self.to_dict(), Path(path), maps=maps, overwrite=overwrite, skip_good=skip_good)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of the restoration: description, settings, what was done."""
@@ -169,6 +152,156 @@ class Restoration:
             "source": self.source,
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class RestoredFrames:
+    """The volumes of a 4-D image, each restored by itself.
+
+    Attributes:
+        frames: In their order.
+    """
+
+    frames: tuple[Restoration, ...]
+
+    @property
+    def worst(self) -> Restoration:
+        """The first of those with the worst grade, which speaks for all."""
+        return max(self.frames, key=lambda one: one.description.worst.level)
+
+    @property
+    def description(self) -> QualityDescription:
+        """What is wrong with the worst volume."""
+        return self.worst.description
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether all of them were judged Good."""
+        return all(one.is_unchanged for one in self.frames)
+
+    @property
+    def seconds(self) -> float:
+        """Time that all of them took."""
+        return sum(one.seconds for one in self.frames)
+
+    def save(
+        self, path: str | Path, *, maps: bool = True, overwrite: bool = False, skip_good: bool = False
+    ) -> list[Path]:
+        """Write one 4-D NIfTI file, its maps in four axes too, and one record; see :meth:`Restoration.save`.
+
+        Raises:
+            UnwritableImage: If a file exists, or the format cannot hold several volumes.
+        """
+        return _save(self.frames, self.to_dict(), Path(path), maps=maps, overwrite=overwrite, skip_good=skip_good)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of the worst volume, and under ``frames`` what differs between them."""
+        own = ("description", "text", "unchanged", "provenance", "seconds")
+        records = [one.to_dict() for one in self.frames]
+        whole = {"unchanged": self.is_unchanged, "seconds": round(self.seconds, 3)}
+        return self.worst.to_dict() | whole | {"frames": [{key: one[key] for key in own} for one in records]}
+
+
+def _save(
+    frames: Sequence[Restoration],
+    record: dict[str, Any],
+    path: Path,
+    *,
+    maps: bool,
+    overwrite: bool,
+    skip_good: bool,
+) -> list[Path]:
+    """Write the volumes of one image with what belongs to it; see :meth:`Restoration.save`."""
+    sidecar = sidecar_path(path)
+    is_good = all(one.is_unchanged for one in frames)
+    is_written = not (skip_good and is_good)
+    shown = {name: images for name in MAPS if maps and is_written and (images := _map_of(frames, name))}
+    record = record | {"image": path.name, "maps": list(shown)} | ({} if is_written else {"written": False})
+    for target in targets_of(path):
+        check_target(target, overwrite=overwrite)
+    with claimed(sidecar):  # which results of one stem share
+        for target in targets_of(path):  # another process may have been first
+            check_target(target, overwrite=overwrite)
+        with set_aside(targets_of(path)):
+            write_sidecar(sidecar, record)
+            for name, images in shown.items():
+                first, *more = (for_nifti(image) for image in images)
+                write_image(first, map_path(path, name), more=more)
+            if is_written:
+                first, *more = (one.restored for one in frames)
+                write_image(first, path, derivation=_derivation(record, is_good), more=more)
+    return [*([path] if is_written else []), *(map_path(path, name) for name in shown), sidecar]
+
+
+def _map_of(frames: Sequence[Restoration], name: str) -> list[MedicalImage]:
+    """Return one of the :data:`MAPS` of every volume, zero where nothing was done; none where no volume has it."""
+    found = [getattr(one, name) for one in frames]
+    if all(image is None for image in found):
+        return []
+    return [
+        one.image.with_voxels(0 * one.image.voxels) if image is None else image
+        for one, image in zip(frames, found, strict=True)
+    ]
+
+
+def _derivation(record: dict[str, Any], is_good: bool) -> Derivation:
+    """Return how a written image was made, of what its record says."""
+    made = record["provenance"]
+    description = QualityDescription.from_dict(record["description"])
+    return Derivation(
+        kind="unchanged" if is_good else "restored",
+        method=f"MedQ-UNI {made['model']}: assess, then restore",
+        software_version=__version__,
+        weights_sha256=made["weights_sha256"],
+        settings=made,
+        seed=made["seed"],
+        description=record["text"],
+        tasks=tuple(degradation.task.value for degradation in description.degradations),
+    )
+
+
+def load_result(source: ImageItem | str | Path, path: Path) -> tuple[int, int, Restoration]:
+    """Return a restoration of an earlier run from its files; of a 4-D image, that of the volume in the middle.
+
+    Args:
+        source: What was restored.
+        path: Where the result is; where none was written, because the image was good, its record is enough.
+
+    Returns:
+        Number of the volume (from 0), how many there are, and its restoration.
+
+    Raises:
+        MedQError: If there is no such result, or its files cannot be read.
+        OSError: Likewise.
+    """
+    record = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    made = provenance_of(record)
+    if made is None:
+        raise MedQError(f"{sidecar_path(path).name}: not the record of a restoration.")
+    frames = record.get("frames", [])
+    frame = len(frames) // 2 if frames else record["source"].get("frame")
+    chosen = record | frames[frame] if frames else record
+    modality = Modality(record["modality"])
+    written = None if not frames else frame
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)  # told when it was restored
+        image = read_image(source, modality=modality, frame=frame)
+        restored = read_image(path, modality=modality, frame=written) if record.get("written", True) else image
+        spread = map_path(path, "uncertainty")
+        is_known = "uncertainty" in record["maps"] and spread.exists()
+        uncertainty = read_image(spread, modality=modality, frame=written) if is_known else None
+    restoration = Restoration(
+        image=image,
+        description=QualityDescription.from_dict(chosen["description"]),
+        restored=restored,
+        uncertainty=uncertainty,
+        residual=image.with_voxels(restored.voxels - image.voxels),
+        provenance=Provenance.from_dict(chosen["provenance"]),
+        seconds=float(chosen["seconds"]),
+        is_unchanged=bool(chosen["unchanged"]),
+        source=record["source"],
+    )
+    return (frame, len(frames), restoration) if frames else (0, 1, restoration)
 
 
 def targets_of(path: Path) -> list[Path]:

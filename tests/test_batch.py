@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -230,3 +232,29 @@ def test_what_another_process_wrote_meanwhile_is_not_a_failure(
     monkeypatch.setattr(batch, "restore_file", twice)
     found = results(restorer, source, target)["one.nii.gz"]
     assert (found.status, found.message) == ("skipped", "done meanwhile by another process")
+
+
+def test_a_mosaic_and_the_stacks_of_one_object_have_results_of_their_own(
+    restorer: Restorer, tmp_path: Path, phantom: object
+):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    data = Path(nibabel.__file__).parent / "nicom" / "tests" / "data"
+    with gzip.open(data / "siemens_dwi_0.dcm.gz") as file:
+        mosaic = pydicom.dcmread(file)
+    numbers = np.random.default_rng(1)
+    mosaic.PixelData = numbers.integers(0, 4096, (896, 896)).astype(np.uint16).tobytes()
+    mosaic.save_as(source / "m.dcm")
+    stored = numbers.integers(0, 4096, (8, 64, 64)).astype(np.uint16)
+    places = [0.0, 1.0, 2.0, 3.0] * 2
+    phantom.enhanced(source / "e.dcm", stored, rescales=[(1.0, 0.0)] * 8, positions=places, modality="MR")
+    nothing = QualityDescription(Modality.MR, Anatomy.BRAIN, (), "none", "none", Verdict.GOOD)
+    options = {"settings": RestoreSettings(allow_ood=True), "description": nothing}
+    found = results(restorer, source, target, **options)
+    assert {name: one.status for name, one in found.items()} == dict.fromkeys(
+        ("e-stack0.dcm", "e-stack1.dcm", "m.dcm"), "unchanged"
+    )
+    assert len(list((target / "m").glob("*.dcm"))) == 48
+    read = [pydicom.dcmread(target / f"e-stack{k}.dcm") for k in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate([one.pixel_array for one in read]), stored)
+    assert {one.status for one in results(restorer, source, target, **options).values()} == {"skipped"}

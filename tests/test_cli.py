@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -270,7 +271,7 @@ def test_a_stray_error_is_called_a_fault_and_shows_no_values(slice_file: Path, m
     assert "Doe" not in done.output
     said, where = done.stderr.splitlines()
     assert said.startswith("This is a fault of medq, not of your file. Please report it with the output of")
-    assert re.fullmatch(r"ValueError at medq_uni\.cli\.images:\d+", where)
+    assert re.fullmatch(r"ValueError at medq_uni\.cli\.assessing:\d+", where)
 
 
 def test_a_fault_in_a_worker_is_one_too(slice_file: Path, monkeypatch: pytest.MonkeyPatch):
@@ -303,10 +304,13 @@ def test_a_name_that_is_not_utf8_is_escaped_and_the_report_is_written(slice_file
     folder = tmp_path / "tree"
     folder.mkdir()
     slice_file.rename(folder / os.fsdecode(b"b_M\xfcller\x1b[31m.nii.gz"))
+    (folder / "a\nb.nii.gz\trestored\tnever.nii.gz").write_bytes(b"no image")
     report = tmp_path / "r.html"
     code, text = medq("restore", folder, "-o", tmp_path / "out", "--modality", "mr", "--report", report)
-    assert code == 0, text
+    assert code == 3, text
     assert r"b_M\xfcller\x1b[31m.nii.gz" in text
+    assert r"a\nb.nii.gz\trestored\tnever.nii.gz" in text
+    assert "\nb.nii.gz" not in text
     assert "\x1b" not in text
     assert r"b_M\xfcller" in report.read_text(encoding="utf-8")
 
@@ -323,3 +327,118 @@ def test_a_report_that_cannot_be_written_leaves_the_images_restored(
     assert code == 3
     assert "no report, but the images are restored: No space left" in text
     assert target.is_file()
+
+
+@pytest.fixture
+def series_tree(slice_file: Path, tmp_path: Path) -> Path:
+    """A folder with two images, a 4-D file of two volumes, and a file that is no image."""
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    one = read_image(slice_file)
+    for name in ("a.nii.gz", "sub/b.nii.gz"):
+        write_image(one, tree / name)
+    write_image(one, tree / "sub" / "c.nii.gz", more=[one.with_voxels(0.8 * one.voxels)])
+    (tree / "notes.txt").write_text("no image")
+    return tree
+
+
+def test_a_folder_is_assessed_in_a_table_of_one_line_per_image(series_tree: Path):
+    names = ["a.nii.gz", "sub/b.nii.gz", "sub/c.nii.gz [frame 0]", "sub/c.nii.gz [frame 1]"]
+    result = RUNNER.invoke(app, ["assess", str(series_tree), "--modality", "mr"])
+    assert result.exit_code == 0
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == names
+    assert "notes.txt\tpassed over" in result.stderr
+    result = RUNNER.invoke(app, ["assess", str(series_tree), "--modality", "mr", "--csv"])
+    head, *lines = result.stdout.splitlines()
+    assert head.startswith("image,modality,anatomy,verdict,degradation")
+    assert [line.split(",")[0] for line in lines] == names
+    (series_tree / "bad.nii.gz").write_bytes(b"no image")
+    result = RUNNER.invoke(app, ["assess", str(series_tree), "--modality", "mr", "--json"])
+    assert result.exit_code == 3
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [one["image"] for one in found] == ["a.nii.gz", "bad.nii.gz", *names[1:]]
+    assert "error" in found[1]
+    assert {one["modality"] for one in found if "error" not in one} == {"mr"}
+    assert medq("assess", series_tree, "--json", "--csv")[0] == 2
+
+
+def test_a_volume_of_a_4_d_file_is_chosen_or_all_are_restored_into_one_file(series_tree: Path, tmp_path: Path):
+    source, report = series_tree / "sub" / "c.nii.gz", tmp_path / "r.html"
+    words = ("--modality", "mr", "--force")
+    code, text = medq("restore", source, "-o", tmp_path / "one.nii.gz", "--frame", 1, *words)
+    assert code == 0, text
+    code, text = medq("restore", source, "-o", tmp_path / "all.nii.gz", *words, "--report", report)
+    assert code == 0, text
+    assert "frame 1\tImage: MR" in text
+    for name in ("all.nii.gz", "all.residual.nii.gz"):
+        assert nibabel.load(tmp_path / name).shape == (64, 64, 1, 2)
+    one = read_image(tmp_path / "one.nii.gz")
+    np.testing.assert_array_equal(read_image(tmp_path / "all.nii.gz", frame=1).voxels, one.voxels)
+    record = json.loads((tmp_path / "all.medq.json").read_text())
+    assert len(record["frames"]) == 2
+    assert json.loads((tmp_path / "one.medq.json").read_text())["source"]["frame"] == 1
+    assert "frame 1 of 2" in report.read_text()
+    assert medq("restore", source, "-o", tmp_path / "no.tif", *words)[0] == 1
+    assert medq("restore", source, "-o", tmp_path / "no.nii.gz", "--frame", 2, *words)[0] == 1
+    code, text = medq("assess", source, "--modality", "mr", "--frame", 1)
+    assert (code, "Image: MR" in text) == (0, True)
+
+
+def test_the_report_of_a_resumed_run_covers_everything(series_tree: Path, tmp_path: Path):
+    words = ("restore", series_tree, "-o", tmp_path / "out", "--modality", "mr", "--force", "--report")
+    first, again = tmp_path / "first.html", tmp_path / "again.html"
+    assert medq(*words, first)[0] == 0
+    code, text = medq(*words, again)
+    assert code == 0
+    assert "3 skipped" in text
+    titles = [re.findall(r"<h2>(.*?)</h2>", page.read_text()) for page in (first, again)]
+    assert titles[0] == titles[1] == ["a.nii.gz", "sub/b.nii.gz", "sub/c.nii.gz"]
+    assert all("frame 1 of 2" in page.read_text() for page in (first, again))
+    assert again.read_text().count('figure data-name="Before"') == 3
+    assert again.read_text().count('data-name="Uncertainty"') == first.read_text().count('data-name="Uncertainty"')
+
+
+def test_what_cannot_be_drawn_does_not_undo_what_is_restored(
+    slice_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("palette")
+
+    monkeypatch.setattr("medq_uni.report._panels", fail)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    slice_file.rename(tree / "a.nii.gz")
+    words = ("restore", tree, "-o", tmp_path / "out", "--modality", "mr", "--report", tmp_path / "r.html")
+    code, text = medq(*words)
+    assert code == 3
+    assert "not in the report: KeyError" in text
+    assert "1 restored" in text or "1 unchanged" in text
+    assert (tmp_path / "out" / "a.nii.gz").is_file()
+
+
+GOOD = "Image: MR of the brain. Degradation: none. Cause: none. Impact: none. Verdict: good."
+
+
+def test_good_images_are_called_unchanged_or_left_out(series_tree: Path, tmp_path: Path):
+    (tmp_path / "good.txt").write_text(GOOD)
+    out = tmp_path / "out"
+    words = ("restore", series_tree, "-o", out, "--modality", "mr", "--description", tmp_path / "good.txt")
+    code, text = medq(*words, "--skip-good")
+    assert code == 0, text
+    assert "3 unchanged" in text
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [f"{name}.medq.json" for name in "abc"]
+    record = json.loads((out / "a.medq.json").read_text())
+    assert (record["unchanged"], record["written"]) == (True, False)
+    report = tmp_path / "r.html"
+    code, text = medq(*words, "--skip-good", "--report", report)
+    assert "3 skipped" in text
+    assert report.read_text().count("<h2>") == 3
+    code, text = medq(*words)  # now they are wanted
+    assert "3 unchanged" in text
+    assert "unchanged" in str(nibabel.load(out / "a.nii.gz").header["descrip"])
+    np.testing.assert_array_equal(read_image(out / "a.nii.gz").voxels, read_image(series_tree / "a.nii.gz").voxels)
+    assert "3 skipped" in medq(*words, "--skip-good")[1]
+    assert medq(*words, "--skip-good", "--force")[0] == 2
+    code, text = medq("restore", series_tree / "a.nii.gz", "-o", tmp_path / "x.nii.gz", *words[4:], "--skip-good")
+    assert (code, "judged Good, not written" in text) == (0, True)
+    assert not (tmp_path / "x.nii.gz").exists()

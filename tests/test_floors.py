@@ -26,7 +26,7 @@ FLOORS = (
         "scaling",
     },
     {"io", "physics", "preprocess"},
-    {"data", "model", "result", "scoring", "display"},
+    {"data", "model", "result", "scoring", "display", "image_like"},
     {"baselines"},
     {"pretrained"},
     {"inference"},

@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -13,7 +14,8 @@ from medq_uni.config import SamplerConfig
 from medq_uni.data.phantoms import phantom
 from medq_uni.description import Degradation, QualityDescription
 from medq_uni.errors import MedQError, UnwritableImage
-from medq_uni.result import Provenance, Restoration, RunOptions, provenance_of
+from medq_uni.io.read_write import read_image
+from medq_uni.result import Provenance, Restoration, RestoredFrames, RunOptions, provenance_of
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 PROVENANCE = Provenance(
@@ -71,6 +73,31 @@ def test_nothing_that_exists_is_replaced_unless_asked(tmp_path: Path):
         restoration().save(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert restoration().save(path, overwrite=True) == [path, *beside]
+
+
+def test_volumes_are_written_together_and_the_worst_speaks_for_all(tmp_path: Path):
+    worse = restoration()
+    words = QualityDescription(Modality.MR, Anatomy.BRAIN, (), "none", "none", Verdict.GOOD)
+    nothing = worse.image.with_voxels(0 * worse.image.voxels)
+    good = replace(
+        worse, description=words, restored=worse.image, uncertainty=None, residual=nothing, is_unchanged=True
+    )
+    result = RestoredFrames((good, worse, good))
+    assert (result.description, result.is_unchanged, result.seconds) == (worse.description, False, 3.0)
+    path = result.save(tmp_path / "a.nii.gz", skip_good=True)[0]
+    for number, one in enumerate(result.frames):
+        np.testing.assert_array_equal(read_image(path, frame=number).voxels, one.restored.voxels)
+    spread = tmp_path / "a.uncertainty.nii.gz"
+    assert not read_image(spread, frame=0).voxels.any()
+    assert read_image(spread, frame=1).voxels.any()
+    record = json.loads((tmp_path / "a.medq.json").read_text())
+    assert [one["unchanged"] for one in record["frames"]] == [True, False, True]
+    assert record["text"] == worse.description.to_text()
+    all_good = RestoredFrames((good, good)).save(tmp_path / "b.nii.gz", skip_good=True)
+    assert [one.name for one in all_good] == ["b.medq.json"]
+    with pytest.raises(UnwritableImage, match="4-D"):
+        result.save(tmp_path / "c.png")
+    assert not list(tmp_path.glob("c*"))
 
 
 def test_the_record_says_what_was_done_and_for_what_it_may_be_used(tmp_path: Path):
@@ -165,3 +192,85 @@ def test_a_claim_that_is_held_is_waited_for_and_then_named(tmp_path: Path, monke
     with files.claimed(tmp_path / "a.medq.json"), pytest.raises(UnwritableImage, match="another process is writing it"):
         restoration().save(tmp_path / "a.nii.gz")
     restoration().save(tmp_path / "a.nii.gz")
+
+
+def broken_flock(kind: str) -> object:
+    def flock(*_: object) -> None:
+        if kind != "nothing":
+            raise OSError(getattr(errno, kind), os.strerror(getattr(errno, kind)))
+
+    return flock
+
+
+@pytest.mark.parametrize("lost", ["nothing", "ENOLCK", "EOPNOTSUPP", "links"])
+def test_no_lock_of_the_system_is_relied_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str):
+    """Network file systems lock nothing, refuse to, or know no hard links; the children inherit what is patched."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if lost == "links":
+        monkeypatch.setattr(os, "link", refuse)
+    else:
+        monkeypatch.setattr("fcntl.flock", broken_flock(lost))
+        monkeypatch.setattr("fcntl.lockf", broken_flock(lost))
+    test_of_many_processes_the_one_that_says_saved_has_a_whole_result(tmp_path)
+
+
+def test_a_link_whose_answer_was_lost_is_still_a_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    link = os.link
+
+    def made_but_refused(*names: object) -> None:
+        link(*names)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", made_but_refused)
+    restoration().save(tmp_path / "a.nii.gz")
+    assert not any(path.name.startswith(".medq-") for path in tmp_path.iterdir())
+
+
+def test_a_claim_from_another_machine_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import medq_uni.files as files
+
+    monkeypatch.setattr(files, "CLAIM_WAIT_S", 0.2)
+    with files.claimed(tmp_path / "a.medq.json"):
+        (lock,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith(".medq-claim-"))
+    lock.write_text("elsewhere 1 00")
+    with pytest.raises(UnwritableImage, match="another process"):
+        restoration().save(tmp_path / "a.nii.gz")
+    os.utime(lock, (0, 0))
+    guard = lock.with_name(f"{lock.name}-break")
+    guard.write_text("elsewhere 1 00")  # one that broke claims, and was killed
+    os.utime(guard, (0, 0))
+    restoration().save(tmp_path / "a.nii.gz")
+    assert not lock.exists()
+    assert not guard.exists()
+
+
+def test_many_that_break_one_stale_claim_do_not_all_get_it(tmp_path: Path):
+    import medq_uni.files as files
+
+    path = tmp_path / "a.medq.json"
+    with files.claimed(path):
+        (lock,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith(".medq-claim-"))
+    context = multiprocessing.get_context("fork")
+    inside, most = context.Value("i", 0), context.Value("i", 0)
+
+    def work() -> None:
+        with files.claimed(path):
+            with inside.get_lock():
+                inside.value += 1
+                most.value = max(most.value, inside.value)
+            time.sleep(0.002)
+            with inside.get_lock():
+                inside.value -= 1
+
+    for _ in range(5):
+        lock.write_text(f"{files._HOST} 4194303 00")  # no such process
+        running = [context.Process(target=work) for _ in range(6)]
+        for process in running:
+            process.start()
+        for process in running:
+            process.join(timeout=60)
+            assert process.exitcode == 0
+    assert most.value == 1

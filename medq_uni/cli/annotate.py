@@ -355,6 +355,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8765,
     name: Annotated[list[str] | None, typer.Option(help="Host name that browsers use. Repeatable.")] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a proxy that says where requests come from (X-Forwarded-For). Repeatable."),
+    ] = None,
     certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM), for https.")] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
 ) -> None:
@@ -364,8 +368,16 @@ def serve(
         from medq_uni.review.server import serve as run
 
         url = store_url(dataset, store)
-        names, announce = name or (), functools.partial(typer.echo, err=True)
-        run(url, dataset, host=host, port=port, names=names, certificate=certificate, key=key, announce=announce)
+        run(
+            url,
+            dataset,
+            host=host,
+            port=port,
+            names=name or (),
+            proxies=proxy or (),
+            tls=(certificate, key),
+            announce=functools.partial(typer.echo, err=True),
+        )
 
 
 def _newest(store: Store) -> int:

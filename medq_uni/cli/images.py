@@ -1,4 +1,4 @@
-"""The commands that work on images: assess, restore, degrade."""
+"""The commands that change images: restore, degrade."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medq_uni.cli.shared import (
     AllowOodOption,
     CompileOption,
     DeviceOption,
+    FrameOption,
     GuessOption,
     ModalityOption,
     ModelOption,
@@ -24,22 +25,18 @@ from medq_uni.cli.shared import (
     OverwriteOption,
     PrecisionOption,
     clear_errors,
+    is_one_series,
     load_restorer,
     progress_bar,
+    tell_passed_over,
 )
 from medq_uni.errors import MedQError, printable
 from medq_uni.notice import NOTICE
 from medq_uni.taxonomy import Severity, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from medq_uni.report import ReportItem
+    from medq_uni.cli.reporting import Sections
     from medq_uni.restorer import Restorer
-    from medq_uni.result import Restoration
-
-    Tell = Callable[[str, Restoration], None]
-    """Takes the name of an image and what was done."""
 
 
 class Start(StrEnum):
@@ -57,29 +54,6 @@ class Grade(StrEnum):
     SEVERE = "severe"
 
 
-def assess(
-    path: Annotated[Path, typer.Argument(help="Image file, or folder with one DICOM series.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of words.")] = False,
-    modality: ModalityOption = None,
-    instruction: Annotated[str | None, typer.Option(help="Question to ask instead of the usual one.")] = None,
-    allow_ood: AllowOodOption = False,
-    guess: GuessOption = False,
-    model: ModelOption = "nano",
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    offload: OffloadOption = False,
-) -> None:
-    """Describe what is wrong with an image: five aspects, ending Good, Usable or Reject."""
-    with clear_errors():
-        from medq_uni.io.read_write import read_image
-
-        image = read_image(path, modality=modality)
-        restorer = load_restorer(model, device, precision, offload)
-        description = restorer.assess(image, instruction=instruction, allow_ood=allow_ood, guess=guess)
-    typer.echo(description.to_json().rstrip() if as_json else description.to_text())
-    typer.echo(NOTICE, err=True)
-
-
 def restore(
     path: Annotated[Path, typer.Argument(help="Image file, DICOM series folder, or folder tree.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="File, or folder for a folder.")],
@@ -91,8 +65,12 @@ def restore(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Restore even what is judged Good.")] = False,
+    skip_good: Annotated[
+        bool, typer.Option("--skip-good", help="Of what is judged Good write the record alone, no image.")
+    ] = False,
     allow_ood: AllowOodOption = False,
     modality: ModalityOption = None,
+    frame: FrameOption = None,
     guess: GuessOption = False,
     overwrite: OverwriteOption = False,
     maps: Annotated[bool, typer.Option(help="Write residual and uncertainty beside the result.")] = True,
@@ -103,12 +81,13 @@ def restore(
     compiled: CompileOption = False,
 ) -> None:
     """Assess an image, then restore it under the guidance of the assessment."""
+    if force and skip_good:
+        raise typer.BadParameter("pass either --force or --skip-good.", param_hint="--skip-good")
     with clear_errors():
-        from medq_uni.report import ReportItem
+        from medq_uni.cli.reporting import Sections
         from medq_uni.restorer import RestoreSettings
 
-        if report is not None:
-            _check_report(report)
+        sections = Sections(report)
         restorer = load_restorer(model, device, precision, offload, compiled)
         chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
@@ -118,17 +97,14 @@ def restore(
             "instruction": instruction,
             "description": _read_description(description),
         }
-        options |= {"modality": modality, "overwrite": overwrite, "maps": maps}
-        sections: list[ReportItem] = []
-
-        def tell(name: str, result: Restoration) -> None:
-            if report is not None:
-                sections.append(ReportItem.of(name, result))
-
-        is_tree = path.is_dir() and not _is_one_series(path)
-        code = (_restore_tree if is_tree else _restore_one)(restorer, path, output, options, tell)
-        code = code or (_left_out(path) if path.is_dir() and not is_tree else 0)
-        if report is not None and not _write_report(sections, report):
+        options |= {"modality": modality, "overwrite": overwrite, "maps": maps, "skip_good": skip_good}
+        is_tree = path.is_dir() and frame is None and not is_one_series(path)
+        if is_tree:
+            code = _restore_tree(restorer, path, output, options, sections)
+        else:
+            code = _restore_one(restorer, path, output, options | {"frame": frame}, sections)
+            code = code or (tell_passed_over(path) if path.is_dir() and frame is None else 0)
+        if not sections.write():
             code = code or SOME_FAILED
     typer.echo(NOTICE, err=True)
     if code:
@@ -148,6 +124,7 @@ def degrade(
         Path | None, typer.Option(help="Replay this record, or the one in this *.medq.json file, instead.")
     ] = None,
     modality: ModalityOption = None,
+    frame: FrameOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Degrade an image by the physics of its acquisition; the record goes beside it."""
@@ -167,7 +144,7 @@ def degrade(
         tasks = [one.task for one in replayed] if replayed else list(task or ())
         for target in (output, sidecar_path(output)):
             check_target(target, sources=[path], overwrite=overwrite)
-        image = read_image(path, modality=modality or tasks[0].modality)
+        image = read_image(path, modality=modality or tasks[0].modality, frame=frame)
         check_writable(image, output, overwrite=overwrite)
         if replayed:
             degraded, records = apply_records(image, replayed), replayed
@@ -212,48 +189,23 @@ def _from_words(text: str) -> Any:
     return QualityDescription.from_text(text.strip(), strict=False)
 
 
-def _is_one_series(folder: Path) -> bool:
-    """Return whether a folder holds nothing but one DICOM series, directly."""
-    from medq_uni.io.discover import find_images
-
-    found = find_images(folder)
-    return len(found) == 1 and found[0].format == "dicom" and found[0].path == folder
-
-
-def _check_report(path: Path) -> None:
-    from medq_uni.files import check_target
-
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise MedQError(f"--report {path.name}: a report replaces its file; give it a name that ends in .html.")
-    check_target(path, overwrite=True)
-
-
-def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], tell: Tell) -> int:
+def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], sections: Sections) -> int:
     """Restore one image and return the exit code."""
     from medq_uni.pipeline import restore_file
 
     with progress_bar("tiles") as progress:
         result = restore_file(restorer, source, target, progress=progress, **options)
-    typer.echo(result.description.to_text())
-    note = "judged Good, returned unchanged" if result.is_unchanged else f"{result.seconds:.1f} s"
-    typer.echo(printable(f"{target}: {note}"), err=True)
-    tell(source.name, result)
+    frames = getattr(result, "frames", (result,))
+    for number, one in enumerate(frames):
+        words = one.description.to_text()
+        typer.echo(words if len(frames) == 1 else f"frame {number}\t{words}")
+    good = "judged Good, not written" if options["skip_good"] else "judged Good, returned unchanged"
+    typer.echo(printable(f"{target}: {good if result.is_unchanged else f'{result.seconds:.1f} s'}"), err=True)
+    sections.add(source.name, source, target, result)
     return 0
 
 
-def _left_out(folder: Path) -> int:
-    """Name what a folder with one series holds beside it, and return the exit code."""
-    from medq_uni.io.discover import find_images
-
-    found = find_images(folder)
-    for path, reason in found.skipped:
-        typer.echo(printable(f"{path.relative_to(folder)}\tpassed over\t{reason}"), err=True)
-    if found.skipped:
-        typer.echo(f"{len(found.skipped)} files passed over, {len(found.broken)} of them images", err=True)
-    return SOME_FAILED if found.broken else 0
-
-
-def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], tell: Tell) -> int:
+def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], sections: Sections) -> int:
     """Restore a tree and return the exit code."""
     from medq_uni.batch import restore_folder
 
@@ -263,7 +215,7 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
 
     def pass_over(path: Path, reason: str) -> None:
         passed_over.append(path)
-        typer.echo(printable(f"{path}\tpassed over\t{reason}"), err=True)
+        typer.echo("\t".join(printable(cell, breaks="") for cell in (str(path), "passed over", reason)), err=True)
 
     with progress_bar("images") as progress:
         results = restore_folder(restorer, source, target, on_start=totals.append, on_passed_over=pass_over, **options)
@@ -271,11 +223,11 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
             counts[result.status] += 1
             renamed = result.status != "failed" and result.place != result.relative
             note = f" [as {result.place}]" if renamed else ""
-            line = f"{result.relative}\t{result.status}\t{result.message}{note}"
-            typer.echo(printable(line), err=result.status == "failed")
+            cells = (str(result.relative), result.status, f"{result.message}{note}")
+            typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=result.status == "failed")
             progress(number, totals[0])
-            if result.restoration is not None:
-                tell(str(result.relative), result.restoration)
+            if result.item is not None and result.status != "failed":
+                sections.add(str(result.relative), result.item, target / result.place, result.restoration)
     said = [f"{count} {status}" for status, count in counts.items()]
     said += [f"{len(passed_over)} passed over"] if passed_over else []
     typer.echo(", ".join(said), err=True)
@@ -285,21 +237,3 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
     if not counts["failed"]:
         return 0
     return BAD_INPUT if counts["failed"] == total else SOME_FAILED
-
-
-def _write_report(sections: list[ReportItem], path: Path) -> bool:
-    """Write the report, and return whether that went well; the images are restored whatever becomes of it."""
-    from medq_uni.errors import words_of
-    from medq_uni.report import write_report
-
-    if not sections:
-        typer.echo(f"{path}: no report, since nothing was restored in this run", err=True)
-        return True
-    try:
-        write_report(sections, path)
-    except (MedQError, OSError) as error:
-        words = words_of(error) if isinstance(error, OSError) else str(error)
-        typer.echo(printable(f"error: no report, but the images are restored: {words}"), err=True)
-        return False
-    typer.echo(printable(f"{path}: report"), err=True)
-    return True

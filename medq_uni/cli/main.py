@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import annotate, dataset, evaluation, images, judge, training, weights
+from medq_uni.cli import annotate, assessing, dataset, evaluation, images, judge, training, weights
 from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED, ModelOption, clear_errors, state
 from medq_uni.notice import NOTICE
 from medq_uni.threads import set_thread_defaults
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 
-app.command()(images.assess)
+app.command()(assessing.assess)
 app.command()(images.restore)
 app.command()(images.degrade)
 app.add_typer(annotate.app, name="annotate")

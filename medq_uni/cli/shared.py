@@ -60,6 +60,10 @@ AllowOodOption = Annotated[
 GuessOption = Annotated[
     bool, typer.Option("--guess", help="Guess a modality that the file does not say from its intensities.")
 ]
+FrameOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="One volume of a 4-D file, or one time point of a series, from 0."),
+]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
     list[str] | None,
@@ -143,6 +147,27 @@ def load_restorer(
     name, _, revision = model.partition("@")
     execution = Execution(precision=None if precision is None else precision.value, offload=offload, compile=compiled)
     return Restorer.from_pretrained(name, device=device, execution=execution, revision=revision or None)
+
+
+def is_one_series(folder: Path) -> bool:
+    """Return whether a folder holds nothing but one DICOM series, directly."""
+    from medq_uni.io.discover import find_images
+
+    found = find_images(folder)
+    return len(found) == 1 and found[0].format == "dicom" and found[0].path == folder
+
+
+def tell_passed_over(folder: Path) -> int:
+    """Name every file of a folder that is left out, and return the exit code."""
+    from medq_uni.io.discover import find_images
+
+    found = find_images(folder)
+    for path, reason in found.skipped:
+        cells = (str(path.relative_to(folder)), "passed over", reason)
+        typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=True)
+    if found.skipped:
+        typer.echo(f"{len(found.skipped)} files passed over, {len(found.broken)} of them images", err=True)
+    return SOME_FAILED if found.broken else 0
 
 
 def need_extra(extra: str, *modules: str) -> None:

@@ -12,9 +12,11 @@ from pydicom import Dataset
 from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
 from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_dataset, transfer_syntax
+from medq_uni.io.frames import functional_group, stacks_of
 from medq_uni.io.geometry import Plane, spacing_of, stack
 from medq_uni.io.image_kind import check_kind, modality_of
 from medq_uni.io.limits import check_bytes, check_finite, warn
+from medq_uni.io.mosaic import is_mosaic, split
 from medq_uni.io.rescale import Rescale, physical
 from medq_uni.io.suv import MIN_JUDGED_VOXELS, check_suv, pet_scale
 from medq_uni.taxonomy import Modality
@@ -62,7 +64,9 @@ class DicomSource:
     is_uneven: bool = False
 
 
-def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None) -> MedicalImage:
+def read_dicom(
+    paths: list[Path], *, name: str, modality: Modality | None = None, frame: int | None = None
+) -> MedicalImage:
     """Read one DICOM image: the files of one series, or one file with any number of frames.
 
     MONOCHROME1 says how the image is shown, dark for high values; the values are those of MONOCHROME2.
@@ -71,6 +75,7 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
         paths: Files, in any order.
         name: What messages call it.
         modality: Overrides the header.
+        frame: Which stack of a multi-frame object, from 0.
 
     Raises:
         UnreadableImage: If it cannot be read as one volume.
@@ -88,15 +93,21 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
-            for index in range(len(frames)):
-                planes.append(_plane(path.name, dataset, index))
-                refs.append(_frame_ref(path.name, dataset, len(headers), index))
-            headers.append(dataset)
-            pixels.append(frames)
-            check_bytes(name, (sum(map(len, pixels)), *frames.shape[1:]), frames.itemsize)
+            parts = zip(*split(path.name, dataset, frames), strict=True) if is_mosaic(dataset) else [(dataset, frames)]
+            for header, part in parts:
+                part = part if part.ndim == 3 else part[None]
+                for index in range(len(part)):
+                    planes.append(_plane(path.name, header, index))
+                    refs.append(_frame_ref(path.name, header, len(headers), index))
+                headers.append(header)
+                pixels.append(part)
+            check_bytes(name, (sum(map(len, pixels)), *pixels[-1].shape[1:]), frames.itemsize)
         _check_alike(name, headers, pixels)
+        kept = _stack(name, headers, len(planes), frame)
+        planes, refs = [planes[k] for k in kept], [refs[k] for k in kept]
         order, affine, is_uneven, notes = _arrange(name, planes, headers)
         stored = np.concatenate(pixels)
+        stored = stored if len(kept) == len(stored) else stored[list(kept)]
         stored = stored if order == list(range(len(order))) else stored[order]
         source = DicomSource(
             headers=tuple(headers),
@@ -130,16 +141,6 @@ def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tupl
         source=source,
     )
     return image, notes
-
-
-def functional_group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
-    """Return the item of a functional group that holds for a frame: its own, else the shared one."""
-    for sequence, at in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
-        groups = dataset.get(sequence)
-        if groups and at < len(groups) and groups[at].get(keyword):
-            item: Dataset = groups[at].get(keyword)[0]
-            return item
-    return None
 
 
 def _replace(source: DicomSource, **changes: object) -> DicomSource:
@@ -208,6 +209,19 @@ def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) ->
             raise UnreadableImage(
                 f"{name}: {len(groups)} functional groups for {len(frames)} frames. Export the image again."
             )
+
+
+def _stack(name: str, headers: list[Dataset], count: int, frame: int | None) -> tuple[int, ...]:
+    """Return the frames of the stack that is read."""
+    stacks = stacks_of(headers[0]) if len(headers) == 1 else ((),)
+    if frame is None and len(stacks) > 1:
+        raise UnreadableImage(
+            f"{name}: holds {len(stacks)} stacks (orientations, echoes or time points). Choose one (frame=0 to "
+            f"{len(stacks) - 1}, --frame on the command line), or pass its folder: each is an image of its own."
+        )
+    if not 0 <= (frame or 0) < len(stacks):
+        raise UnreadableImage(f"{name}: has no frame {frame}; it has {len(stacks)}, from 0 to {len(stacks) - 1}.")
+    return stacks[frame or 0] or tuple(range(count))
 
 
 def _arrange(name: str, planes: list[Plane], headers: list[Dataset]) -> tuple[list[int], np.ndarray, bool, list[str]]:

@@ -24,11 +24,13 @@ SCHEME = "99MEDQ"
 TASK_CODES = {
     "restored": {task.value: words.restored for task, words in WORDING.items()},
     "degraded": {task.value: words.degraded for task, words in WORDING.items()},
+    "unchanged": {},
     "processed": {},
 }
 """Private codes: the context group CID 7203 has none for restoration or simulation, and is extensible."""
 ANY_TASK = {
     "restored": ("MEDQ-000", "AI image restoration"),
+    "unchanged": ("MEDQ-001", "AI image assessment, image unchanged"),
     "degraded": ("MEDQ-100", "Simulation of image degradation"),
     "processed": ("MEDQ-200", "Image processing"),
 }
@@ -66,12 +68,14 @@ class Lineage:
         series_number_offset: Derived SeriesNumber = original * 100 + this.
         is_lossy: Whether any ancestor was compressed with loss.
         extra: Enters the UIDs where the derivation alone does not tell results apart.
+        part: Which part of a source object becomes this one, where several come of it; enters its own UID.
     """
 
     derivation: Derivation
     series_number_offset: int
     is_lossy: bool
     extra: str = ""
+    part: str = ""
 
     def uid(self, header: Dataset, keyword: str) -> str:
         """Return the new UID in place of the one that ``header`` has under ``keyword``.
@@ -86,7 +90,8 @@ class Lineage:
             keys = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "StudyDate")
             known = "|".join(str(header.get(key, "")) for key in keys)
             value = hashlib.sha256(f"{keyword}|{known}".encode()).hexdigest()
-        return derived_uid(value, derivation, extra=f"{keyword}{self.extra}")
+        part = f"|{self.part}" if self.part and keyword == "SOPInstanceUID" else ""
+        return derived_uid(value, derivation, extra=f"{keyword}{self.extra}{part}")
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from pydicom import Dataset
 from medq_uni.errors import UnwritableImage
 from medq_uni.files import atomic_file, atomic_folder
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.dicom import DicomSource, FrameRef, functional_group
+from medq_uni.io.dicom import DicomSource, FrameRef
 from medq_uni.io.dicom_derive import Lineage, derive_frames, derived_header
 from medq_uni.io.dicom_pixels import is_uid, parsing
 from medq_uni.io.dicom_scale import keep_true
+from medq_uni.io.frames import functional_group
 from medq_uni.io.geometry import slice_offset
 from medq_uni.io.limits import check_finite, third_party
 from medq_uni.io.provenance import Derivation
@@ -130,7 +132,7 @@ def _dataset(
     """Return one derived object with the given slices, frames in the order of the source."""
     original = source.headers[header_index]
     slices = sorted(slices, key=lambda k: frames[k].number)
-    dataset = derived_header(original, lineage)
+    dataset = derived_header(original, replace(lineage, part=_part(source, header_index, slices, frames)))
     parts = [encoded[k] for k in slices]
     is_new_rescale = any(encoded[k].rescale != frames[k].rescale for k in slices)
     if original.get("PerFrameFunctionalGroupsSequence"):
@@ -146,6 +148,15 @@ def _dataset(
         keep_true(dataset, frames[slices[0]].rescale, parts[0].rescale)
     _set_pixels(dataset, np.stack([part.values for part in parts]))
     return dataset
+
+
+def _part(source: DicomSource, header_index: int, slices: list[int], frames: tuple[FrameRef, ...]) -> str:
+    """Return what tells several derived objects of one source object apart; nothing where there is only one."""
+    if len(source.headers) > len(source.paths):
+        return str(header_index)  # a slice of a mosaic
+    if len(slices) < int(source.headers[header_index].get("NumberOfFrames") or 1):
+        return ",".join(str(frames[k].number) for k in slices)
+    return ""
 
 
 def _set_rescale(item: Dataset, part: Stored) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +49,9 @@ class ImageItem:
         relative: Where the image belongs below the root, for a tree of results: that of the file,
             or of the folder. Series in folders that hold other images too get a name from a hash, never from a tag.
         series: Equal for the images of one DICOM series: its stacks, echoes and time points. Empty for other formats.
+        number: Which of them it is, from 0, in the order of acquisition.
+        frame: Which stack of the one multi-frame file it is, from 0; None where the file is one stack.
+        is_mosaic: Whether the file is a mosaic, whose slices are written as a folder of objects.
     """
 
     path: Path
@@ -56,6 +59,9 @@ class ImageItem:
     format: Format
     relative: Path
     series: str = ""
+    number: int = 0
+    frame: int | None = None
+    is_mosaic: bool = False
 
 
 class FoundImages(list[ImageItem]):
@@ -220,13 +226,23 @@ def _series_items(root: Path, series: dict[str, list[SliceRef]], others: Sequenc
     shared = (folders[key] for key, files in paths.items() if len(files) > 1)
     holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
     items = []
+    counts: Counter[str] = Counter()
     for key, files in paths.items():
-        folder = folders[key]
+        folder, number = folders[key], counts[uids[key]]
+        counts[uids[key]] += 1
         if len(files) == 1:
-            items.append(ImageItem(files[0], tuple(files), "dicom", files[0].relative_to(root), uids[key]))
+            place, one = files[0].relative_to(root), series[key][0]
+            whole = ImageItem(files[0], tuple(files), "dicom", place, uids[key], number, is_mosaic=one.is_mosaic)
+            items += [whole] if one.num_stacks == 1 else [_stack_of(whole, k) for k in range(one.num_stacks)]
+            counts[uids[key]] += one.num_stacks - 1
             continue
         relative = folder.relative_to(root)
         if holds[folder] > 1 or folder == root:
             relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key]))
+        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key], number))
     return items
+
+
+def _stack_of(item: ImageItem, frame: int) -> ImageItem:
+    place = item.relative.with_name(f"{item.relative.stem}-stack{frame}{item.relative.suffix}")
+    return replace(item, relative=place, number=item.number + frame, frame=frame)

@@ -13,6 +13,7 @@ from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.io.dicom_pixels import uid_name
+from medq_uni.io.mosaic import WHY_NOT, is_mosaic, mosaic_of
 from medq_uni.taxonomy import Modality
 
 MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET}
@@ -86,13 +87,10 @@ def check_kind(name: str, header: Dataset, *, stated: Modality | None = None) ->
 
 
 def _check_parts(name: str, header: Dataset, modality: Modality | None) -> None:
+    if is_mosaic(header) and mosaic_of(header) is None:
+        raise UnreadableImage(f"{name}: {WHY_NOT}")
     for words in _image_types(header):
         found = words[2:]
-        if "MOSAIC" in found or _number(header, 0x0019, "SIEMENS MR HEADER", 0x0A) > 1:
-            raise UnreadableImage(
-                f"{name}: a mosaic (ImageType MOSAIC): many slices side by side in one picture. Split it first, "
-                "for example with dcm2niix."
-            )
         part = next((PARTS[word] for word in found if word in PARTS), None) if modality is Modality.MR else None
         if part is not None:
             raise _no_magnitude(name, f"ImageType says that this is the {part}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from einops import rearrange
 
 from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import atomic_file, write_text
-from medq_uni.image import MedicalImage, Units
+from medq_uni.image import UNITS_WORDS, MedicalImage, Units
 from medq_uni.io.geometry import is_orthogonal, spacing_of
 from medq_uni.io.limits import check_bytes, check_finite, third_party, warn
 from medq_uni.io.provenance import Derivation, sidecar_path, split_suffix
@@ -35,19 +36,6 @@ FORM_FIELDS = (
 )
 """Header fields that hold the place of the image."""
 MODALITIES = {"CT": Modality.CT, "MR": Modality.MR, "PT": Modality.PET, "PET": Modality.PET}
-BIDS_UNITS = {
-    "hu": Units.HU,
-    "hounsfield": Units.HU,
-    "suv": Units.SUV,
-    "g/ml": Units.SUV,
-    "gml": Units.SUV,
-    "bq/ml": Units.BQML,
-    "bqml": Units.BQML,
-    "a.u.": Units.ARBITRARY,
-    "arbitrary": Units.ARBITRARY,
-}
-
-
 WRITTEN_MODALITIES = {Modality.CT: "CT", Modality.PET: "PT"}
 """Those whose values have units; magnitude MR has none that a sidecar could say."""
 WRITTEN_UNITS = {Units.HU: "HU", Units.SUV: "g/mL", Units.BQML: "Bq/mL", Units.ARBITRARY: "a.u."}
@@ -75,27 +63,28 @@ class NiftiSource:
     paths: tuple[Path, ...]
 
 
-def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
+def read_nifti(path: Path, *, modality: Modality | None = None, frame: int | None = None) -> MedicalImage:
     """Read a ``.nii`` or ``.nii.gz`` file.
 
     Args:
-        path: File with two or three axes; trailing axes of length one are allowed.
+        path: File with two or three axes, or four where a frame is named; trailing axes of length one are allowed.
         modality: Overrides the sidecar.
+        frame: Which volume of a 4-D file, from 0.
 
     Raises:
-        UnreadableImage: If it is damaged, too large, complex, RGB, 4-D, or not finite.
+        UnreadableImage: If it is damaged, too large, complex, RGB, 4-D without a frame, or not finite.
     """
     import nibabel
 
     with third_party(path.name, kind="NIfTI"):
-        _check_header(path)
+        frame = _checked_frame(path, _check_header(path), frame)
         image: Any = nibabel.load(path)
         affine = np.array(image.affine, dtype=np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
             raise UnreadableImage(f"{path.name}: the affine is not invertible. Correct sform and qform.")
         slope, intercept = (float(v) for v in (image.dataobj.slope, image.dataobj.inter))
         raw = np.asanyarray(image.dataobj.get_unscaled())
-        raw = raw.reshape(raw.shape[:3]) if raw.ndim > 3 else raw[:, :, None] if raw.ndim == 2 else raw
+        raw = raw.reshape(*raw.shape[:3], -1)[..., frame] if raw.ndim > 3 else raw[:, :, None] if raw.ndim == 2 else raw
         raw = rearrange(raw, "x y z -> z y x")
         voxels = np.empty(raw.shape, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # reported by check_finite
@@ -123,26 +112,56 @@ def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
     )
 
 
-def write_nifti(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:
+def num_frames(path: Path) -> int:
+    """Return how many volumes a file holds.
+
+    Raises:
+        UnreadableImage: If its header cannot be read.
+    """
+    with third_party(path.name, kind="NIfTI"):
+        return int(np.prod(_check_header(path)[3:], dtype=np.int64))
+
+
+def write_nifti(
+    image: MedicalImage,
+    path: Path,
+    *,
+    derivation: Derivation | None = None,
+    more: Sequence[MedicalImage] = (),
+) -> None:
     """Write ``.nii`` or ``.nii.gz``.
 
     The source's integer type and scaling are used where they hold every value exactly, else float32.
     Header, sform and qform codes of a NIfTI source stay.
+
+    Args:
+        image: What is written.
+        path: Where to.
+        derivation: How it was derived.
+        more: Further volumes of the same size and source; with them the file has four axes.
 
     Raises:
         UnwritableImage: If voxels are not finite, or the file cannot be written.
     """
     import nibabel
 
-    if not np.isfinite(image.voxels).all():
+    frames = (image, *more)
+    if not all(np.isfinite(one.voxels).all() for one in frames):
         raise UnwritableImage(f"{path.name}: voxels are NaN or infinite. Replace them first.")
     with third_party(path.name, kind="NIfTI", error=UnwritableImage):
-        data, slope, intercept = _stored(image)
-        made = _nifti(image, rearrange(data, "z y x -> x y z"))
+        stored = [_stored(one) for one in frames]
+        _, slope, intercept = stored[0]
+        if {one[1:] for one in stored} == {(slope, intercept)}:
+            parts = [data for data, _, _ in stored]
+        else:  # not every volume fits the integers
+            parts, slope, intercept = [one.voxels for one in frames], None, None
+        data = rearrange(parts, "t z y x -> x y z t")
+        made = _nifti(image, data if more else data[..., 0])
         made.header.set_slope_inter(slope, intercept)
         made.header["descrip"], made.header["aux_file"] = b"", b""  # scanners write the patient's name there
         if derivation is not None:
-            made.header["descrip"] = f"{SHORT_NOTICE} {derivation.method}".encode("ascii", "replace")[:79]
+            method = "judged good, unchanged" if derivation.kind == "unchanged" else derivation.method
+            made.header["descrip"] = f"{SHORT_NOTICE} {method}".encode("ascii", "replace")[:79]
         _write_bids(image, path)
         with atomic_file(path) as temporary:
             nibabel.save(made, temporary)
@@ -181,8 +200,22 @@ def _write_bids(image: MedicalImage, path: Path) -> None:
     write_text(sidecar, json.dumps(record | {"GeneratedBy": [{"Name": GENERATOR}]}, indent=2) + "\n")
 
 
-def _check_header(path: Path) -> None:
-    """Check the header's claims before anything of the size of the data is read."""
+def _checked_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> int:
+    """Return which volume of a file is read."""
+    count = int(np.prod(shape[3:], dtype=np.int64))
+    if frame is None and count > 1:
+        raise UnreadableImage(
+            f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3. Choose one of its "
+            f"{count} volumes (frame=0 to {count - 1}, --frame on the command line), or split the series first "
+            "(nibabel.four_to_three, fslsplit)."
+        )
+    if not 0 <= (frame or 0) < count:
+        raise UnreadableImage(f"{path.name}: has no frame {frame}; it has {count}, from 0 to {count - 1}.")
+    return frame or 0
+
+
+def _check_header(path: Path) -> tuple[int, ...]:
+    """Check the header's claims before anything of the size of the data is read, and return the size."""
     import nibabel
 
     if path.stat().st_size == 0:
@@ -208,11 +241,12 @@ def _check_header(path: Path) -> None:
     if dtype.kind not in "iuf":
         raise UnreadableImage(f"{path.name}: values are color (RGB). Write one gray value per voxel.")
     check_bytes(path.name, shape, dtype.itemsize)
-    if len(shape) < 2 or any(n != 1 for n in shape[3:]):
+    if len(shape) < 2 or sum(n != 1 for n in shape[3:]) > 1:
         raise UnreadableImage(
-            f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3. "
-            "Split the series first (nibabel.four_to_three, fslsplit)."
+            f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3, a series 4. "
+            "Split it first (nibabel.four_to_three, fslsplit)."
         )
+    return shape
 
 
 def _check_compression(path: Path) -> None:
@@ -267,7 +301,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _said(record: dict[str, Any]) -> tuple[Modality | None, Units | None]:
     """Return what a BIDS sidecar, or a record of ours, says of modality and units."""
     modality = MODALITIES.get(str(record.get("Modality", record.get("modality", ""))).upper())
-    return modality, BIDS_UNITS.get(str(record.get("Units", record.get("units", ""))).lower())
+    return modality, UNITS_WORDS.get(str(record.get("Units", record.get("units", ""))).lower())
 
 
 def _stored(image: MedicalImage) -> tuple[np.ndarray, float | None, float | None]:

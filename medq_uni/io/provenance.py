@@ -24,7 +24,8 @@ class Derivation:
     """How an image was derived from its source. The same record gives the same UIDs.
 
     Attributes:
-        kind: What became of the image; decides the label and the codes of a DICOM series.
+        kind: What became of the image; decides the label and the codes of a DICOM series. Unchanged is an image that
+            was to be restored and was judged good.
         method: Name of what was done, for people.
         software_version: Version of this package.
         weights_sha256: Hash of the weights, empty where none were used.
@@ -35,7 +36,7 @@ class Derivation:
         created: Time as a DICOM DT (``20260131120000``), or empty. Not part of the UIDs.
     """
 
-    kind: Literal["restored", "degraded", "processed"] = "processed"
+    kind: Literal["restored", "unchanged", "degraded", "processed"] = "processed"
     method: str = "MedQ-UNI"
     software_version: str = ""
     weights_sha256: str = ""
@@ -48,7 +49,8 @@ class Derivation:
     def without_findings(self) -> Derivation:
         """Return the record without what was found in the image: method, weights and options alone."""
         settings = {key: value for key, value in self.settings.items() if key not in FINDINGS}
-        return replace(self, settings=settings, description="", tasks=())
+        kind = "restored" if self.kind == "unchanged" else self.kind
+        return replace(self, kind=kind, settings=settings, description="", tasks=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types."""
@@ -63,7 +65,8 @@ class Derivation:
         weights = f" Weights sha256 {self.weights_sha256[:16]}." if self.weights_sha256 else ""
         tasks = f" Tasks: {', '.join(self.tasks)}." if self.tasks else ""
         version = f" {self.software_version}" if self.software_version else ""
-        head = f"{SHORT_NOTICE} {self.method}{version}.{tasks}{seed}{weights}"[:900]
+        unchanged = " Judged good, so the values are unchanged." if self.kind == "unchanged" else ""
+        head = f"{SHORT_NOTICE} {self.method}{version}.{unchanged}{tasks}{seed}{weights}"[:900]
         text = f"{head} {self.description}".strip()
         return text if len(text) <= 1024 else f"{text[:1021]}..."
 

@@ -14,7 +14,9 @@ from pydicom import Dataset
 from medq_uni.errors import UnreadableImage
 from medq_uni.files import file_digest
 from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
+from medq_uni.io.frames import numbers, place_along, stacks_of, volumes
 from medq_uni.io.image_kind import is_localizer
+from medq_uni.io.mosaic import is_mosaic
 
 
 class NoImage(UnreadableImage):
@@ -35,6 +37,10 @@ class SliceRef(NamedTuple):
     """Position along the normal in mm, rounded; None where unknown."""
     order: tuple[float, ...]
     """Acquisition and instance number, which tell slices at one position apart."""
+    num_stacks: int = 1
+    """Of a multi-frame object."""
+    is_mosaic: bool = False
+    """Whether it holds slices side by side, which become objects of their own."""
 
 
 def slice_of(path: Path) -> SliceRef:
@@ -55,16 +61,13 @@ def slice_of(path: Path) -> SliceRef:
         if is_localizer(header):
             raise UnreadableImage(f"{path.name}: a localizer, set aside. Pass it by itself to read it.")
         uid = str(header.get("SeriesInstanceUID") or path)
-        orientation = _numbers(header, "ImageOrientationPatient", 6)
-        position = _numbers(header, "ImagePositionPatient", 3)
-        place = None
-        if orientation is not None and position is not None:
-            place = round(float(position @ np.cross(orientation[:3], orientation[3:])), 2)
+        orientation = numbers(header, "ImageOrientationPatient", 6)
+        place = place_along(orientation, numbers(header, "ImagePositionPatient", 3))
         stack = (
             *(str(header.get(keyword, "")) for keyword in ("PatientID", "StudyInstanceUID", "Rows", "Columns")),
             None if orientation is None else tuple(np.round(orientation, 2) + 0.0),
             *(str(header.get(keyword, "")) for keyword in ("EchoNumbers", "EchoTime", "TemporalPositionIdentifier")),
-            str(path) if int(header.get("NumberOfFrames") or 1) > 1 else "",
+            str(path) if int(header.get("NumberOfFrames") or 1) > 1 or is_mosaic(header) else "",
         )
         return SliceRef(
             path=path,
@@ -73,6 +76,8 @@ def slice_of(path: Path) -> SliceRef:
             stack=stack,
             place=place,
             order=tuple(_number(header, keyword) for keyword in ("AcquisitionNumber", "InstanceNumber")),
+            num_stacks=len(stacks_of(header)),
+            is_mosaic=is_mosaic(header),
         )
 
 
@@ -116,8 +121,8 @@ def images_of(slices: Sequence[SliceRef]) -> dict[str, list[SliceRef]]:
         # the key of a series that is one image is its UID, so that places of results stay what they were
         is_alone = per_series[str(key[0])] == 1 and not members[0].stack[-1]
         name = str(key[0]) if is_alone else f"{key[0]}|{hashlib.sha256(repr(key[1:]).encode()).hexdigest()}"
-        volumes = _volumes(members)
-        for number, volume in enumerate(volumes):
+        found = volumes(members, lambda one: one.place, lambda one: (one.order, one.path))
+        for number, volume in enumerate(found):
             images[name if number == 0 else f"{name}|{number}"] = sorted(volume, key=lambda one: one.path)
     return images
 
@@ -131,27 +136,6 @@ def _clashing(slices: Sequence[SliceRef]) -> set[str]:
             folders[one.instance].add(one.path.parent)
             uids[one.instance] = one.uid
     return {uids[instance] for instance, found in folders.items() if len(found) > 1}
-
-
-def _volumes(members: list[SliceRef]) -> list[list[SliceRef]]:
-    by_place: dict[float, list[SliceRef]] = defaultdict(list)
-    for one in members:
-        if one.place is None:
-            return [members]
-        by_place[one.place].append(one)
-    counts = {len(found) for found in by_place.values()}
-    if len(counts) != 1 or len(by_place) < 2:
-        return [members]
-    ordered = [sorted(found, key=lambda one: (one.order, one.path)) for found in by_place.values()]
-    return [list(volume) for volume in zip(*ordered, strict=True)]
-
-
-def _numbers(header: Dataset, keyword: str, count: int) -> np.ndarray | None:
-    try:
-        values = np.asarray(header.get(keyword), dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None
 
 
 def _number(header: Dataset, keyword: str) -> float:

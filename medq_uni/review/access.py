@@ -7,16 +7,19 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from medq_uni.annotate.records import Role
 from medq_uni.review.sign_in import SESSION_HOURS, Entrance, SignedIn
 
-COOKIE = "medq_session"
+COOKIE, DEVICE_COOKIE = "medq_session", "medq_device"
 CSRF_HEADER = "X-CSRF-Token"
 MOST_BODY_BYTES = 64 * 1024
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+_LAST = {"Connection": "close"}
+"""Of an answer to a request whose body is not read."""
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -86,15 +89,15 @@ ReviewerSession = Annotated[SignedIn, Depends(reviewer)]
 AdministratorSession = Annotated[SignedIn, Depends(administrator)]
 
 
-def cookie_settings(request: Request) -> dict[str, object]:
-    """Return how the session cookie is set: unseen by scripts, and never sent along from another site."""
+def cookie_settings(request: Request, *, seconds: int = SESSION_HOURS * 3600, path: str = "/") -> dict[str, object]:
+    """Return how a cookie is set: unseen by scripts, and never sent along from another site."""
     origin = request.headers.get("origin", "")  # a proxy may speak https in our place
     return {
         "httponly": True,
         "samesite": "strict",
         "secure": request.url.scheme == "https" or origin.startswith("https:"),
-        "path": "/",
-        "max_age": SESSION_HOURS * 3600,
+        "path": path,
+        "max_age": seconds,
     }
 
 
@@ -121,12 +124,15 @@ class Guard:
 
         headers = Headers(scope=scope)
         if scope["method"] in _CHANGES and not _is_own_site(headers):
-            answer = JSONResponse({"message": "Changes are accepted from this site's own pages only."}, 403)
+            answer = JSONResponse({"message": "Changes are accepted from this site's own pages only."}, 403, _LAST)
             await answer(scope, receive, send_guarded)
             return
-        body = await _read_body(headers, receive) if scope["method"] in _CHANGES else b""
+        try:
+            body = await _read_body(headers, receive) if scope["method"] in _CHANGES else b""
+        except ClientDisconnect:
+            return  # half a change is none
         if body is None:
-            answer = JSONResponse({"message": f"A request may hold {MOST_BODY_BYTES} bytes."}, 413)
+            answer = JSONResponse({"message": f"A request may hold {MOST_BODY_BYTES} bytes."}, 413, _LAST)
             await answer(scope, receive, send_guarded)
             return
         await self._app(scope, _replay(body, receive), send_guarded)
@@ -147,7 +153,7 @@ async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return bytes(body)
+            raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > MOST_BODY_BYTES:
             return None

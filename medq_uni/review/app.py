@@ -14,11 +14,11 @@ from medq_uni.annotate.images import ImageSource
 from medq_uni.annotate.records import Role
 from medq_uni.annotate.store import Store
 from medq_uni.review import adjudication, progress, reviewing
-from medq_uni.review.access import COOKIE, Forbidden, Guard, cookie_settings, session_of
+from medq_uni.review.access import COOKIE, DEVICE_COOKIE, Forbidden, Guard, cookie_settings, session_of
 from medq_uni.review.errors import add_errors
 from medq_uni.review.measuring import Measurement
 from medq_uni.review.pages import STATIC, page
-from medq_uni.review.sign_in import Entrance, SignedIn, SignInRefused
+from medq_uni.review.sign_in import DEVICE_DAYS, Entrance, SignedIn, SignInRefused
 
 
 def create_app(store: Store, source: ImageSource, *, hosts: Sequence[str] = ("*",)) -> FastAPI:
@@ -73,9 +73,10 @@ def _add_entrance(app: FastAPI) -> None:
         password: Annotated[str, Form(max_length=1024)],
         next: Annotated[str, Form(max_length=1024)] = "",
     ) -> Response:
-        address = request.client.host if request.client else ""
+        entrance: Entrance = request.app.state.entrance
+        address, device = request.client.host if request.client else "", request.cookies.get(DEVICE_COOKIE)
         try:
-            session = request.app.state.entrance.sign_in(name, password, address)
+            session = entrance.sign_in(name, password, address, device)
         except SignInRefused as refused:
             answer = _login_page(request, next=next, name=name, message=str(refused), status=401)
             if refused.wait_s > 0:
@@ -84,6 +85,8 @@ def _add_entrance(app: FastAPI) -> None:
             return answer
         response = RedirectResponse(_own_path(next) or _home_of(session), 303)
         response.set_cookie(COOKIE, session.token, **cookie_settings(request))  # type: ignore[arg-type]
+        long = cookie_settings(request, seconds=DEVICE_DAYS * 86400, path="/login")
+        response.set_cookie(DEVICE_COOKIE, entrance.device_of(session.account, device), **long)  # type: ignore[arg-type]
         return response
 
     @app.post("/logout")

@@ -7,10 +7,15 @@ import socket
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medq_uni.annotate.images import open_source
 from medq_uni.annotate.store import Store
 from medq_uni.errors import MedQError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 DEFAULT_PORT = 8765
@@ -28,8 +33,8 @@ def serve(
     host: str = LOOPBACK[1],
     port: int = DEFAULT_PORT,
     names: Sequence[str] = (),
-    certificate: Path | None = None,
-    key: Path | None = None,
+    proxies: Sequence[str] = (),
+    tls: tuple[Path | None, Path | None] = (None, None),
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the annotation screen until it is interrupted.
@@ -41,21 +46,26 @@ def serve(
         port: Port to listen at.
         names: Host names by which browsers reach the server, for example through a proxy that speaks https; empty is
             any, at loopback those of this computer alone.
-        certificate: TLS certificate (PEM); with it cookies travel over https only.
-        key: Its private key (PEM).
+        proxies: Addresses or networks of proxies; what they say of the browser's address and of https is believed
+            (``X-Forwarded-For``, ``X-Forwarded-Proto``), and nobody else's word.
+        tls: TLS certificate (PEM) and its private key (PEM); with them cookies travel over https only.
         announce: Is told the address of the screen before it opens.
 
     Raises:
         NotServed: If the address is open to others and nobody could sign in, or cannot be listened at.
+        MedQError: If a proxy is no address.
         StoreError: If the store cannot be opened.
     """
     import uvicorn
 
     from medq_uni.review.app import create_app
+    from medq_uni.review.connections import checked_proxies
+
+    proxies = checked_proxies(proxies)
 
     with Store.open(store_url) as store:
         check_address(store, host)
-        if not is_loopback(host) and certificate is None:
+        if not is_loopback(host) and tls[0] is None:
             warnings.warn(
                 "passwords travel unencrypted to other computers. Pass --certificate and --key, or listen at 127.0.0.1 "
                 "behind a proxy that speaks https and pass its --name.",
@@ -66,18 +76,37 @@ def serve(
         hosts = [*LOOPBACK, "[::1]", *names] if is_loopback(host) else list(names) or ["*"]
         if announce is not None:
             shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
-            announce(f"{'https' if certificate else 'http'}://{shown}:{port}")
-        uvicorn.run(
-            create_app(store, images, hosts=hosts),
-            host=host,
-            port=port,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=_STOP_WAIT_S,
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-        )
+            announce(f"{'https' if tls[0] else 'http'}://{shown}:{port}")
+        app = create_app(store, images, hosts=hosts)
+        uvicorn.Server(server_config(app, host, port, proxies, tls)).run()
+
+
+def server_config(
+    app: FastAPI,
+    host: str,
+    port: int,
+    proxies: Sequence[str] = (),
+    tls: tuple[Path | None, Path | None] = (None, None),
+) -> uvicorn.Config:
+    """Return how the application is served: what a connection may cost, and whose word on addresses is taken."""
+    import uvicorn
+
+    from medq_uni.review.connections import bounded_protocol
+
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=bounded_protocol(proxies),
+        ws="none",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+        timeout_graceful_shutdown=_STOP_WAIT_S,
+        ssl_certfile=tls[0],
+        ssl_keyfile=tls[1],
+    )
 
 
 def check_address(store: Store, host: str) -> None:

@@ -8,7 +8,8 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -26,6 +27,10 @@ SESSION_HOURS = 12
 FREE_ATTEMPTS = 5
 """Wrong passwords for one name from one address before each further one has to wait."""
 FREE_ATTEMPTS_PER_ADDRESS = 30
+"""Wrong passwords from one address before its further attempts are looked at one after another."""
+MOST_WAITING = 8
+"""Attempts of strangers that wait for their password to be looked at; each holds a thread of the server."""
+DEVICE_DAYS = 180
 LONGEST_WAIT_S = 300.0
 _FORGET_AFTER_S = 3600.0
 _MOST_TRACKED = 10_000
@@ -100,36 +105,67 @@ class Throttle:
     def wait_s(self, key: str) -> float:
         """Return the seconds until the next attempt is looked at; 0 where it is looked at now."""
         with self._lock:
-            count, last = self._failures.get(key, (0, 0.0))
-            if count < self._free:
-                return 0.0
-            pause = min(2.0 ** (count - self._free), LONGEST_WAIT_S)
-            return max(last + pause - self._clock(), 0.0)
+            return self._wait_s(key)
+
+    def reserve(self, key: str) -> float:
+        """Count an attempt as a failure before it is looked at, and return 0; or the seconds that it has to wait.
+
+        Both are one step, so that attempts at the same moment cannot all pass.
+        """
+        with self._lock:
+            wait = self._wait_s(key)
+            if wait == 0:
+                self._count(key)
+            return wait
 
     def fail(self, key: str) -> None:
         """Count a failure."""
         with self._lock:
-            now = self._clock()
-            count, last = self._failures.pop(key, (0, now))
-            self._failures[key] = (1 if now - last > _FORGET_AFTER_S else count + 1, now)
-            while len(self._failures) > _MOST_TRACKED:
-                self._failures.popitem(last=False)
+            self._count(key)
+
+    def is_spent(self, key: str) -> bool:
+        """Return whether a key has used up its free failures."""
+        with self._lock:
+            count, last = self._failures.get(key, (0, 0.0))
+            return count >= self._free and self._clock() - last <= _FORGET_AFTER_S
 
     def succeed(self, key: str) -> None:
         """Forget the failures of a key."""
         with self._lock:
             self._failures.pop(key, None)
 
+    def _wait_s(self, key: str) -> float:
+        count, last = self._failures.get(key, (0, 0.0))
+        if count < self._free:
+            return 0.0
+        pause = min(2.0 ** min(count - self._free, 60), LONGEST_WAIT_S)
+        return max(last + pause - self._clock(), 0.0)
+
+    def _count(self, key: str) -> None:
+        now = self._clock()
+        count, last = self._failures.pop(key, (0, now))
+        self._failures[key] = (1 if now - last > _FORGET_AFTER_S else count + 1, now)
+        while len(self._failures) > _MOST_TRACKED:
+            self._failures.popitem(last=False)
+
 
 class Entrance:
-    """Signs browsers in and out of a store."""
+    """Signs browsers in and out of a store.
+
+    Guesses at one name from one address have to wait longer and longer. Nobody is refused for what others at the same
+    address do with other names, since everybody behind a proxy has one address; many failures from there only put
+    its attempts in a row. A browser that has signed in before is known by a secret, and has attempts of its own, so
+    that guesses at its user's name do not keep it out.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._names = Throttle(FREE_ATTEMPTS, clock)
         self._addresses = Throttle(FREE_ATTEMPTS_PER_ADDRESS, clock)
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
+        self._row = threading.Lock()
 
-    def sign_in(self, name: str, password: str, address: str) -> SignedIn:
+    def sign_in(self, name: str, password: str, address: str, device: str | None = None) -> SignedIn:
         """Return a new session.
 
         An unknown name, a wrong password and a disabled account get the same answer after the same work.
@@ -138,29 +174,61 @@ class Entrance:
             name: Of the account, in any case.
             password: As typed.
             address: Where the request comes from.
+            device: Secret that :meth:`device_of` gave to this browser, None where it has none.
 
         Raises:
             SignInRefused: If they do not fit, or there were too many attempts.
         """
-        name_key = f"{name[:MAX_NAME_CHARS].casefold()}\n{address}"
-        wait = max(self._names.wait_s(name_key), self._addresses.wait_s(address))
-        if wait > 0:
-            raise SignInRefused(f"Too many attempts. Try again in {int(wait) + 1} s.", wait)
         account = self._store.accounts.find(name)
         kept = _hash_of_nothing() if account is None else self._store.accounts.password_hash(account.id)
-        is_right = check_password(kept, password[: PASSWORD_CHARS[1]])
+        is_known = account is not None and _is_device(device, account, kept)
+        name_key = f"{name[:MAX_NAME_CHARS].casefold()}\n{address}"
+        key = f"device\n{device}" if is_known else name_key
+        with self._place(is_known, address):
+            wait = self._names.reserve(key)
+            if wait > 0:
+                raise SignInRefused(f"Too many attempts. Try again in {int(wait) + 1} s.", wait)
+            is_right = check_password(kept, password[: PASSWORD_CHARS[1]])
         if account is None or account.is_disabled or not is_right:
-            self._names.fail(name_key)
             self._addresses.fail(address)
             self._store.log("sign-in-refused", account_id=None if account is None else account.id)
             raise SignInRefused("Name and password do not fit.")
-        self._names.succeed(name_key)
+        self._names.succeed(key)
         token = secrets.token_urlsafe(32)
         self._store.accounts.open_session(
             account.id, _digest(token), datetime.now(UTC) + timedelta(hours=SESSION_HOURS)
         )
         self._store.log("sign-in", account_id=account.id)
         return SignedIn(account, token)
+
+    def device_of(self, account: Account, device: str | None = None) -> str:
+        """Return the secret by which a browser is known that signed in: its own if it has one, else a new one.
+
+        It ends with the password.
+        """
+        kept = self._store.accounts.password_hash(account.id)
+        if device is not None and _is_device(device, account, kept):
+            return device
+        nonce = secrets.token_urlsafe(16)
+        return f"{nonce}.{_device_proof(nonce, account, kept)}"
+
+    @contextmanager
+    def _place(self, is_known: bool, address: str) -> Iterator[None]:
+        """Hold a place among those whose password is looked at; known browsers need none.
+
+        Raises:
+            SignInRefused: If too many strangers wait.
+        """
+        if is_known:
+            yield
+            return
+        if not self._waiting.acquire(blocking=False):
+            raise SignInRefused("Many are signing in just now. Try again in 2 s.", 1.0)
+        try:
+            with self._row if self._addresses.is_spent(address) else nullcontext():
+                yield
+        finally:
+            self._waiting.release()
 
     def look_up(self, token: str | None) -> SignedIn | None:
         """Return the session of a browser's secret; None where it has ended or never was."""
@@ -171,6 +239,16 @@ class Entrance:
         """End a session."""
         self._store.accounts.close_session(_digest(signed_in.token))
         self._store.log("sign-out", account_id=signed_in.account.id)
+
+
+def _is_device(device: str | None, account: Account, kept: str) -> bool:
+    nonce, _, proof = (device or "").partition(".")
+    return bool(nonce) and hmac.compare_digest(proof.encode(), _device_proof(nonce, account, kept).encode())
+
+
+def _device_proof(nonce: str, account: Account, kept: str) -> str:
+    secret = hashlib.sha256(f"device {kept}".encode()).digest()
+    return hmac.new(secret, f"{account.id} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
 def _digest(token: str) -> str:

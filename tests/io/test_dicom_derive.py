@@ -14,6 +14,20 @@ from medq_uni.taxonomy import Modality
 from tests.io.derived import DERIVATION, digest, load, shifted
 
 
+def test_a_good_image_is_called_unchanged_and_belongs_to_the_same_series(tmp_path, phantom, stored_ct):
+    paths = phantom.series(tmp_path / "in", stored_ct)
+    made = [replace(DERIVATION, kind="unchanged", tasks=(), description="Verdict: good."), DERIVATION]
+    for path, derivation in zip(paths[:2], made, strict=True):
+        write_image(read_image(path), tmp_path / f"{derivation.kind}.dcm", derivation=derivation)
+    good, other = load(tmp_path / "unchanged.dcm"), load(tmp_path / "restored.dcm")
+    assert good.SeriesDescription.endswith("thin [MEDQ unchanged]")
+    assert "values are unchanged" in good.DerivationDescription
+    assert good.DerivationCodeSequence[0].CodeValue == "MEDQ-001"
+    np.testing.assert_array_equal(good.pixel_array, load(paths[0]).pixel_array)
+    assert good.SeriesInstanceUID == other.SeriesInstanceUID
+    assert good.SOPInstanceUID != load(paths[0]).SOPInstanceUID
+
+
 def test_identity_of_the_derived_series(tmp_path, phantom, stored_ct):
     phantom.series(tmp_path / "in", stored_ct)
     before = digest(tmp_path / "in")

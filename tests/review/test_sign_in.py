@@ -1,13 +1,18 @@
+import threading
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from medq_uni.annotate.records import Account, StoreError
 from medq_uni.annotate.store import Store
+from medq_uni.review import sign_in as sign_in_module
 from medq_uni.review.sign_in import (
     FREE_ATTEMPTS,
     FREE_ATTEMPTS_PER_ADDRESS,
     LONGEST_WAIT_S,
+    MOST_WAITING,
     Entrance,
     SignInRefused,
     Throttle,
@@ -152,3 +157,82 @@ def test_sign_ins_are_in_the_log_without_names_of_strangers(store: Store, entran
 def test_the_last_administrator_cannot_be_disabled(store: Store, accounts: dict[str, Account]):
     with pytest.raises(StoreError, match="last administrator"):
         store.accounts.change(accounts["chief"].id, is_disabled=True)
+
+
+def test_of_many_guesses_at_once_only_the_free_ones_are_looked_at(entrance: Entrance, monkeypatch: pytest.MonkeyPatch):
+    looked, said, barrier = [], [], threading.Barrier(30)
+
+    def slow(kept: str, password: str) -> bool:
+        looked.append(password)
+        time.sleep(0.05)
+        return False
+
+    def guess(number: int) -> None:
+        barrier.wait()
+        try:
+            entrance.sign_in("ana", f"wrong password {number}", "here")
+        except SignInRefused as error:
+            said.append(error.wait_s)
+
+    monkeypatch.setattr(sign_in_module, "check_password", slow)
+    running = [threading.Thread(target=guess, args=(number,)) for number in range(30)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert len(looked) == FREE_ATTEMPTS
+    assert sum(wait == 0 for wait in said) == FREE_ATTEMPTS
+    assert len(said) == 30
+
+
+def test_others_behind_the_same_proxy_lock_nobody_out(
+    entrance: Entrance, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sign_in_module, "check_password", lambda kept, password: password == PASSWORD)
+    for number in range(FREE_ATTEMPTS_PER_ADDRESS + 10):
+        with pytest.raises(SignInRefused):
+            entrance.sign_in(f"n{number}", "wrong password", "proxy")
+    for _ in range(60):
+        with pytest.raises(SignInRefused):
+            entrance.sign_in(f"q{clock.now}", "wrong password", "proxy")
+        assert entrance.sign_in("ana", PASSWORD, "proxy").account.name == "ana"
+        clock.now += 5
+
+
+def test_a_known_browser_is_not_kept_out_by_guesses_at_its_name(
+    store: Store, entrance: Entrance, accounts: dict[str, Account], clock: Clock
+):
+    account = entrance.sign_in("ana", PASSWORD, "proxy").account
+    device = entrance.device_of(account)
+    assert entrance.device_of(account, device) == device
+    for _ in range(FREE_ATTEMPTS):
+        with pytest.raises(SignInRefused):
+            entrance.sign_in("ana", "wrong password", "proxy")
+    strange = [None, "", "x.y", device[:-1] + "x", entrance.device_of(accounts["ben"])]
+    for other in strange:
+        with pytest.raises(SignInRefused, match="Try again"):
+            entrance.sign_in("ana", PASSWORD, "proxy", other)
+    assert entrance.sign_in("ana", PASSWORD, "proxy", device).account == account
+    for _ in range(FREE_ATTEMPTS):  # nor may whoever has the browser guess without end
+        with pytest.raises(SignInRefused, match="do not fit"):
+            entrance.sign_in("ana", "wrong password", "proxy", device)
+    with pytest.raises(SignInRefused, match="Try again"):
+        entrance.sign_in("ana", PASSWORD, "proxy", device)
+    clock.now += LONGEST_WAIT_S
+    store.accounts.change(account.id, password_hash=hash_password("another password"))
+    with pytest.raises(SignInRefused, match="do not fit"):
+        entrance.sign_in("ana", PASSWORD, "proxy", device)
+    assert entrance.device_of(account, device) != device
+
+
+def test_too_many_that_wait_are_asked_to_come_again_and_known_browsers_are_not(
+    entrance: Entrance, accounts: dict[str, Account]
+):
+    device = entrance.device_of(accounts["ana"])
+    with ExitStack() as stack:
+        for number in range(MOST_WAITING):
+            stack.enter_context(entrance._place(False, f"address {number}"))
+        with pytest.raises(SignInRefused, match="Many are signing in"):
+            entrance.sign_in("ana", PASSWORD, "here")
+        assert entrance.sign_in("ana", PASSWORD, "here", device).account.name == "ana"
+    assert entrance.sign_in("ana", PASSWORD, "here").account.name == "ana"
