@@ -219,7 +219,8 @@ class DescriptionConstraint:
         if state.is_done:
             return [self.tokenizer.special.eos]
         if state.in_slot:
-            return []
+            only = self.allowed(prefix) if state.options is not None else []
+            return only if len(only) == 1 else []
         run = self.literals[state.literal][state.written :]
         return [*run, self.tokenizer.special.eos] if state.literal == len(_SLOTS) else run
 
