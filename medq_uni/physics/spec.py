@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medq_uni.errors import MedQError
+from medq_uni.physics.after_scanner import AFTER_LIMITS
 from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, SCANNER_METHOD, DegradationRecord, Params, RecordError
 from medq_uni.taxonomy import Severity, Task
 
@@ -101,6 +102,8 @@ class Scanner:
     """Takes what ``draw`` returns."""
     limits: Mapping[str, tuple[float, float]]
     """Least and largest value of parameters that would else break the simulation."""
+    has_after: bool = False
+    """Whether something may happen to the image after the scanner (:mod:`medq_uni.physics.after_scanner`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +178,7 @@ class TaskSpec:
             known = ", ".join(self.methods)
             raise RecordError(f"{self.task.value} has no method {record.method!r}; this software knows {known}.")
         scanner = self.scanner if record.method == SCANNER_METHOD else None
-        limits = self.limits if scanner is None else scanner.limits
+        limits = self.limits if scanner is None else {**scanner.limits, **AFTER_LIMITS}
         for name, (low, high) in limits.items():
             value = record.params.get(name)
             if value is not None and not low <= value <= high:
