@@ -51,7 +51,7 @@ class Curve:
     points: tuple[Point, ...]
     """In the order of the axis."""
     effect: float | None = None
-    """Effect that every image has, in the unit of the task, where the parameters alone do not fix it."""
+    """Error that every image has, as NRMSE or SD in HU, where the parameters alone do not fix it."""
     strength: str = ""
     """Parameter that is changed until the effect is that one."""
 
@@ -152,7 +152,8 @@ def _case(pair: Pair, number: int, curve: Curve, point: Point) -> Case:
         degraded = apply_records(pair.reference, record)
     except KeyError as error:
         raise ConfigError(f"curve {curve.name!r}, point {point.label!r}: parameter {error} is missing.") from error
-    found = total_effect(effect(degraded, pair.reference, curve.task), pair.own_noise, curve.task)
+    seen = effect(degraded, pair.reference, curve.task, method=SCANNER_METHOD)
+    found = total_effect(seen, pair.own_noise, curve.task)
     record = replace(record, severity=grade_of(curve.task, found))
     group = group_of(pair.source, pair.volume, min(pair.reference.shape[1:]), 1)
     images = degraded, pair.reference

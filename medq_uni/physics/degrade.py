@@ -116,7 +116,7 @@ def _best_attempt(
     for _ in range(1 if wanted is Severity.NONE else ATTEMPTS):
         record = draw_record(task, wanted, generator, method=method)
         degraded = apply_records(image, record)
-        measured = total_effect(effect(degraded, image, task), own, task)
+        measured = total_effect(effect(degraded, image, task, method=method), own, task)
         grade = grade_of(task, measured)
         if best is None or abs(grade.level - wanted.level) < abs(best.records[0].severity.level - wanted.level):
             best = Degraded(degraded, (replace(record, severity=grade),), (measured,))

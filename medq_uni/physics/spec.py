@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medq_uni.errors import MedQError
 from medq_uni.physics.after_scanner import AFTER_LIMITS
+from medq_uni.physics.observer import Observer
 from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, SCANNER_METHOD, DegradationRecord, Params, RecordError
 from medq_uni.taxonomy import Severity, Task
 
@@ -62,6 +63,10 @@ class EffectScale:
     """From the error and the truth inside the body, each (n,), to the effect in ``unit``."""
     bounds: tuple[float, float, float]
     """Least effect of mild, moderate and severe, calibrated on training images (``python -m experiments.grades``)."""
+    observer: Observer | None = None
+    """Who says how much noise hides, where its texture is not that of the default; None where structure is lost."""
+    is_relative: bool = False
+    """Whether the effect is a multiple of the signal."""
 
     def grade(self, effect: float) -> Severity:
         """Return the grade of a measured effect."""
