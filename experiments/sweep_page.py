@@ -58,7 +58,8 @@ def of_evaluation(results: dict[str, Any]) -> dict[str, Any]:
     (benchmark,) = results["benchmarks"]
     about = {name: results[name] for name in ("software", "date")} | {"sha256": benchmark["sha256"]}
     identities = {one["name"]: one["identity"][:12] for one in results["systems"] if one["kind"] == "model"}
-    return about | {"weights": identities} | results["sweep"]
+    found = {"gains": [_rounded(row) for row in results["sweep"]["gains"]], "said": results["sweep"]["said"]}
+    return about | {"weights": identities} | found
 
 
 def _about() -> str:

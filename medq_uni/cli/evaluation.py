@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from medq_uni.systems.benchmark import Benchmark
 
 
+SystemsOption = Annotated[
+    str,
+    typer.Option(
+        help="What is compared, separated by commas: classical, gaussian, bilateral, tv, nlm, wavelet, bm3d, nano, "
+        "unimedvl, a folder of weights; behind a model :forced, :expert-bypassed, :no-skip, :codec-only; before it "
+        "TITLE=.",
+    ),
+]
+SweepOption = Annotated[
+    Path | None,
+    typer.Option(help="Instead of a benchmark: a recipe that varies the scanner, such as benchmark/sweep/chains.json."),
+]
+
+
 def evaluate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evaluation.")],
     benchmark: Annotated[
@@ -28,20 +42,8 @@ def evaluate(
             help="Built dataset, dataset recipe, folder of recipes, or folder with benchmark.csv. Repeatable.",
         ),
     ] = None,
-    systems: Annotated[
-        str,
-        typer.Option(
-            help="What is compared, separated by commas: classical, gaussian, bilateral, tv, nlm, wavelet, bm3d, nano, "
-            "unimedvl, a folder of weights; behind a model :forced, :expert-bypassed, :no-skip, :codec-only; before it "
-            "TITLE=.",
-        ),
-    ] = "classical,nano",
-    sweep: Annotated[
-        Path | None,
-        typer.Option(
-            help="Instead of a benchmark: a recipe that varies the scanner, such as benchmark/sweep/chains.json.",
-        ),
-    ] = None,
+    systems: SystemsOption = "classical,nano",
+    sweep: SweepOption = None,
     source: SourcesOption = None,
     against: Annotated[str | None, typer.Option(help="System that all are compared with; the first model.")] = None,
     safety: Annotated[
