@@ -17,8 +17,8 @@ from medq_uni.data import readers, sources
 from medq_uni.data.phantoms import draw_phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import Degraded, degrade
-from medq_uni.physics.effect import NOISE_LIMITS, own_noise
-from medq_uni.physics.record import DEFAULT_METHOD
+from medq_uni.physics.effect import NOISE_LIMITS, effect, own_noise
+from medq_uni.physics.record import DEFAULT_METHOD, SCANNER_METHOD
 from medq_uni.physics.tasks import SPECS
 from medq_uni.scaling import CT_WINDOW_HU
 from medq_uni.seeding import generator_of
@@ -27,6 +27,8 @@ from medq_uni.taxonomy import Modality, Severity, Task
 GRADES = tuple(Severity)[1:]
 SEED = 515
 PICTURE_SIZE = 192
+OBSERVED = {Modality.CT: (0.75, 512), Modality.PET: (2.5, 160)}
+"""Pixel in mm and side of the images for which detectability is stated."""
 QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -42,6 +44,7 @@ def main() -> None:
         sets["real, split train"] = list(_real(options.data, options.slices))
     _print_effects(sets)
     _print_own_noise(sets)
+    _print_scanners(sets)
     if options.pictures is not None:
         for task in Task:
             _picture(task, options.pictures)
@@ -111,6 +114,34 @@ def _print_own_noise(sets: dict[str, list[MedicalImage]]) -> None:
             within = np.mean(np.array(values) <= NOISE_LIMITS[modality])
             limit = f"{NOISE_LIMITS[modality]:g}"
             print(f"| {modality.value} | {name} | {len(values)} | {numbers} | {limit} | {100 * within:.0f} % |")
+
+
+def _print_scanners(sets: dict[str, list[MedicalImage]]) -> None:
+    """Print what noise of scanners hides, beside its plain measure, and what the observer sees at the bounds."""
+    print("\n| task | grade | set | slices | hides as much as, median | plain, 5 % | median | 95 % | hit the grade |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    tasks = [task for task in Task if SPECS[task].effect.observer is not None]
+    for task in tasks:
+        for grade in GRADES:
+            for name, images in sets.items():
+                chosen = [image for image in images if image.modality is task.modality]
+                made = [_degrade(image, task, grade, index, SCANNER_METHOD) for index, image in enumerate(chosen)]
+                hit = np.mean([one.records[0].severity is grade for one in made])
+                hidden = np.median([one.effects[0] for one in made])
+                plain = [effect(one.image, image, task) for one, image in zip(made, chosen, strict=True)]
+                numbers = " | ".join(f"{value:.3g}" for value in np.quantile(plain, QUANTILES))
+                unit, head = SPECS[task].effect.unit, f"{task.value} | {grade.value} | {name} | {len(chosen)}"
+                print(f"| {head} | {hidden:.3g} {unit} | {numbers} | {100 * hit:.0f} % |", flush=True)
+    print("\n| task | bound | disc | contrast | d' |\n|---|---|---|---|---|")
+    for task in tasks:
+        scale = SPECS[task].effect
+        assert scale.observer is not None
+        for bound in scale.bounds:
+            seen = scale.observer.detectability(bound, *OBSERVED[task.modality])
+            for diameter, value in zip(scale.observer.discs_mm, seen, strict=True):
+                of = "of the signal" if scale.is_relative else scale.unit
+                head = f"{task.value} | {bound:g} {scale.unit} | {diameter:g} mm | {scale.observer.contrast:g} {of}"
+                print(f"| {head} | {value:.1f} |")
 
 
 def _picture(task: Task, folder: Path) -> None:

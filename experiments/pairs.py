@@ -25,6 +25,7 @@ from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Task
 
 REPEATS = 6
+SCANNED = 12
 MIB = 2**20
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=10_000, help="pairs drawn while memory is watched")
     options = parser.parse_args()
     _print_tasks(options.size)
+    _print_scanners(options.size)
     _print_workers(options.size, options.pairs)
     _print_memory(options.memory)
 
@@ -54,6 +56,27 @@ def _print_tasks(size: int) -> None:
                 make = functools.partial(degrade, image, wanted, generator_of(3, repeat), method=method)
                 whole.append(_seconds(make))
             print(f"| {task.value} | {method} | {_median(once):.3f} | {_median(whole):.3f} |")
+
+
+def _print_scanners(size: int) -> None:
+    """Print the processor time of whole pairs by the scanner, of all grades, phantom and grading included."""
+    print(f"\nA {size}x{size} phantom pair by the scanner, seconds of one core, {SCANNED} pairs of every task:\n")
+    print("| task | mean | largest | pairs per second |\n|---|---|---|---|")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tasks = list(Task)
+    config = PairsConfig(
+        count=SCANNED * len(tasks), seed=4, phantom_sizes=(size,), grades=tuple(Severity)[1:], scanner_fraction=1.0
+    )
+    for number, task in enumerate(tasks):
+        seconds = []
+        for index in range(number, config.count, len(tasks)):
+            began = time.process_time()
+            draw_pair(config, index)
+            seconds.append(time.process_time() - began)
+        mean = sum(seconds) / len(seconds)
+        print(f"| {task.value} | {mean:.3f} | {max(seconds):.3f} | {1 / mean:.1f} |", flush=True)
+    torch.set_num_threads(threads)
 
 
 def _print_workers(size: int, count: int) -> None:

@@ -53,7 +53,7 @@ def _measured(number: int, kind: int) -> tuple[list[float], float]:
     counts = 10 ** float(torch.rand(1, generator=generator) * 3 - 0.5) * (30 if kind else 1)
     params = record.params | {"fbp": kind, "counts_per_mm2": counts}
     made = apply_records(image, DegradationRecord(record.task, record.severity, params, 1, SCANNER_METHOD))
-    return effect_features(params), effect(made, image, record.task)
+    return effect_features(params), effect(made, image, record.task, method=SCANNER_METHOD)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from experiments.sweep_page import sweep_csv, sweep_part
 from medq_uni.ablate.plan import AblationPlan
 from medq_uni.ablate.table import markdown
 from medq_uni.config_json import from_json
@@ -53,6 +54,8 @@ ABOUT = {
     "good_images": "what becomes of images that need no restoration",
     "failed": "images on which a system failed, and why",
     "warned": "images that a system restored with a warning",
+    "sweep-gains": "the sweep: gain and lead of every system at every point",
+    "sweep-said": "the sweep: grades and verdicts of assessors at every point, beside the measured grades",
 }
 Json = dict[str, Any]
 
@@ -69,6 +72,7 @@ def page() -> str:
         f"({results['date']}, {results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
         LIMITS,
+        *sweep_part(),
         "## In short\n",
         _short(results),
         "## By modality\n",
@@ -126,7 +130,7 @@ def tables() -> dict[str, str]:
     found |= {
         table_name(t): [dict(zip(header, row, strict=True)) for row in rows] for t, header, rows, _ in results["safety"]
     }
-    return {f"{name}.csv": csv_of(rows) for name, rows in found.items() if rows}
+    return {f"{name}.csv": csv_of(rows) for name, rows in found.items() if rows} | sweep_csv()
 
 
 def table_name(title: str) -> str:

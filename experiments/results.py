@@ -2,9 +2,9 @@
 
 Run: python -m experiments.results [--take FOLDER ...]
 
-``--take`` first copies the results of ``medq evaluate``, ``medq ablate`` (of the plans in recipes) and ``medq judge``
-from their output folders to benchmark/results. Systems that an evaluation leaves out keep the rows that
-they had on the same images, without a paired test. No number of these pages is typed by hand.
+``--take`` first copies the results of ``medq evaluate``, with ``--sweep`` too, ``medq ablate`` (of the plans in
+recipes) and ``medq judge`` from their output folders to benchmark/results. Systems that an evaluation leaves out keep
+the rows that they had on the same images, without a paired test. No number of these pages is typed by hand.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from experiments.result_pages import (
     safety_page,
     tables,
 )
+from experiments.sweep_page import KEPT_SWEEP, of_evaluation, write_plots
 from medq_uni.ablate.plan import AblationPlan
 from medq_uni.config_json import read_json
 from medq_uni.files import write_text
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--take", type=Path, nargs="*", default=[], help="output folders of the commands")
     for folder in parser.parse_args().take:
         take(folder)
+    write_plots()
     write_text(PAGE, page())
     write_text(SAFETY, safety_page())
     found = tables()
@@ -73,6 +75,9 @@ def take(folder: Path) -> None:
     if not path.is_file():
         raise SystemExit(f"{folder} holds no results of medq evaluate, ablate or judge.")
     found = json.loads(path.read_text(encoding="utf-8"))
+    if "sweep" in found:
+        write_text(KEPT_SWEEP, json.dumps(of_evaluation(found), indent=1) + "\n")
+        return
     if "plan" in found:
         found["plan"]["test"]["data"] = []  # where volumes lie on this machine is nobody's business
         name = plan_name(plan_of(found))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,24 +14,36 @@ from medq_uni.cli.shared import SOME_FAILED, DeviceOption, SourcesOption, clear_
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from medq_uni.evaluate.evaluation import Evaluation
     from medq_uni.evaluate.page import Section
+    from medq_uni.evaluate.sweep import Sweep
+    from medq_uni.systems.benchmark import Benchmark
+
+
+SystemsOption = Annotated[
+    str,
+    typer.Option(
+        help="What is compared, separated by commas: classical, gaussian, bilateral, tv, nlm, wavelet, bm3d, nano, "
+        "unimedvl, a folder of weights; behind a model :forced, :expert-bypassed, :no-skip, :codec-only; before it "
+        "TITLE=.",
+    ),
+]
+SweepOption = Annotated[
+    Path | None,
+    typer.Option(help="Instead of a benchmark: a recipe that varies the scanner, such as benchmark/sweep/chains.json."),
+]
 
 
 def evaluate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evaluation.")],
     benchmark: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             help="Built dataset, dataset recipe, folder of recipes, or folder with benchmark.csv. Repeatable.",
         ),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the evaluation.")],
-    systems: Annotated[
-        str,
-        typer.Option(
-            help="What is compared, separated by commas: classical, bilateral, tv, nlm, wavelet, bm3d, nano, unimedvl, "
-            "a folder of weights; behind a model :forced, :expert-bypassed, :no-skip, :codec-only; before it TITLE=.",
-        ),
-    ] = "classical,nano",
+    ] = None,
+    systems: SystemsOption = "classical,nano",
+    sweep: SweepOption = None,
     source: SourcesOption = None,
     against: Annotated[str | None, typer.Option(help="System that all are compared with; the first model.")] = None,
     safety: Annotated[
@@ -51,11 +65,10 @@ def evaluate(
         from medq_uni.evaluate.page import summary
         from medq_uni.safety.checks import run_safety
         from medq_uni.safety.output_cache import SafetySettings
-        from medq_uni.systems.benchmark import read_benchmarks
         from medq_uni.systems.build import read_specs
 
         specs = read_specs([text.strip() for text in systems.split(",") if text.strip()], device)
-        found = [one for path in benchmark for one in read_benchmarks(path, source or ())]
+        found, swept = _what(benchmark or [], sweep, source or ())
         _warn(f"{one.name}: {line}; it is left out" for one in found for line in one.unreadable)
         settings = SafetySettings(
             sources=tuple(source or ()),
@@ -64,16 +77,48 @@ def evaluate(
             real_count=safety_slices,
         )
         done = run(found, specs, output, against=against, workers=workers, progress=progress)
-        checked, sections = None, []
+        more: dict[str, Any] = {"safety": None}
+        sections, text = [], ""
+        if swept is not None:
+            more["sweep"], section, text = _swept(swept, done, output)
+            sections.append(section)
         if safety:
-            checked = run_safety(done.systems, settings, output, progress("safety"))
-            sections.append(_safety_section(checked))
-        results = write_evaluation(done, output, more={"safety": checked}, sections=sections)
+            more["safety"] = run_safety(done.systems, settings, output, progress("safety"))
+            sections.append(_safety_section(more["safety"]))
+        results = write_evaluation(done, output, more=more, sections=sections)
     _warn(_missing(results))
-    typer.echo(summary(results), nl=False)
+    typer.echo(text or summary(results), nl=False)
     typer.echo(f"\n{output / 'report.html'}")
     if _missing(results):
         raise typer.Exit(SOME_FAILED)
+
+
+def _what(paths: Sequence[Path], recipe: Path | None, sources: Sequence[str]) -> tuple[list[Benchmark], Sweep | None]:
+    """Return what is scored: benchmarks, or the one of a sweep."""
+    from medq_uni.config import ConfigError
+    from medq_uni.evaluate.sweep import read_sweep
+    from medq_uni.systems.benchmark import read_benchmarks
+
+    if bool(paths) == (recipe is not None):
+        raise ConfigError(
+            "Give --benchmark, or --sweep with a recipe such as benchmark/sweep/chains.json; a sweep is scored alone."
+        )
+    if recipe is None:
+        return [one for path in paths for one in read_benchmarks(path, sources)], None
+    swept = read_sweep(recipe, sources)
+    return [swept.benchmark], swept
+
+
+def _swept(swept: Sweep, done: Evaluation, folder: Path) -> tuple[dict[str, Any], Section, str]:
+    """Return what ``results.json``, page and terminal say of a sweep; its CSV and plots are written."""
+    from medq_uni.evaluate.page import Section
+    from medq_uni.evaluate.sweep_plots import write_sweep
+    from medq_uni.evaluate.sweep_tables import NOTE, at_a_glance, markdown, sweep_results, sweep_tables
+
+    found = sweep_results(swept, done.records[swept.benchmark.name], done.specs)
+    plots = write_sweep(found, folder)
+    section = Section("Sweep", NOTE, sweep_tables(found), plots, is_first=True)
+    return asdict(found), section, markdown(at_a_glance(found))
 
 
 def _warn(lines: Iterable[str]) -> None:

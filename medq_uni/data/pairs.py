@@ -277,7 +277,7 @@ def _measured(reference: Reference, lower: tuple[float, MedicalImage], task: Tas
     reduction, image = lower
     params_of_dose = SPECS[task].params_of_dose
     assert params_of_dose is not None, "a lower dose is taken for tasks that reduce the dose alone"
-    measured = total_effect(effect(image, reference.image, task), reference.own_noise, task)
+    measured = total_effect(effect(image, reference.image, task, method=MEASURED), reference.own_noise, task)
     record = DegradationRecord(task, grade_of(task, measured), params_of_dose(reduction), method=MEASURED)
     return Degraded(image, (record,), (measured,))
 

@@ -116,7 +116,7 @@ def write_evaluation(
         done: What was found.
         folder: The one that it was evaluated in.
         more: What else belongs into ``results.json``, by key, as JSON values.
-        sections: What else belongs on the page, behind the benchmarks.
+        sections: What else belongs on the page.
 
     Returns:
         What ``results.json`` holds.

@@ -47,6 +47,8 @@ class Section:
     """Those without rows are left out."""
     plots: Mapping[str, bytes] = field(default_factory=dict)
     """PNG pictures by name."""
+    is_first: bool = False
+    """Whether it stands before the benchmarks, not behind."""
 
 
 def write_page(results: dict[str, Any], found: Found, folder: Path, sections: Sequence[Section] = ()) -> None:
@@ -56,7 +58,7 @@ def write_page(results: dict[str, Any], found: Found, folder: Path, sections: Se
         results: What ``results.json`` holds.
         found: Records of single slices.
         folder: Of the evaluation; its pictures are taken up.
-        sections: What stands behind the benchmarks.
+        sections: What stands beside the benchmarks.
     """
     import jinja2
 
@@ -67,7 +69,8 @@ def write_page(results: dict[str, Any], found: Found, folder: Path, sections: Se
         conventions=CONVENTIONS,
         cost_plot=_data(_cost_plot(results)),
         benchmarks=[_benchmark(one, found[one["name"]], folder, _bounds(results)) for one in results["benchmarks"]],
-        sections=[_section(one) for one in sections],
+        first=[_section(one) for one in sections if one.is_first],
+        sections=[_section(one) for one in sections if not one.is_first],
         conditions=json.dumps(results["systems"], indent=2),
     )
     write_text(folder / PAGE, page)

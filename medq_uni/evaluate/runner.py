@@ -53,6 +53,10 @@ class SliceRecord:
     """Why there is no score."""
     warning: str = ""
     """What the system warned of, for example that it has seen nothing like the image."""
+    said: str = ""
+    """Worst grade that it says of the input, where it says one."""
+    verdict: str = ""
+    """Its verdict on the input, where it has one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +130,11 @@ def run_job(job: Job) -> list[SliceRecord]:
         began = time.perf_counter()
         try:
             with capture_warnings() as warned:
-                output = system.restore(case).image
+                made = system.restore(case)
+            output = made.image
             record = replace(record, seconds=time.perf_counter() - began, warning=" ".join(warned))
+            if made.description is not None:
+                record = replace(record, said=made.description.worst.value, verdict=made.description.verdict.value)
             found, same = asdict(score_image(output, case.reference, case.data_range)), _is_same(output, case.degraded)
             if index in job.pictures:
                 write_bytes(job.pictures[index], picture(output, case.reference))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
+from medq_uni.physics.observer import Observer, ramp_noise
 from medq_uni.physics.operators import FanBeam, Radon
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, standard_deviation
@@ -26,6 +27,8 @@ DOSE = {Severity.MILD: (0.4, 0.6), Severity.MODERATE: (0.2, 0.3), Severity.SEVER
 """Dose fraction by grade."""
 GRADES_HU = (12.0, 25.0, 50.0)
 """Least standard deviation of the noise of mild, moderate and severe."""
+OBSERVER = Observer(discs_mm=(5.0, 10.0), contrast=20.0, known=ramp_noise)
+"""Looks for discs like small metastases of the liver, in noise like that of the default."""
 NOISIEST_HU = 120.0
 """Largest standard deviation that is drawn."""
 BOWTIE_CHANCE = 0.5
@@ -295,7 +298,7 @@ SPECS = (
         draw=draw_low_dose,
         default=low_dose,
         alternatives={"counts": photon_counts},
-        effect=EffectScale("HU", standard_deviation, GRADES_HU),
+        effect=EffectScale("HU", standard_deviation, GRADES_HU, OBSERVER),
         limits={"dose_fraction": (0.001, 1.0), "noise_sd_hu": (0.0, 2000.0)},
         beyond={"dose_fraction": 0.02, "noise_sd_hu": 200.0},
         params_of_dose=lambda reduction: {"dose_fraction": 1 / reduction},

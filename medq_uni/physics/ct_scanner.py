@@ -51,10 +51,16 @@ SOFTENED_SHARE = 0.5
 EDGE_SD = 2.0
 """Slope of the image for each pixel, as a multiple of the noise, at which an edge keeps half of its noise."""
 FEWEST_PIXELS = 64
+TYPICAL_PIXEL_MM = 1.0
+"""For which the standard deviation is drawn; the grade is measured."""
 
 
 def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
-    """Return every parameter of the chain; the dose and the standard deviation in soft tissue are as in the default."""
+    """Return every parameter of the chain; the noise hides as much as that of the default would.
+
+    So the standard deviation of a soft kernel's noise is lower, and that of a sharp kernel's higher. Severe noise goes
+    up to the same standard deviation whatever its kernel.
+    """
     params = ct.draw_low_dose(severity, generator)
     draws = Draws(18, generator)
     between, evenly = draws.between, draws.evenly
@@ -75,7 +81,18 @@ def draw_scan(severity: Severity, generator: torch.Generator) -> Params:
     params["grid_rotation_deg"] = is_on_grid * between(-GRID_ROTATION_DEG, GRID_ROTATION_DEG)
     params["grid_cubic"] = int(between(0, 1) < 0.5)
     params["softened"] = has("softened") * between(0.0, 1.0)
+    factor = ct.OBSERVER.factor(lambda frequency: noise_power(params, frequency), TYPICAL_PIXEL_MM)
+    params["noise_sd_hu"] = _as_hiding(float(params["noise_sd_hu"]), factor, severity)
     return params
+
+
+def _as_hiding(sd_hu: float, factor: float, severity: Severity) -> float:
+    """Return the standard deviation of noise that hides ``factor`` times as much, from that drawn for the default."""
+    if severity is Severity.SEVERE:
+        least, most = ct.GRADES_HU[-1], ct.NOISIEST_HU
+        place = math.log(sd_hu / least) / math.log(most / least)
+        sd_hu = least * (most * max(1.0, factor) / least) ** place
+    return min(sd_hu / factor, ct.NOISIEST_HU)
 
 
 def scan(image: Tensor, *, params: Params, spacing_mm: tuple[float, float], generator: torch.Generator) -> Tensor:

@@ -17,8 +17,16 @@ from torch import Tensor
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.physics import ct
+from medq_uni.physics.after_scanner import AFTER_LIMITS, after_scanner, draw_after
 from medq_uni.physics.effect import effect, grade_of, total_effect
-from medq_uni.physics.record import DEFAULT_METHOD, SCANNER_METHOD, DegradationRecord
+from medq_uni.physics.record import (
+    AFTER_VERSION,
+    DEFAULT_METHOD,
+    RECORD_VERSION,
+    SCANNER_METHOD,
+    DegradationRecord,
+    Params,
+)
 from medq_uni.physics.tasks import SPECS
 from medq_uni.seeding import randint, seed_of
 from medq_uni.taxonomy import Modality, Severity, Task
@@ -64,7 +72,12 @@ def draw_record(
     spec.method(method)  # refuses a name that the task does not know
     seed = randint(2**31 - 1, generator)
     params = {} if severity is Severity.NONE else spec.drawn(severity, generator, method)
-    return DegradationRecord(task=task, severity=severity, params=params, seed=seed, method=method)
+    after: Params = {}
+    if params and method == SCANNER_METHOD and spec.scanner is not None and spec.scanner.has_after:
+        # by a generator of its own, so that all else is drawn as ever
+        after = draw_after(task.modality, torch.Generator().manual_seed(seed_of(f"{seed}/after")))
+    version = AFTER_VERSION if after else RECORD_VERSION
+    return DegradationRecord(task, severity, params | after, seed, method, version)
 
 
 def degrade(
@@ -103,7 +116,7 @@ def _best_attempt(
     for _ in range(1 if wanted is Severity.NONE else ATTEMPTS):
         record = draw_record(task, wanted, generator, method=method)
         degraded = apply_records(image, record)
-        measured = total_effect(effect(degraded, image, task), own, task)
+        measured = total_effect(effect(degraded, image, task, method=method), own, task)
         grade = grade_of(task, measured)
         if best is None or abs(grade.level - wanted.level) < abs(best.records[0].severity.level - wanted.level):
             best = Degraded(degraded, (replace(record, severity=grade),), (measured,))
@@ -145,11 +158,17 @@ def _degrade_slice(image: MedicalImage, z: int, chain: tuple[DegradationRecord, 
     values = torch.from_numpy(np.array(image.voxels[z]))
     spacing = image.spacing_mm[1:]
     if image.modality is Modality.MR:
+        reference = values
         for record in chain:
             values = _one(values, record, z, spacing)
-        return values.abs().numpy()
+        values = values.abs()
+        for record in chain:
+            values = _after(values, reference, record)
+        return values.numpy()
     (record,) = chain
-    if record.method == SCANNER_METHOD or abs(spacing[0] / spacing[1] - 1) < 0.01:
+    if record.method == SCANNER_METHOD:
+        return _after(_one(values, record, z, spacing), values, record).numpy()
+    if abs(spacing[0] / spacing[1] - 1) < 0.01:
         return _one(values, record, z, spacing).numpy()
     # projections need square pixels: the change is made on a square grid and brought back; a scanner sees to it itself
     side = min(spacing)
@@ -165,6 +184,17 @@ def _degrade_slice(image: MedicalImage, z: int, chain: tuple[DegradationRecord, 
 def _one(values: Tensor, record: DegradationRecord, number: int, spacing_mm: tuple[float, float]) -> Tensor:
     method = SPECS[record.task].method(record.method)
     return method(values, params=record.params, spacing_mm=spacing_mm, generator=slice_generator(record, number))
+
+
+def _after(values: Tensor, reference: Tensor, record: DegradationRecord) -> Tensor:
+    """Return a slice that a scanner has made after all that happened to it since."""
+    if record.method != SCANNER_METHOD or AFTER_LIMITS.keys().isdisjoint(record.params):
+        return values
+    if record.task.modality is not Modality.CT:
+        return after_scanner(values, reference, record.params, record.task.modality)
+    inside = reference.clamp(*ct.HU_RANGE)  # what stands for padding must not spill into the image
+    made = after_scanner(values.clamp(*ct.HU_RANGE), inside, record.params, Modality.CT)
+    return ct.add_in_range(reference, made - inside)
 
 
 def slice_generator(record: DegradationRecord, number: int) -> torch.Generator:

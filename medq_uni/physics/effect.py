@@ -11,9 +11,12 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.physics.ct import BODY_HU, SOFT_TISSUE_HU
 from medq_uni.physics.operators import gaussian_blur
+from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, SCANNER_METHOD
 from medq_uni.physics.tasks import SPECS
 from medq_uni.taxonomy import Modality, Severity, Task
 
+ANY_TEXTURE = (SCANNER_METHOD, MEASURED)
+"""Methods whose noise is graded by what it hides."""
 FOREGROUND = 0.05
 """MR and PET foreground begins at this fraction of the 99.9th percentile."""
 WINDOW = {Modality.CT: 7, Modality.MR: 9, Modality.PET: 5}
@@ -34,16 +37,18 @@ def foreground(image: MedicalImage) -> np.ndarray:
     return np.asarray(image.voxels > least)
 
 
-def effect(degraded: MedicalImage, reference: MedicalImage, task: Task) -> float:
+def effect(degraded: MedicalImage, reference: MedicalImage, task: Task, *, method: str = DEFAULT_METHOD) -> float:
     """Return the error inside the body that a degradation has made, in the unit of the task's effect scale.
 
     CT: standard deviation of the difference in HU. MR and PET: norm of the difference over the norm of the
-    reference (NRMSE).
+    reference (NRMSE). Noise of a scanner can have any texture: in CT and PET it counts as noise of the default's
+    texture that hides standard discs as well (:mod:`medq_uni.physics.observer`), in the same unit.
 
     Args:
         degraded: The degraded image.
         reference: The image before, of the same shape.
         task: What kind of degradation it was.
+        method: How it was made; only of ``scanner`` and ``measured`` noise the texture is unknown.
 
     Raises:
         MedQError: If the shapes differ.
@@ -54,7 +59,15 @@ def effect(degraded: MedicalImage, reference: MedicalImage, task: Task) -> float
     if not inside.any():
         inside = np.ones_like(inside)
     truth = reference.voxels[inside].astype(np.float64)
-    return SPECS[task].effect.measure(degraded.voxels[inside] - truth, truth)
+    scale = SPECS[task].effect
+    if scale.observer is None or method not in ANY_TEXTURE:
+        return scale.measure(degraded.voxels[inside] - truth, truth)
+    row, column = reference.spacing_mm[1:]
+    hidden = scale.observer.hiding(degraded.voxels - reference.voxels, inside, (row, column))
+    if not scale.is_relative:
+        return hidden
+    size = float(np.sqrt(np.square(truth).mean()))
+    return hidden / size if size > 0 else 0.0
 
 
 def grade_of(task: Task, effect: float) -> Severity:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medq_uni.physics.observer import Observer, smoothed_noise
 from medq_uni.physics.operators import ALL_VIEWS, Radon, gaussian_blur
 from medq_uni.physics.record import Params
 from medq_uni.physics.spec import DataConsistency, EffectScale, Stage, TaskSpec, nrmse
@@ -27,8 +28,12 @@ GRID = 128
 VIEWS, SUBSETS, ITERATIONS = 96, 8, 2
 LINEAR_COUNTS = 8.0
 """How many more counts a linear reconstruction gets, so that the grades stay comparable."""
+KNOWN_FWHM_MM = 6.0
+"""Of the Gaussian filter behind which white noise is like that of the default (``python -m experiments.grades``)."""
 RESOLUTION_MM, POST_FILTER_MM = 4.5, 4.0
 """Full widths at half maximum of the detector response and of the filter after reconstruction."""
+OBSERVER = Observer(discs_mm=(10.0, 17.0), contrast=1.0, known=smoothed_noise(KNOWN_FWHM_MM))
+"""Looks for discs like two spheres of the NEMA NU 2 phantom, in noise like that of the default."""
 
 
 def draw_low_count(severity: Severity, generator: torch.Generator) -> Params:
@@ -258,7 +263,7 @@ SPECS = (
         draw=draw_low_count,
         default=low_count,
         alternatives={"independent": independent_scan},
-        effect=EffectScale("NRMSE", nrmse, (0.04, 0.15, 0.36)),
+        effect=EffectScale("NRMSE", nrmse, (0.04, 0.15, 0.36), OBSERVER, is_relative=True),
         limits={"dose_reduction": (1.0, 1000.0), "counts_per_pixel": (1e-3, 1e9)},
         beyond={"dose_reduction": 300.0},
         params_of_dose=lambda reduction: {"dose_reduction": reduction},

@@ -12,7 +12,9 @@ from medq_uni.taxonomy import Severity, Task
 
 RECORD_VERSION = 2
 """Raised when records get a field, or when ``apply`` changes what a record gives."""
-REPLAYED_VERSIONS = (1, 2)
+AFTER_VERSION = 3
+"""Of records that also say what happened to the image after the scanner; all others are as they were in version 2."""
+REPLAYED_VERSIONS = (1, 2, 3)
 """Version 1 has no ``method``: it is the default one, unchanged since."""
 DEFAULT_METHOD = "default"
 SCANNER_METHOD = "scanner"
@@ -80,7 +82,7 @@ class DegradationRecord:
                 "params, seed and version, as written by `medq degrade`."
             ) from error
         if record.version not in REPLAYED_VERSIONS:
-            replayed = " and ".join(str(version) for version in REPLAYED_VERSIONS)
+            replayed = f"{', '.join(str(one) for one in REPLAYED_VERSIONS[:-1])} and {REPLAYED_VERSIONS[-1]}"
             raise RecordError(
                 f"the record has version {record.version}, this software replays versions {replayed}. "
                 "Use the release that wrote it."

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from medq_uni.errors import MedQError
+from medq_uni.physics.after_scanner import AFTER_LIMITS
+from medq_uni.physics.observer import Observer
 from medq_uni.physics.record import DEFAULT_METHOD, MEASURED, SCANNER_METHOD, DegradationRecord, Params, RecordError
 from medq_uni.taxonomy import Severity, Task
 
@@ -61,6 +63,10 @@ class EffectScale:
     """From the error and the truth inside the body, each (n,), to the effect in ``unit``."""
     bounds: tuple[float, float, float]
     """Least effect of mild, moderate and severe, calibrated on training images (``python -m experiments.grades``)."""
+    observer: Observer | None = None
+    """Who says how much noise hides, where its texture is not that of the default; None where structure is lost."""
+    is_relative: bool = False
+    """Whether the effect is a multiple of the signal."""
 
     def grade(self, effect: float) -> Severity:
         """Return the grade of a measured effect."""
@@ -101,6 +107,8 @@ class Scanner:
     """Takes what ``draw`` returns."""
     limits: Mapping[str, tuple[float, float]]
     """Least and largest value of parameters that would else break the simulation."""
+    has_after: bool = False
+    """Whether something may happen to the image after the scanner (:mod:`medq_uni.physics.after_scanner`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +183,7 @@ class TaskSpec:
             known = ", ".join(self.methods)
             raise RecordError(f"{self.task.value} has no method {record.method!r}; this software knows {known}.")
         scanner = self.scanner if record.method == SCANNER_METHOD else None
-        limits = self.limits if scanner is None else scanner.limits
+        limits = self.limits if scanner is None else {**scanner.limits, **AFTER_LIMITS}
         for name, (low, high) in limits.items():
             value = record.params.get(name)
             if value is not None and not low <= value <= high:

@@ -14,7 +14,11 @@ SCANNERS: Mapping[Task, Scanner] = {
     Task.PET_LOW_COUNT: pet_scanner.SCANNER,
 }
 """Built upon the defaults, in modules of their own."""
-SPECS: Mapping[Task, TaskSpec] = {
-    spec.task: replace(spec, scanner=SCANNERS.get(spec.task, spec.scanner))
-    for spec in (*ct.SPECS, *mri.SPECS, *pet.SPECS)
-}
+
+
+def _whole(spec: TaskSpec) -> TaskSpec:
+    scanner = SCANNERS.get(spec.task, spec.scanner)
+    return spec if scanner is None else replace(spec, scanner=replace(scanner, has_after=True))
+
+
+SPECS: Mapping[Task, TaskSpec] = {spec.task: _whole(spec) for spec in (*ct.SPECS, *mri.SPECS, *pet.SPECS)}

@@ -51,9 +51,9 @@ def read_specs(texts: Sequence[str], device: str | None = None) -> list[SystemSp
     """Return the systems that a list of names means.
 
     Args:
-        texts: ``input``; ``bilateral``, ``tv``, ``nlm``, ``wavelet``, ``bm3d`` or ``classical`` for all of them;
-            ``unimedvl``; ``nano``, a folder of weights, that of a baseline too, or OWNER/NAME; a model also with
-            ``:forced`` (good images too), ``:expert-bypassed``, ``:no-skip`` or ``:codec-only`` behind it.
+        texts: ``input``; ``gaussian``, ``bilateral``, ``tv``, ``nlm``, ``wavelet``, ``bm3d`` or ``classical`` for all
+            of them; ``unimedvl``; ``nano``, a folder of weights, that of a baseline too, or OWNER/NAME; a model also
+            with ``:forced`` (good images too), ``:expert-bypassed``, ``:no-skip`` or ``:codec-only`` behind it.
             ``TITLE=`` before a name sets its title.
         device: Where models compute.
 

@@ -45,7 +45,7 @@ def drawn_cases(config: PairsConfig) -> Iterator[Case]:
     for index in range(config.count):
         pair = draw_pair(config, index)
         if not (config.data and config.wants_only_real and pair.source == "phantom"):
-            group = _group(pair.source, pair.volume, min(pair.reference.shape[1:]), len(pair.records))
+            group = group_of(pair.source, pair.volume, min(pair.reference.shape[1:]), len(pair.records))
             images = pair.degraded, pair.reference
             yield Case(
                 pair.task, pair.severity, pair.subject, group, *images, pair.anatomy, pair.records, pair.volume_peak
@@ -56,13 +56,21 @@ def dataset_cases(folder: Path, split: str) -> Iterator[Case]:
     """Yield the pairs of one split of a built dataset."""
     for pair in Dataset(folder).pairs(split):
         meta, records = pair.meta, records_of(pair.meta)
-        group = _group(meta["source"], meta["volume"], min(pair.reference.shape), len(records))
+        group = group_of(meta["source"], meta["volume"], min(pair.reference.shape), len(records))
         images = pair.image(pair.degraded), pair.image(pair.reference)
         anatomy, peak = Anatomy(meta["anatomy"]), meta.get("volume_peak")
         yield Case(pair.task, pair.severity, meta["subject"], group, *images, anatomy, records, peak)
 
 
-def _group(source: str, volume: str, side: int, degradations: int) -> str:
+def group_of(source: str, volume: str, side: int, degradations: int) -> str:
+    """Return the set that a pair is reported with, as :class:`Case` names them.
+
+    Args:
+        source: Of its reference: ``phantom``, ``real`` or ``unseen``.
+        volume: Name of the reference's volume, or kind of an unseen one.
+        side: Smaller side of the reference in pixels.
+        degradations: How many it has.
+    """
     names = {"phantom": "phantoms", "unseen": volume, "real": "real patches" if side < PATCH_SIDE else "real"}
     name = names[source]
     return name if degradations == 1 else f"{name}, mixed"

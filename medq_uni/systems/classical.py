@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from medq_uni.config import ConfigError
 from medq_uni.scoring import scores
@@ -41,6 +42,10 @@ def _sigma(values: np.ndarray) -> float:
     from skimage.restoration import estimate_sigma
 
     return max(float(estimate_sigma(values)), SMALLEST_SIGMA)  # type: ignore[no-untyped-call]
+
+
+def _gaussian(values: np.ndarray, strength: float) -> np.ndarray:
+    return np.asarray(ndimage.gaussian_filter(values, strength))
 
 
 def _bilateral(values: np.ndarray, strength: float) -> np.ndarray:
@@ -87,9 +92,10 @@ FILTERS: Mapping[str, Filter] = {
     "tv": Filter(_total_variation, (0.25, 0.5, 1, 2, 4, 16, 64, 256), "Rudin et al. 1992, Chambolle 2004"),
     "nlm": Filter(_non_local_means, (0.3, 0.6, 0.9, 1.2, 1.8, 4, 16, 64), "Buades et al. 2005"),
     "wavelet": Filter(_wavelet, (0.5, 1, 1.5, 2.5, 4, 16, 64), "BayesShrink, Chang et al. 2000"),
+    "gaussian": Filter(_gaussian, (0.4, 0.6, 0.8, 1, 1.4, 2), "a linear low-pass; its strength is sigma in pixels"),
     "bm3d": Filter(_bm3d, (0.5, 1, 1.5, 2.5, 4, 16), "Dabov et al. 2007"),
 }
-"""By the name under which they are asked for; all of scikit-image, BM3D apart."""
+"""By the name under which they are asked for; of scikit-image, SciPy (the Gaussian) and the authors of BM3D."""
 Strengths = tuple[tuple[Task, float], ...]
 
 

@@ -10,6 +10,7 @@ from medq_uni.data.pair_cache import build_pair_cache
 from medq_uni.data.pairs import PairsConfig, draw_pair, volume_of
 from medq_uni.data.sources import ManifestError
 from medq_uni.physics.degrade import apply_records
+from medq_uni.physics.effect import effect
 from medq_uni.physics.record import MEASURED
 from medq_uni.physics.tasks import SPECS
 from medq_uni.taxonomy import Modality, Severity, Task
@@ -55,7 +56,9 @@ def test_pairs_measured_at_two_doses_are_taken_where_the_source_has_them(mayo: P
             continue
         assert record.method == MEASURED
         assert record.params["dose_fraction"] in (0.25, 0.1)
-        assert pair.effects[0] == pytest.approx(25, abs=8)
+        plain, hides = (effect(pair.degraded, pair.reference, pair.task, method=m) for m in ("default", MEASURED))
+        assert plain == pytest.approx(25, abs=8)
+        assert pair.effects[0] == hides
         assert record.severity in (Severity.MILD, Severity.MODERATE)
     assert len({pair.severity for pair in pairs}) >= 2
 

@@ -1,5 +1,6 @@
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from medq_uni.data.phantoms import phantom
 from medq_uni.image import MedicalImage
 from medq_uni.physics import ct, ct_scanner
+from medq_uni.physics.after_scanner import AFTER_LIMITS
 from medq_uni.physics.degrade import apply_records, draw_record
 from medq_uni.physics.operators import gaussian_blur
 from medq_uni.physics.record import DegradationRecord, Params
@@ -61,12 +63,18 @@ def test_a_draw_holds_every_parameter_of_the_chain():
     assert {one["slices_averaged"] for one in drawn} == set(range(1, 9))
 
 
+def drawn(severity: Severity, seed: int) -> DegradationRecord:
+    """Return a record of a scanner after which nothing happens to the image."""
+    record = draw_record(Task.CT_LOW_DOSE, severity, generator(seed), method="scanner")
+    return replace(record, params={name: one for name, one in record.params.items() if name not in AFTER_LIMITS})
+
+
 @pytest.mark.parametrize("image", [water(), body(), body(43)], ids=["disc", "body", "another body"])
 @pytest.mark.parametrize("severity", GRADES)
 def test_soft_tissue_has_the_standard_deviation_that_is_asked_for(image: MedicalImage, severity: Severity):
     tissue = ct_scanner.soft_tissue(slice_of(image)).numpy()
     for seed in range(4):
-        record = draw_record(Task.CT_LOW_DOSE, severity, generator(seed), method="scanner")
+        record = drawn(severity, seed)
         added = apply_records(image, record).voxels[0] - image.voxels[0]
         assert added[tissue].std() == pytest.approx(record.params["noise_sd_hu"], rel=0.1)
 
@@ -131,7 +139,7 @@ def test_any_shape_and_spacing_keeps_shape_range_and_noise(
     values = body(47, 64).voxels[0, :height, :width].copy()
     values[0, 0] = -3024.0
     image = MedicalImage(values, (3.0, *spacing_mm), modality=Modality.CT)
-    record = draw_record(Task.CT_LOW_DOSE, severity, generator(seed), method="scanner")
+    record = drawn(severity, seed)
     made = apply_records(image, record)
     assert made.shape == image.shape
     assert made.voxels[0, 0, 0] == -3024

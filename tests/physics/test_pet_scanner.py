@@ -191,7 +191,7 @@ def test_the_counts_that_are_drawn_give_about_the_effect_that_is_aimed_at():
     found = []
     for seed in range(12):
         record = draw_record(Task.PET_LOW_COUNT, Severity.MODERATE, generator(seed), method="scanner")
-        found.append(effect(apply_records(image, record), image, record.task))
+        found.append(effect(apply_records(image, record), image, record.task, method="scanner"))
     low, high = pet_scanner.TARGET[Severity.MODERATE]
     assert low < np.median(found) < high
     made = [degrade(image, [(record.task, Severity.MODERATE)], generator(s), method="scanner") for s in range(5)]

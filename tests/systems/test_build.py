@@ -18,7 +18,7 @@ def test_names_are_read():
     specs = read_specs(["input", "classical", "Ours=nano", "nano:no-skip", "runs/mine/model", "unimedvl"])
     names = [spec.name for spec in specs]
     assert names[:2] == ["degraded input", "bilateral"]
-    assert names[6:] == ["Ours", "nano (no-skip)", "mine", "UniMedVL"]
+    assert names[7:] == ["Ours", "nano (no-skip)", "mine", "UniMedVL"]
     with pytest.raises(ConfigError, match="nano stands twice"):
         read_specs(["nano", "nano"])
 
