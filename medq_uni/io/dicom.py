@@ -13,9 +13,11 @@ from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
 from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_dataset, transfer_syntax
 from medq_uni.io.geometry import Plane, spacing_of, stack
+from medq_uni.io.guard import guarded
 from medq_uni.io.image_kind import check_kind, modality_of
-from medq_uni.io.limits import check_bytes, check_finite, warn
+from medq_uni.io.limits import begin, check_bytes, check_finite, warn
 from medq_uni.io.rescale import Rescale, physical
+from medq_uni.io.spool import Spool
 from medq_uni.io.suv import MIN_JUDGED_VOXELS, check_suv, pet_scale
 from medq_uni.taxonomy import Modality
 
@@ -62,6 +64,21 @@ class DicomSource:
     is_uneven: bool = False
 
 
+class Parsed(NamedTuple):
+    """What the files of one image hold, decoded, without meaning yet."""
+
+    headers: tuple[Dataset, ...]
+    frames: tuple[FrameRef, ...]
+    """In slice order."""
+    order: list[int]
+    """Of the slices among the pixels."""
+    pixels: Spool
+    affine: np.ndarray
+    is_lossy: bool
+    is_uneven: bool
+    notes: list[str]
+
+
 def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None) -> MedicalImage:
     """Read one DICOM image: the files of one series, or one file with any number of frames.
 
@@ -75,42 +92,59 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
     Raises:
         UnreadableImage: If it cannot be read as one volume.
     """
+    parsed = guarded(paths, parse_files, paths, name, modality)
+    with parsing(name):
+        stored = parsed.pixels.array()
+        stored = stored if parsed.order == list(range(len(stored))) else stored[parsed.order]
+        source = DicomSource(
+            headers=parsed.headers,
+            paths=tuple(paths),
+            frames=parsed.frames,
+            stored=stored,
+            affine=parsed.affine,
+            is_lossy=parsed.is_lossy,
+            is_uneven=parsed.is_uneven,
+        )
+        image, more = _assemble(name, source, modality)
+    for note in [*parsed.notes, *more]:
+        warn(f"{name}: {note}")
+    return image
+
+
+def parse_files(paths: list[Path], name: str, modality: Modality | None) -> Parsed:
+    """Return what the files of one image hold; see :func:`read_dicom`."""
     with parsing(name):
         headers: list[Dataset] = []
-        pixels: list[np.ndarray] = []
+        sizes: list[tuple[int, ...]] = []
+        kinds: list[np.dtype] = []
         planes: list[Plane] = []
         refs: list[FrameRef] = []
+        pixels: Spool | None = None
         is_lossy = False
-        for path in paths:
+        for number, path in enumerate(paths):
+            begin(number)
             dataset = read_dataset(path)
             check_pixels(path.name, dataset)
             check_kind(path.name, dataset, stated=modality)
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
+            dataset.fileobj_type = None
             for index in range(len(frames)):
                 planes.append(_plane(path.name, dataset, index))
                 refs.append(_frame_ref(path.name, dataset, len(headers), index))
+            if pixels is None:
+                pixels = Spool((len(paths) if len(frames) == 1 else len(frames), *frames.shape[1:]), frames.dtype)
+            if (frames.shape, frames.dtype) == ((len(frames), *pixels.shape[1:]), pixels.dtype) and number < len(pixels):
+                pixels.put(number, frames)
             headers.append(dataset)
-            pixels.append(frames)
-            check_bytes(name, (sum(map(len, pixels)), *frames.shape[1:]), frames.itemsize)
-        _check_alike(name, headers, pixels)
+            sizes.append(frames.shape)
+            kinds.append(frames.dtype)
+            check_bytes(name, (sum(size[0] for size in sizes), *frames.shape[1:]), frames.itemsize)
+        _check_alike(name, headers, sizes, kinds)
         order, affine, is_uneven, notes = _arrange(name, planes, headers)
-        stored = np.concatenate(pixels)
-        stored = stored if order == list(range(len(order))) else stored[order]
-        source = DicomSource(
-            headers=tuple(headers),
-            paths=tuple(paths),
-            frames=tuple(refs[k] for k in order),
-            stored=stored,
-            affine=affine,
-            is_lossy=is_lossy,
-            is_uneven=is_uneven,
-        )
-        image, more = _assemble(name, source, modality)
-    for note in [*notes, *more]:
-        warn(f"{name}: {note}")
-    return image
+        assert pixels is not None
+        return Parsed(tuple(headers), tuple(refs[k] for k in order), order, pixels, affine, is_lossy, is_uneven, notes)
 
 
 def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tuple[MedicalImage, list[str]]:
@@ -191,22 +225,22 @@ def _frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef
     return FrameRef(header, index, rescale, slope is not None)
 
 
-def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) -> None:
-    """Refuse files that cannot be slices of one volume."""
-    if len({frames.shape[1:] for frames in pixels}) > 1:
-        sizes = sorted({f"{frames.shape[1]} x {frames.shape[2]}" for frames in pixels})
+def _check_alike(name: str, headers: list[Dataset], shapes: list[tuple[int, ...]], kinds: list[np.dtype]) -> None:
+    """Refuse files that cannot be slices of one volume, by the shapes (frames, rows, columns) and types of their pixels."""
+    if len({shape[1:] for shape in shapes}) > 1:
+        sizes = sorted({f"{rows} x {columns}" for _, rows, columns in shapes})
         raise UnreadableImage(f"{name}: slices differ in size ({', '.join(sizes)}). Read them one by one.")
-    if len({frames.dtype for frames in pixels}) > 1 or len({h.PhotometricInterpretation for h in headers}) > 1:
+    if len(set(kinds)) > 1 or len({h.PhotometricInterpretation for h in headers}) > 1:
         raise UnreadableImage(f"{name}: slices differ in how pixels are stored. Read them one by one.")
-    if len(headers) > 1 and any(len(frames) > 1 for frames in pixels):
+    if len(headers) > 1 and any(shape[0] > 1 for shape in shapes):
         raise UnreadableImage(
             f"{name}: {len(headers)} multi-frame objects share one series. Read each file on its own."
         )
-    for header, frames in zip(headers, pixels, strict=True):
+    for header, (num_frames, _, _) in zip(headers, shapes, strict=True):
         groups = header.get("PerFrameFunctionalGroupsSequence")
-        if groups and len(groups) != len(frames):
+        if groups and len(groups) != num_frames:
             raise UnreadableImage(
-                f"{name}: {len(groups)} functional groups for {len(frames)} frames. Export the image again."
+                f"{name}: {len(groups)} functional groups for {num_frames} frames. Export the image again."
             )
 
 
@@ -287,7 +321,7 @@ def _with_factors(source: DicomSource, factors: list[float]) -> DicomSource:
 def _values(source: DicomSource) -> np.ndarray:
     voxels = np.empty(source.stored.shape, np.float32)
     for z, frame in enumerate(source.frames):
-        voxels[z] = physical(source.stored[z], frame.rescale)
+        physical(source.stored[z], frame.rescale, out=voxels[z])
     return voxels
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from medq_uni.errors import UnreadableImage
+from medq_uni.io.guard import guarded
 from medq_uni.io.provenance import SIDECAR_SUFFIX
 from medq_uni.io.series import NoImage, SliceRef, images_of, slice_of, without_copies
 from medq_uni.taxonomy import Modality
@@ -128,7 +129,7 @@ def find_images(folder: str | Path) -> FoundImages:
         try:
             kind = _format_of_found(path)
             if kind == "dicom":
-                slices.append(slice_of(path))
+                slices.append(guarded([path], slice_of, path))
             else:
                 items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
         except NoImage as error:
@@ -154,6 +155,10 @@ def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
     """
     if item.format != "dicom":
         return None, None
+    return guarded(item.files[:1], _identity, item)
+
+
+def _identity(item: ImageItem) -> tuple[Modality | None, str | None]:
     from medq_uni.io.dicom_pixels import parsing, read_dataset
     from medq_uni.io.image_kind import modality_of
 
