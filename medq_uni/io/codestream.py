@@ -27,6 +27,8 @@ class Claim(NamedTuple):
     rows: int
     columns: int
     components: int
+    is_sound: bool
+    """Whether nothing else in the header contradicts it, or makes a decoder allocate more."""
 
 
 def read_claim(frame: bytes) -> Claim | None:
@@ -63,33 +65,30 @@ def _jpeg_2000(frame: bytes) -> Claim | None:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = (
         _number(frame, at, 4) for at in range(8, 40, 4)
     )
-    components = _number(frame, 40, 2)
-    if min(tile_width, tile_height) < 1 or tile_left > left or tile_top > top or right <= left or bottom <= top:
-        return None
-    if -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) > MAX_TILES:
-        return None
-    return Claim(bottom - top, right - left, components)
+    is_sound = 0 < tile_width and 0 < tile_height and tile_left <= left < right and tile_top <= top < bottom
+    if is_sound:
+        is_sound = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) <= MAX_TILES
+    return Claim(bottom - top, right - left, _number(frame, 40, 2), is_sound)
 
 
 def _jpeg(frame: bytes) -> Claim | None:
-    """Return the one frame header before the first scan; None where there are more, or anything is odd."""
+    """Return what the frame header before the first scan says, which is not sound where there are more, or none."""
     claim, at = None, 2
     for _ in range(MAX_MARKERS):
         while frame[at : at + 2] == b"\xff\xff":  # any number of fill bytes
             at += 1
-        if at + 4 > len(frame) or frame[at] != 0xFF:
-            return None
-        marker = frame[at + 1]
+        marker = frame[at + 1] if at + 4 <= len(frame) and frame[at] == 0xFF else EOI
         if marker in STANDING_ALONE:
             at += 2
             continue
         if marker == SOS:
-            return claim if claim is not None and claim.rows > 0 else None
+            return None if claim is None else claim._replace(is_sound=claim.rows > 0)
         if marker == EOI or (marker == LSE and frame[at + 4 : at + 5] == bytes([LSE_OVERSIZE])):
-            return None
+            return claim
         if marker == SOF_LS or (0xC0 <= marker <= 0xCF and marker not in TABLES):
             if claim is not None:
-                return None
-            claim = Claim(_number(frame, at + 5, 2), _number(frame, at + 7, 2), _number(frame, at + 9, 1))
+                return claim
+            rows, columns = _number(frame, at + 5, 2), _number(frame, at + 7, 2)
+            claim = Claim(rows, columns, _number(frame, at + 9, 1), is_sound=False)
         at += 2 + _number(frame, at + 2, 2)
-    return None
+    return claim

@@ -129,7 +129,7 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None) -> Pars
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
-            dataset.fileobj_type = None
+            dataset.buffer = dataset.fileobj_type = None  # type: ignore[attr-defined]
             for index in range(len(frames)):
                 planes.append(_plane(path.name, dataset, index))
                 refs.append(_frame_ref(path.name, dataset, len(headers), index))

@@ -336,15 +336,15 @@ def _check_length(name: str, dataset: Dataset, syntax: UID, shape: tuple[int, in
 def _check_claim(name: str, frame: bytes, shape: tuple[int, int, int]) -> None:
     """Refuse a compressed frame that says something else than the DICOM header, or nothing clear, of its size."""
     claim = read_claim(frame)
-    if claim is None:
-        raise UnreadableImage(
-            f"{name}: the compressed pixels do not say clearly how large they are. The file may be damaged or "
-            "incomplete; copy or export it again, uncompressed if that does not help."
-        )
-    if claim[:2] != shape[1:]:
+    if claim is not None and claim.rows and claim[:2] != shape[1:]:
         raise UnreadableImage(
             f"{name}: the compressed pixels are {claim.rows} x {claim.columns}, but the header says "
             f"{shape[1]} x {shape[2]}. Export the image again."
+        )
+    if claim is None or not claim.is_sound:
+        raise UnreadableImage(
+            f"{name}: the compressed pixels do not say clearly how large they are. The file may be damaged or "
+            "incomplete; copy or export it again, uncompressed if that does not help."
         )
     if claim.components != 1:
         raise UnreadableImage(

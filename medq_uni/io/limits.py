@@ -259,11 +259,27 @@ def check_finite(name: str, voxels: np.ndarray) -> None:
         UnreadableImage: With the counts of both.
     """
     num_nan = num_inf = 0
-    for part in voxels if voxels.ndim > 2 else (voxels,):  # slice by slice, since a mask of all is as large as the image
-        finite = np.isfinite(part)
-        if not finite.all():
-            nan = int(np.isnan(part).sum())
-            num_nan, num_inf = num_nan + nan, num_inf + int(part.size - finite.sum()) - nan
+    for part in voxels if voxels.ndim > 2 else (voxels,):  # slice by slice, since a mask of all is as large as a quarter
+        nan, inf = count_odd(part)
+        num_nan, num_inf = num_nan + nan, num_inf + inf
+    refuse_odd(name, num_nan, num_inf)
+
+
+def count_odd(values: np.ndarray) -> tuple[int, int]:
+    """Return how many values are NaN, and how many are infinite."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return 0, 0
+    num_nan = int(np.isnan(values).sum())
+    return num_nan, int(values.size - finite.sum()) - num_nan
+
+
+def refuse_odd(name: str, num_nan: int, num_inf: int) -> None:
+    """Refuse an image that has such values.
+
+    Raises:
+        UnreadableImage: With the counts.
+    """
     if num_nan or num_inf:
         raise UnreadableImage(
             f"{name}: {num_nan} voxels are NaN and {num_inf} are infinite (or beyond float32). "

@@ -8,10 +8,11 @@ values are arbitrary. Written CT and PET say both in such a sidecar.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from einops import rearrange
@@ -20,14 +21,19 @@ from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import atomic_file, write_text
 from medq_uni.image import MedicalImage, Units
 from medq_uni.io.geometry import is_orthogonal, spacing_of
-from medq_uni.io.limits import check_bytes, check_finite, third_party, warn
+from medq_uni.io.guard import guarded
+from medq_uni.io.limits import check_bytes, count_odd, refuse_odd, third_party, warn
 from medq_uni.io.provenance import Derivation, sidecar_path, split_suffix
+from medq_uni.io.spool import Spool
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
 MAX_HEADER_BYTES = 2**20
 """Farthest that the data may begin: extensions are read into memory."""
 MAX_SIDECAR_BYTES = 2**20
+MAX_EXTENSIONS = 1000
+BLOCK_BYTES = 2**20
+"""Bytes that are read at a time."""
 GZIP_MAGIC = b"\x1f\x8b"
 FORM_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -75,6 +81,15 @@ class NiftiSource:
     paths: tuple[Path, ...]
 
 
+class Parsed(NamedTuple):
+    """What a file holds, decoded."""
+
+    source: NiftiSource
+    voxels: Spool
+    is_split: bool
+    """Whether sform and qform disagree."""
+
+
 def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
     """Read a ``.nii`` or ``.nii.gz`` file.
 
@@ -85,42 +100,80 @@ def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
     Raises:
         UnreadableImage: If it is damaged, too large, complex, RGB, 4-D, or not finite.
     """
-    import nibabel
-
-    with third_party(path.name, kind="NIfTI"):
-        _check_header(path)
-        image: Any = nibabel.load(path)
-        affine = np.array(image.affine, dtype=np.float64)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-            raise UnreadableImage(f"{path.name}: the affine is not invertible. Correct sform and qform.")
-        slope, intercept = (float(v) for v in (image.dataobj.slope, image.dataobj.inter))
-        raw = np.asanyarray(image.dataobj.get_unscaled())
-        raw = raw.reshape(raw.shape[:3]) if raw.ndim > 3 else raw[:, :, None] if raw.ndim == 2 else raw
-        raw = rearrange(raw, "x y z -> z y x")
-        voxels = np.empty(raw.shape, np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # reported by check_finite
-            for z in range(len(raw)):
-                voxels[z] = raw[z].astype(np.float64) * slope + intercept
-        check_finite(path.name, voxels)
-        header = image.header.copy()
-        is_split = bool(header["sform_code"] and header["qform_code"]) and not np.allclose(
-            header.get_sform(), header.get_qform(), atol=0.01 * min(spacing_of(affine))
-        )
-        source = NiftiSource(header, header.get_data_dtype(), slope, intercept, affine, (path,))
-    if is_split:
+    parsed = guarded([path], parse_file, path)
+    affine = parsed.source.affine
+    if parsed.is_split:
         warn(f"{path.name}: sform and qform disagree; the sform was used.")
     stated, units = _sidecar(path)
     modality = modality or stated
     if units is None:
         units = Units.HU if modality is Modality.CT else Units.ARBITRARY
     return MedicalImage(
-        voxels=voxels,
+        voxels=parsed.voxels.array(),
         spacing_mm=spacing_of(affine),
         affine=affine,
         modality=modality,
         units=units,
-        source=source,
+        source=parsed.source,
     )
+
+
+def parse_file(path: Path) -> Parsed:
+    """Return what a file holds; see :func:`read_nifti`. Of the data, one slice at a time is in memory twice."""
+    with third_party(path.name, kind="NIfTI"):
+        image = _checked_header(path)
+        affine = np.array(image.affine, dtype=np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise UnreadableImage(f"{path.name}: the affine is not invertible. Correct sform and qform.")
+        slope, intercept = (float(v) for v in (image.dataobj.slope, image.dataobj.inter))
+        header = image.header.copy()
+        dtype = header.get_data_dtype()
+        x, y, z = (*header.get_data_shape(), 1)[:3]
+        voxels = Spool((z, y, x), np.float32)
+        num_nan = num_inf = 0
+        with _opened(path) as file, np.errstate(over="ignore", invalid="ignore"):  # counted below
+            _skip(file, int(image.dataobj.offset))
+            at_once = max(1, BLOCK_BYTES // max(1, x * y * dtype.itemsize))
+            for at in range(0, z, at_once):
+                shape = (min(at_once, z - at), y, x)
+                raw = np.frombuffer(_exactly(path.name, file, dtype.itemsize * int(np.prod(shape))), dtype)
+                part = (raw.astype(np.float64) * slope + intercept).astype(np.float32).reshape(shape)
+                nan, inf = count_odd(part)
+                num_nan, num_inf = num_nan + nan, num_inf + inf
+                voxels.put(at, part)
+        refuse_odd(path.name, num_nan, num_inf)
+        is_split = bool(header["sform_code"] and header["qform_code"]) and not np.allclose(
+            header.get_sform(), header.get_qform(), atol=0.01 * min(spacing_of(affine))
+        )
+        return Parsed(NiftiSource(header, dtype, slope, intercept, affine, (path,)), voxels, is_split)
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    while count > 0:
+        done = len(file.read(min(count, BLOCK_BYTES)))
+        if done == 0:
+            return
+        count -= done
+
+
+def _exactly(name: str, file: BinaryIO, count: int) -> bytes:
+    """Return this many bytes of the data.
+
+    Raises:
+        UnreadableImage: If the file ends before.
+    """
+    pieces = []
+    while count > 0:
+        piece = file.read(min(count, BLOCK_BYTES))  # what is there, not what is claimed, decides on memory
+        if not piece:
+            raise UnreadableImage(f"{name}: the file is damaged or incomplete; copy or export it again.")
+        pieces.append(piece)
+        count -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def write_nifti(image: MedicalImage, path: Path, *, derivation: Derivation | None = None) -> None:
@@ -181,38 +234,61 @@ def _write_bids(image: MedicalImage, path: Path) -> None:
     write_text(sidecar, json.dumps(record | {"GeneratedBy": [{"Name": GENERATOR}]}, indent=2) + "\n")
 
 
-def _check_header(path: Path) -> None:
-    """Check the header's claims before anything of the size of the data is read."""
+def _checked_header(path: Path) -> Any:
+    """Return the nibabel image of the header and its extensions, whose claims are checked; its data are not read."""
     import nibabel
 
     if path.stat().st_size == 0:
         raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
     _check_compression(path)
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rb") as file:
+    with _opened(path) as file:
         block = file.read(540)
-    kinds: tuple[Any, ...] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
-    for kind in kinds:
-        size = int(kind.sizeof_hdr)
-        if len(block) >= size and int.from_bytes(block[:4], "little") in (size, _swapped(size)):
-            header = kind(block[:size], check=False)
-            break
-    else:
-        raise UnreadableImage(f"{path.name}: not a NIfTI file. Pass DICOM, NIfTI, PNG or TIFF.")
-    if not 0 <= float(header["vox_offset"]) <= MAX_HEADER_BYTES:
-        raise UnreadableImage(f"{path.name}: the header says that data begin beyond 1 MiB. Export it again.")
+        kinds: tuple[Any, ...] = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+        for kind in kinds:
+            size = int(kind.header_class.sizeof_hdr)
+            if len(block) >= size and int.from_bytes(block[:4], "little") in (size, _swapped(size)):
+                header = kind.header_class(block[:size], check=False)
+                break
+        else:
+            raise UnreadableImage(f"{path.name}: not a NIfTI file. Pass DICOM, NIfTI, PNG or TIFF.")
+        if not 0 <= float(header["vox_offset"]) <= MAX_HEADER_BYTES:
+            raise UnreadableImage(f"{path.name}: the header says that data begin beyond 1 MiB. Export it again.")
+        _check_claims(path, header)
+        begin = max(int(float(header["vox_offset"])), size + 4)
+        block += file.read(max(0, begin - len(block)))
+    _check_extensions(path.name, block[:begin], size, header.endianness)
+    return kind.from_file_map({"image": nibabel.FileHolder(str(path), io.BytesIO(block[:begin]))})
+
+
+def _check_claims(path: Path, header: Any) -> None:
+    """Refuse what is no volume of gray values, or larger than allowed."""
     shape = tuple(int(n) for n in header.get_data_shape())
     dtype = header.get_data_dtype()
     if dtype.kind == "c":
         raise UnreadableImage(f"{path.name}: values are complex. Write the magnitude as float32.")
     if dtype.kind not in "iuf":
         raise UnreadableImage(f"{path.name}: values are color (RGB). Write one gray value per voxel.")
-    check_bytes(path.name, shape, dtype.itemsize)
+    check_bytes(path.name, shape[::-1], dtype.itemsize, file_bytes=path.stat().st_size)
     if len(shape) < 2 or any(n != 1 for n in shape[3:]):
         raise UnreadableImage(
             f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3. "
             "Split the series first (nibabel.four_to_three, fslsplit)."
         )
+
+
+def _check_extensions(name: str, block: bytes, at: int, endianness: str) -> None:
+    """Refuse header extensions that do not end where the data begin, or are too many."""
+    has_some = block[at : at + 4][:1] not in (b"", b"\0")
+    at += 4
+    num_extensions = 0
+    while has_some and at + 8 <= len(block):
+        length = int.from_bytes(block[at : at + 4], "little" if endianness == "<" else "big", signed=True)
+        num_extensions += 1
+        if length < 8 or at + length > len(block) or num_extensions > MAX_EXTENSIONS:
+            raise UnreadableImage(
+                f"{name}: the header extensions are damaged, or more than {MAX_EXTENSIONS}. Export it again."
+            )
+        at += length
 
 
 def _check_compression(path: Path) -> None:

@@ -12,6 +12,7 @@ import pickle
 import socket
 import struct
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ PLAIN = {
     "numpy._core.numeric": {"_frombuffer"},
     "numpy.core.numeric": {"_frombuffer"},
     "_codecs": {"encode"},
+    "pydicom.tag": {"Tag"},
+    "pydicom.valuerep": {"DS"},
     "medq_uni.io.worker": {"Answer", "Refusal"},
 }
 """What may be made on the way back, beside the classes of :data:`CLASSES_OF`."""
@@ -111,6 +114,7 @@ def _wait(connection: socket.socket, deadline: float | None) -> None:
 
 
 def _exactly(connection: socket.socket, count: int, deadline: float | None) -> bytearray:
+    """Return this many bytes."""
     buffer = bytearray(count)
     view = memoryview(buffer)
     while view:
@@ -122,20 +126,40 @@ def _exactly(connection: socket.socket, count: int, deadline: float | None) -> b
     return buffer
 
 
+class _Pickler(pickle.Pickler):
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
+        self.spools: list[Spool] = []
+
+    def persistent_id(self, one: Any) -> Any:
+        if not isinstance(one, Spool):
+            return None
+        self.spools.append(one)
+        return (len(self.spools) - 1, one.shape, one.dtype.str)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, body: bytes, files: list[int]) -> None:
+        super().__init__(io.BytesIO(body))
+        self.left: list[int | None] = list(files)
+
+    def find_class(self, module: str, name: str) -> Any:
+        return plain_class(module, name, super().find_class)
+
+    def persistent_load(self, place: Any) -> Spool:
+        index, shape, dtype = place
+        file, self.left[index] = self.left[index], None
+        if file is None:
+            raise pickle.UnpicklingError("shared memory is named twice")
+        return Spool.received(file, shape, dtype)
+
+
 def packed(value: Any) -> tuple[bytes, list[Spool]]:
     """Return the pickle of a value, and the spools in it, whose contents go another way."""
-    spools: list[Spool] = []
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, one: Any) -> Any:
-            if not isinstance(one, Spool):
-                return None
-            spools.append(one)
-            return (len(spools) - 1, one.shape, one.dtype.str)
-
     buffer = io.BytesIO()
-    Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
-    return buffer.getvalue(), spools
+    pickler = _Pickler(buffer)
+    pickler.dump(value)
+    return buffer.getvalue(), pickler.spools
 
 
 def unpacked(body: bytes, files: list[int]) -> Any:
@@ -144,23 +168,17 @@ def unpacked(body: bytes, files: list[int]) -> Any:
     Raises:
         pickle.UnpicklingError: If it holds a type that no image is made of.
     """
-    left: list[int | None] = list(files)
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            return plain_class(module, name, super().find_class)
-
-        def persistent_load(self, place: Any) -> Spool:
-            index, shape, dtype = place
-            file, left[index] = left[index], None
-            if file is None:
-                raise pickle.UnpicklingError("shared memory is named twice")
-            return Spool.received(file, shape, dtype)
-
+    unpickler = _Unpickler(body, files)
     try:
-        return Unpickler(io.BytesIO(body)).load()
+        if b"pydicom" not in body:
+            return unpickler.load()
+        from pydicom import config
+
+        with config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values of tags
+            return unpickler.load()
     finally:
-        for file in left:
+        for file in unpickler.left:
             if file is not None:
                 os.close(file)
 

@@ -62,12 +62,12 @@ class Limited:
         self._connection = connection
         self._file_bytes: tuple[int, ...] = ()
         self._granted = self._index = 0
-        self._base = address_space()
+        self.usage = Usage()
 
     def start(self, request: Request) -> None:
         """Take up the limits of a request, and those of its first file."""
         self.allowance, self._file_bytes = request.allowance, request.file_bytes
-        self._granted, self._index, self._base = 0, 0, address_space()
+        self._granted = self._index = 0
         self._limit_memory()
         self._limit_time()
 
@@ -91,7 +91,7 @@ class Limited:
         _set_limit("RLIMIT_CPU", None)
 
     def _limit_memory(self) -> None:
-        _set_limit("RLIMIT_AS", self._base + self.allowance.memory_bytes + self._granted)
+        _set_limit("RLIMIT_AS", self.usage.address_space + self.allowance.memory_bytes + self._granted)
 
     def _limit_time(self) -> None:
         own = self._file_bytes[self._index] if self._index < len(self._file_bytes) else 0
@@ -108,21 +108,22 @@ def _set_limit(name: str, value: int | None) -> None:
     resource.setrlimit(which, (value, hard))
 
 
-def address_space() -> int:
-    """Return the bytes of address space that this process uses; 0 where the system does not say."""
-    return _pages(0)
+class Usage:
+    """Memory of this process, from a file that stays open."""
 
+    def __init__(self) -> None:
+        try:
+            self._file: int | None = os.open("/proc/self/statm", os.O_RDONLY)
+        except OSError:  # not Linux
+            self._file = None
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        self.measure()
+        self.first = self.resident
 
-def resident() -> int:
-    """Return the bytes of memory that this process holds; 0 where the system does not say."""
-    return _pages(1)
-
-
-def _pages(which: int) -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[which]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+    def measure(self) -> None:
+        """Take address space and memory in bytes; 0 where the system does not say."""
+        words = [b"0", b"0"] if self._file is None else os.pread(self._file, 100, 0).split()
+        self.address_space, self.resident = int(words[0]) * self._page, int(words[1]) * self._page
 
 
 def main(descriptor: int) -> None:
@@ -140,13 +141,12 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as connection:
         limited = Limited(connection)
         limits.serve_in(limited)
-        first = resident()
         while True:
             try:
                 message = wire.receive(connection)
             except EOFError:
                 return
-            kind, body, spools = _answered(pickle.loads(message.body), limited, first)
+            kind, body, spools = _answered(pickle.loads(message.body), limited)
             try:
                 wire.send(connection, kind, body, tuple(one.file for one in spools if one.file is not None))
             except OSError:
@@ -158,7 +158,7 @@ def main(descriptor: int) -> None:
                 gc.collect()
 
 
-def _answered(request: Request, limited: Limited, first: int) -> tuple[bytes, bytes, list[Any]]:
+def _answered(request: Request, limited: Limited) -> tuple[bytes, bytes, list[Any]]:
     notes: tuple[str, ...] = ()
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -169,7 +169,8 @@ def _answered(request: Request, limited: Limited, first: int) -> tuple[bytes, by
                 value = request.function(*request.args, **request.options)
             finally:
                 notes = tuple(str(one.message) for one in caught)
-            is_worn = resident() - first > WORN_BYTES
+            limited.usage.measure()
+            is_worn = limited.usage.resident - limited.usage.first > WORN_BYTES
             body, spools = wire.packed(Answer(value, notes, is_worn))
         if len(body) > wire.MAX_ANSWER_BYTES:
             raise MemoryError
