@@ -103,18 +103,19 @@ class _Worker:
 
     def ask(self, request: Request, names: Sequence[str]) -> Answer | Refusal:
         """Return the answer to a request, a refusal where the worker ends before it gives one."""
-        at, began = 0, time.monotonic()
-        allowed = starting = STARTING_S if self._is_new else 0.0
-        self._is_new = False
+        at, allowed = 0, STARTING_S
         try:
+            if self._is_new:
+                self._is_new = False
+                wire.receive(self._connection, deadline=time.monotonic() + allowed)
             wire.send(self._connection, wire.REQUEST, pickle.dumps(request, pickle.HIGHEST_PROTOCOL))
             while True:
                 own = request.file_bytes[at] if at < len(request.file_bytes) else 0
                 allowed = request.allowance.seconds_for(own)
-                message = wire.receive(self._connection, deadline=began + allowed + starting)
+                message = wire.receive(self._connection, deadline=time.monotonic() + allowed)
                 if message.kind != wire.FILE:
                     return self._answer(message, _name(names, at), request)
-                at, began, starting = int.from_bytes(message.body[:8], "little"), time.monotonic(), 0.0
+                at = int.from_bytes(message.body[:8], "little")
         except TimeoutError:
             self.is_worn = True
             return _refused(_name(names, at), _too_long(allowed))

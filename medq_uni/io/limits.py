@@ -44,12 +44,12 @@ class Allowance:
     Attributes:
         image_bytes: Largest image, in float32. ``MEDQ_MAX_IMAGE_GB``, 12 GiB.
         memory_bytes: Memory for reading, beside the image itself. ``MEDQ_READ_MEMORY_MB``, 1000 MiB.
-        seconds: Time for a small file. ``MEDQ_READ_SECONDS``, 20.
+        seconds: Time for a small file. ``MEDQ_READ_SECONDS``, 15.
     """
 
     image_bytes: int = 12 * 2**30
     memory_bytes: int = 1000 * 2**20
-    seconds: float = 20.0
+    seconds: float = 15.0
 
     @staticmethod
     def from_environment() -> Allowance:

@@ -253,6 +253,8 @@ def _checked_header(path: Path) -> Any:
             raise UnreadableImage(f"{path.name}: not a NIfTI file. Pass DICOM, NIfTI, PNG or TIFF.")
         if not 0 <= float(header["vox_offset"]) <= MAX_HEADER_BYTES:
             raise UnreadableImage(f"{path.name}: the header says that data begin beyond 1 MiB. Export it again.")
+        if float(header["vox_offset"]) < size:
+            raise UnreadableImage(f"{path.name}: the header says that data begin within it. Export it again.")
         _check_claims(path, header)
         begin = max(int(float(header["vox_offset"])), size + 4)
         block += file.read(max(0, begin - len(block)))

@@ -23,7 +23,7 @@ FRAME = struct.Struct("<cBQ")
 MAX_SPOOLS = 2
 MAX_ANSWER_BYTES = 2**30
 """Longest answer: the headers of thousands of slices, with private elements of some 100 kB each."""
-REQUEST, FILE, ANSWER, REFUSAL, FAULT = b"q", b"f", b"a", b"r", b"x"
+READY, REQUEST, FILE, ANSWER, REFUSAL, FAULT = b"s", b"q", b"f", b"a", b"r", b"x"
 
 PLAIN_BUILTINS = {
     *("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set"),

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,14 +134,13 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter decides what becomes of a request
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        try:  # where memory runs out all the same, the system ends this process and not the one that holds the work
+        with suppress(OSError):  # where memory runs out all the same, this process is ended, not the one with the work
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-        except OSError:
-            pass
     gc.disable()  # a header makes thousands of objects that live as long as the request
     with socket.socket(fileno=descriptor) as connection:
         limited = Limited(connection)
         limits.serve_in(limited)
+        wire.send(connection, wire.READY, b"")
         while True:
             try:
                 message = wire.receive(connection)
