@@ -65,7 +65,7 @@ def _jpeg_2000(frame: bytes) -> Claim | None:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = (
         _number(frame, at, 4) for at in range(8, 40, 4)
     )
-    is_sound = 0 < tile_width and 0 < tile_height and tile_left <= left < right and tile_top <= top < bottom
+    is_sound = tile_width > 0 and tile_height > 0 and tile_left <= left < right and tile_top <= top < bottom
     if is_sound:
         is_sound = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) <= MAX_TILES
     return Claim(bottom - top, right - left, _number(frame, 40, 2), is_sound)

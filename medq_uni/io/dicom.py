@@ -135,7 +135,9 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None) -> Pars
                 refs.append(_frame_ref(path.name, dataset, len(headers), index))
             if pixels is None:
                 pixels = Spool((len(paths) if len(frames) == 1 else len(frames), *frames.shape[1:]), frames.dtype)
-            if (frames.shape, frames.dtype) == ((len(frames), *pixels.shape[1:]), pixels.dtype) and number < len(pixels):
+            if (frames.shape, frames.dtype) == ((len(frames), *pixels.shape[1:]), pixels.dtype) and number < len(
+                pixels
+            ):
                 pixels.put(number, frames)
             headers.append(dataset)
             sizes.append(frames.shape)
@@ -226,7 +228,7 @@ def _frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef
 
 
 def _check_alike(name: str, headers: list[Dataset], shapes: list[tuple[int, ...]], kinds: list[np.dtype]) -> None:
-    """Refuse files that cannot be slices of one volume, by the shapes (frames, rows, columns) and types of their pixels."""
+    """Refuse files that cannot be slices of one volume, by shape (frames, rows, columns) and type of their pixels."""
     if len({shape[1:] for shape in shapes}) > 1:
         sizes = sorted({f"{rows} x {columns}" for _, rows, columns in shapes})
         raise UnreadableImage(f"{name}: slices differ in size ({', '.join(sizes)}). Read them one by one.")

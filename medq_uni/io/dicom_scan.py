@@ -6,6 +6,7 @@ a minute. Counting takes a hundredth of that.
 
 from __future__ import annotations
 
+import mmap
 from typing import Literal
 
 from medq_uni.errors import UnreadableImage
@@ -29,7 +30,7 @@ SHORT_VRS = {
 }
 
 
-def check_structure(name: str, data: bytes | memoryview, *, start: int, is_little: bool = True) -> None:
+def check_structure(name: str, data: bytes | mmap.mmap, *, start: int, is_little: bool = True) -> None:
     """Refuse a data set of too many elements, items or values.
 
     Sequences are stepped into, so that everything is counted; what is no DICOM ends the count, for the parser to judge.
@@ -51,7 +52,7 @@ def check_structure(name: str, data: bytes | memoryview, *, start: int, is_littl
         raise _too_many(name, "values", num_values)
 
 
-def _walk(data: bytes | memoryview, at: int, order: Literal["little", "big"]) -> tuple[int, int]:
+def _walk(data: bytes | mmap.mmap, at: int, order: Literal["little", "big"]) -> tuple[int, int]:
     """Return where the pixels begin, or what is no element, and how many elements and items come before."""
     num_parts = 0
     size = len(data)
@@ -80,6 +81,6 @@ def _walk(data: bytes | memoryview, at: int, order: Literal["little", "big"]) ->
 
 def _too_many(name: str, what: str, found: int) -> UnreadableImage:
     return UnreadableImage(
-        f"{name}: the DICOM header has {found} {what} or more, which is more than an image of its size needs. The file is damaged or made "
-        "to harm; export the image again."
+        f"{name}: the DICOM header has {found} {what} or more, which is more than an image of its size needs. "
+        "The file is damaged or made to harm; export the image again."
     )

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.io import wire
@@ -148,12 +148,16 @@ class _Worker:
         if code == -signal.SIGXCPU:
             return _too_long(allowed)
         if code == -signal.SIGKILL:
-            return "reading it was ended by the system, which had no memory left. Use a larger machine, or close programs."
+            return "reading it was ended by the system, which had no memory left. Use a larger machine."
         if code < 0:
             with suppress(ValueError):
-                how = signal.Signals(-code).name
-                return f"the decoder crashed on it ({how}). The file is damaged or made to harm; export it again."
-        return "the process that reads it ended without an answer. Try again; if it does so again, export the file again."
+                name = signal.Signals(-code).name
+                return f"the decoder crashed on it ({name}). The file is damaged or made to harm; export it again."
+        return "the process that reads it ended without an answer. Try again, or export the file again."
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs; the system may have ended it while it waited."""
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """End the process."""
@@ -175,10 +179,14 @@ class _Pool:
         self._idle: list[_Worker] = []
 
     def take(self) -> _Worker:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return _Worker()
+        while True:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                return _Worker()
+            if worker.is_alive():
+                return worker
+            worker.stop()
 
     def give_back(self, worker: _Worker) -> None:
         with self._lock:
@@ -208,7 +216,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _search_path() -> list[str]:
-    return [place or os.getcwd() for place in sys.path]
+    return [place or str(Path.cwd()) for place in sys.path]
 
 
 def _bytes_of(file: Path) -> int:
@@ -230,8 +238,8 @@ def _refused(name: str, why: str) -> Refusal:
 
 def _too_long(seconds: float) -> str:
     return (
-        f"reading it took longer than the {seconds:.0f} s that a file of its size may take, and was stopped. The file is "
-        "damaged or made to harm; if you trust it, or the disk is slow, raise MEDQ_READ_SECONDS."
+        f"reading it took longer than the {seconds:.0f} s that a file of its size may take, and was stopped. The file "
+        "is damaged or made to harm; if you trust it, or the disk is slow, raise MEDQ_READ_SECONDS."
     )
 
 

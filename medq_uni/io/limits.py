@@ -259,7 +259,7 @@ def check_finite(name: str, voxels: np.ndarray) -> None:
         UnreadableImage: With the counts of both.
     """
     num_nan = num_inf = 0
-    for part in voxels if voxels.ndim > 2 else (voxels,):  # slice by slice, since a mask of all is as large as a quarter
+    for part in voxels if voxels.ndim > 2 else (voxels,):  # a mask of all is a quarter as large
         nan, inf = count_odd(part)
         num_nan, num_inf = num_nan + nan, num_inf + inf
     refuse_odd(name, num_nan, num_inf)

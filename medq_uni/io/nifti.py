@@ -25,6 +25,7 @@ from medq_uni.io.guard import guarded
 from medq_uni.io.limits import check_bytes, count_odd, refuse_odd, third_party, warn
 from medq_uni.io.provenance import Derivation, sidecar_path, split_suffix
 from medq_uni.io.spool import Spool
+from medq_uni.json_text import load_json
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
@@ -334,9 +335,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         OSError: If it cannot be read.
         ValueError: If it is too large, or holds something else.
     """
-    if path.stat().st_size > MAX_SIDECAR_BYTES:
-        raise ValueError
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = load_json(path, max_bytes=MAX_SIDECAR_BYTES)
     if not isinstance(record, dict):
         raise ValueError
     return record

@@ -23,6 +23,7 @@ from medq_uni.io.provenance import Derivation
 from medq_uni.io.rescale import Rescale, physical
 from medq_uni.io.spool import Spool
 from medq_uni.io.tiff_scan import check_directories
+from medq_uni.json_text import parse_json
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
@@ -276,7 +277,7 @@ def _slices(name: str, file: Any, pages: list[Any], num_slices: int) -> Iterator
 def _record(text: object) -> dict[str, Any]:
     """Return what our own writer noted, empty for anything else."""
     try:
-        record = json.loads(str(text))[PNG_KEY]
+        record = parse_json(str(text))[PNG_KEY]
         slope, intercept = float(record["slope"]), float(record["intercept"])
         if not (np.isfinite([slope, intercept]).all() and slope > 0):
             return {}

@@ -68,7 +68,7 @@ class Spool:
             )
             return
         assert self.file is not None
-        left, at = memoryview(values.reshape(-1).view(np.uint8)), index * self._slice_bytes
+        left, at = memoryview(values.reshape(-1).view(np.uint8).data), index * self._slice_bytes
         while left:
             done = os.pwrite(self.file, left, at)
             left, at = left[done:], at + done

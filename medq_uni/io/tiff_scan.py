@@ -23,12 +23,12 @@ class _Form(NamedTuple):
     """Byte order and sizes of a TIFF or BigTIFF: of a count of entries, of an offset, and of an entry."""
 
     order: str
-    count: str
+    number: str
     offset: str
     entry: str
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """The chain of directories leads out of the file, or stops in the middle."""
 
 
@@ -54,7 +54,7 @@ def check_directories(path: Path) -> None:
                 num_bytes += sum(_value_bytes(path.name, size, entry) for entry in entries)
                 if num_bytes > MAX_ALL_TAG_BYTES:
                     raise _too_long(path.name)
-        except (_Broken, struct.error):
+        except (_BrokenError, struct.error):
             raise UnreadableImage(
                 f"{path.name}: not a whole TIFF file: a page leads to a place that is not there. It is damaged or "
                 "incomplete; copy or export it again."
@@ -65,7 +65,7 @@ def _start(file: BinaryIO) -> tuple[_Form, int]:
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None:
-        raise _Broken
+        raise _BrokenError
     if struct.unpack_from(f"{order}H", head, 2)[0] == 43:
         return _Form(order, "Q", "Q", "HHQQ"), struct.unpack_from(f"{order}Q", head, 8)[0]
     return _Form(order, "H", "I", "HHII"), struct.unpack_from(f"{order}I", head, 4)[0]
@@ -73,16 +73,16 @@ def _start(file: BinaryIO) -> tuple[_Form, int]:
 
 def _directory(file: BinaryIO, form: _Form, at: int) -> tuple[Iterator[tuple[int, ...]], int]:
     """Return the entries of a directory, and where the next one is, 0 for nowhere."""
-    count_form, offset_form = f"{form.order}{form.count}", f"{form.order}{form.offset}"
+    count_form, offset_form = f"{form.order}{form.number}", f"{form.order}{form.offset}"
     file.seek(at)
     count = struct.unpack(count_form, file.read(struct.calcsize(count_form)))[0]
     if not 0 < count <= MAX_ENTRIES:
-        raise _Broken
+        raise _BrokenError
     entry_form = f"{form.order}{form.entry}"
     block = file.read(count * struct.calcsize(entry_form))
     entries = struct.iter_unpack(entry_form, block)
     if len(block) < count * struct.calcsize(entry_form):
-        raise _Broken
+        raise _BrokenError
     link = file.read(struct.calcsize(offset_form))
     return entries, struct.unpack(offset_form, link)[0]
 
@@ -96,12 +96,12 @@ def _value_bytes(name: str, size: int, entry: tuple[int, ...]) -> int:
     if length > MAX_TAG_BYTES:
         raise _too_long(name)
     if place + length > size:
-        raise _Broken
+        raise _BrokenError
     return length
 
 
 def _too_long(name: str) -> UnreadableImage:
     return UnreadableImage(
-        f"{name}: its tags are longer than {MAX_TAG_BYTES // 2**20} MiB, or than {MAX_ALL_TAG_BYTES // 2**20} MiB in all. "
+        f"{name}: its tags are longer than {MAX_TAG_BYTES // 2**20} MiB, or {MAX_ALL_TAG_BYTES // 2**20} MiB in all. "
         "The file is damaged or made to harm; export it again."
     )
