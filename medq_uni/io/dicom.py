@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +12,12 @@ from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
-from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_dataset, transfer_syntax
+from medq_uni.io.dicom_headers import Headers, RawHeader
+from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_elements, transfer_syntax
 from medq_uni.io.geometry import Plane, spacing_of, stack
 from medq_uni.io.guard import guarded
 from medq_uni.io.image_kind import check_kind, modality_of
-from medq_uni.io.limits import begin, check_bytes, check_finite, warn
+from medq_uni.io.limits import begin, check_bytes, check_finite, is_worker, warn
 from medq_uni.io.rescale import Rescale, physical
 from medq_uni.io.spool import Spool
 from medq_uni.io.suv import MIN_JUDGED_VOXELS, check_suv, pet_scale
@@ -55,7 +57,7 @@ class DicomSource:
         is_uneven: Whether the slices lie on no regular grid, so that the affine holds for none but the first.
     """
 
-    headers: tuple[Dataset, ...]
+    headers: Sequence[Dataset]
     paths: tuple[Path, ...]
     frames: tuple[FrameRef, ...]
     stored: np.ndarray
@@ -67,7 +69,7 @@ class DicomSource:
 class Parsed(NamedTuple):
     """What the files of one image hold, decoded, without meaning yet."""
 
-    headers: tuple[Dataset, ...]
+    headers: Headers
     frames: tuple[FrameRef, ...]
     """In slice order."""
     order: list[int]
@@ -97,7 +99,7 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
         stored = parsed.pixels.array()
         stored = stored if parsed.order == list(range(len(stored))) else stored[parsed.order]
         source = DicomSource(
-            headers=parsed.headers,
+            headers=parsed.headers.raw(),
             paths=tuple(paths),
             frames=parsed.frames,
             stored=stored,
@@ -106,6 +108,7 @@ def read_dicom(paths: list[Path], *, name: str, modality: Modality | None = None
             is_uneven=parsed.is_uneven,
         )
         image, more = _assemble(name, source, modality)
+        image = replace(image, source=_replace(image.source, headers=parsed.headers))
     for note in [*parsed.notes, *more]:
         warn(f"{name}: {note}")
     return image
@@ -115,6 +118,7 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None) -> Pars
     """Return what the files of one image hold; see :func:`read_dicom`."""
     with parsing(name):
         headers: list[Dataset] = []
+        passed_on: list[RawHeader | Dataset] = []
         sizes: list[tuple[int, ...]] = []
         kinds: list[np.dtype] = []
         planes: list[Plane] = []
@@ -123,13 +127,13 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None) -> Pars
         is_lossy = False
         for number, path in enumerate(paths):
             begin(number)
-            dataset = read_dataset(path)
+            dataset, elements = read_elements(path)
             check_pixels(path.name, dataset)
             check_kind(path.name, dataset, stated=modality)
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
-            dataset.buffer = dataset.fileobj_type = None  # type: ignore[attr-defined]
+            dataset.buffer = None
             for index in range(len(frames)):
                 planes.append(_plane(path.name, dataset, index))
                 refs.append(_frame_ref(path.name, dataset, len(headers), index))
@@ -140,13 +144,16 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None) -> Pars
             ):
                 pixels.put(number, frames)
             headers.append(dataset)
+            passed_on.append(RawHeader(dataset, elements) if is_worker() else dataset)
             sizes.append(frames.shape)
             kinds.append(frames.dtype)
             check_bytes(name, (sum(size[0] for size in sizes), *frames.shape[1:]), frames.itemsize)
         _check_alike(name, headers, sizes, kinds)
         order, affine, is_uneven, notes = _arrange(name, planes, headers)
         assert pixels is not None
-        return Parsed(tuple(headers), tuple(refs[k] for k in order), order, pixels, affine, is_lossy, is_uneven, notes)
+        return Parsed(
+            Headers(passed_on), tuple(refs[k] for k in order), order, pixels, affine, is_lossy, is_uneven, notes
+        )
 
 
 def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tuple[MedicalImage, list[str]]:

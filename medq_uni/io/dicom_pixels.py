@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, config, dcmread
+from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
@@ -101,6 +102,14 @@ def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
     Raises:
         UnreadableImage: If it is not DICOM, damaged, too large, or nested too deeply.
     """
+    return read_elements(path, header_only=header_only)[0]
+
+
+def read_elements(path: Path, *, header_only: bool = False) -> tuple[FileDataset, dict[Any, Any]]:
+    """Return the data set of a DICOM file, and its elements by tag as they were before decoding.
+
+    See :func:`read_dataset`.
+    """
     with parsing(path.name):
         size = path.stat().st_size
         if size == 0:
@@ -121,12 +130,13 @@ def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
             dataset = dcmread(file, force=not has_preamble, stop_before_pixels=header_only)
         if not has_preamble and not ("SOPClassUID" in dataset and "Modality" in dataset):
             raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
-        _check_depth(path.name, dataset)
-        _take_identity(dataset)
-        return dataset
+        elements = dict(dataset._dict)
+        check_elements(path.name, dataset)
+        take_identity(dataset)
+        return dataset, elements
 
 
-def _take_identity(dataset: Dataset) -> None:
+def take_identity(dataset: Dataset) -> None:
     """Take the class and number of the object from the file meta information where the data set lost them."""
     meta = getattr(dataset, "file_meta", None)
     pairs = (("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID"))
@@ -186,7 +196,7 @@ def _inflated(path: Path, start: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _check_depth(name: str, dataset: Dataset) -> None:
+def check_elements(name: str, dataset: Dataset) -> None:
     """Decode every element once, so that a bad one shows now, and bound the nesting."""
     level = [dataset]
     for _ in range(MAX_SEQUENCE_DEPTH):

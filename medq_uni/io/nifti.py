@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -86,6 +86,8 @@ class Parsed(NamedTuple):
     """What a file holds, decoded."""
 
     source: NiftiSource
+    block: bytes
+    """The header, in place of the one of the source, where it has no extensions; its fields are slow to pickle."""
     voxels: Spool
     is_split: bool
     """Whether sform and qform disagree."""
@@ -102,7 +104,8 @@ def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         UnreadableImage: If it is damaged, too large, complex, RGB, 4-D, or not finite.
     """
     parsed = guarded([path], parse_file, path)
-    affine = parsed.source.affine
+    source = parsed.source if not parsed.block else replace(parsed.source, header=_header_of(parsed.block))
+    affine = source.affine
     if parsed.is_split:
         warn(f"{path.name}: sform and qform disagree; the sform was used.")
     stated, units = _sidecar(path)
@@ -115,7 +118,7 @@ def read_nifti(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         affine=affine,
         modality=modality,
         units=units,
-        source=parsed.source,
+        source=source,
     )
 
 
@@ -146,7 +149,17 @@ def parse_file(path: Path) -> Parsed:
         is_split = bool(header["sform_code"] and header["qform_code"]) and not np.allclose(
             header.get_sform(), header.get_qform(), atol=0.01 * min(spacing_of(affine))
         )
-        return Parsed(NiftiSource(header, dtype, slope, intercept, affine, (path,)), voxels, is_split)
+        block = b"" if header.extensions else bytes(header.binaryblock)
+        source = NiftiSource(None if block else header, dtype, slope, intercept, affine, (path,))
+        return Parsed(source, block, voxels, is_split)
+
+
+def _header_of(block: bytes) -> Any:
+    import nibabel
+
+    is_first = len(block) == nibabel.Nifti1Header.sizeof_hdr
+    kind: Any = nibabel.Nifti1Header if is_first else nibabel.Nifti2Header
+    return kind(block, check=False)
 
 
 def _opened(path: Path) -> BinaryIO:

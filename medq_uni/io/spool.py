@@ -18,12 +18,15 @@ import numpy as np
 from medq_uni.errors import UnreadableImage
 from medq_uni.io.limits import is_worker
 
+INLINE_BYTES = 2**18
+"""Size up to which an array goes with the answer: shared memory costs more for so little."""
+
 
 class Spool:
     """An array that is filled slice by slice.
 
     In a process that reads for another one, slices go straight to shared memory, and pickling sends a place there.
-    Elsewhere it is a plain array.
+    Elsewhere, and where it is small, it is a plain array.
     """
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype | type) -> None:
@@ -38,7 +41,7 @@ class Spool:
         self.num_bytes = self.shape[0] * self._slice_bytes
         self.file: int | None = None
         self._array: np.ndarray | None = None
-        if is_worker():
+        if is_worker() and self.num_bytes > INLINE_BYTES:
             self.file = shared_file(self.num_bytes)
         else:
             self._array = np.empty(self.shape, self.dtype)
@@ -46,18 +49,6 @@ class Spool:
     def __len__(self) -> int:
         """Return the number of slices."""
         return self.shape[0]
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> Spool:
-        """Return a spool that holds this array."""
-        if not is_worker():
-            spool = cls.__new__(cls)
-            spool.shape, spool.dtype, spool.num_bytes, spool.file = array.shape, array.dtype, array.nbytes, None
-            spool._array = array
-            return spool
-        spool = cls(array.shape, array.dtype)
-        spool.put(0, array)
-        return spool
 
     def put(self, index: int, values: np.ndarray) -> None:
         """Store one slice, or several that follow each other, from this number on."""

@@ -44,12 +44,19 @@ PLAIN = {
     "_codecs": {"encode"},
     "pydicom.tag": {"Tag"},
     "pydicom.valuerep": {"DS"},
+    "medq_uni.io.spool": {"Spool"},
     "medq_uni.io.worker": {"Answer", "Refusal"},
 }
 """What may be made on the way back, beside the classes of :data:`CLASSES_OF`."""
 CLASSES_OF = {
     *("medq_uni.errors", "medq_uni.image", "medq_uni.taxonomy", "medq_uni.io.geometry", "medq_uni.io.rescale"),
-    *("medq_uni.io.dicom", "medq_uni.io.nifti", "medq_uni.io.raster", "medq_uni.io.series"),
+    *(
+        "medq_uni.io.dicom",
+        "medq_uni.io.dicom_headers",
+        "medq_uni.io.nifti",
+        "medq_uni.io.raster",
+        "medq_uni.io.series",
+    ),
     *("pydicom.dataset", "pydicom.dataelem", "pydicom.sequence", "pydicom.multival", "pydicom.tag", "pydicom.uid"),
     *("pydicom.valuerep", "nibabel.nifti1", "nibabel.nifti2"),
 }
@@ -126,40 +133,43 @@ def _exactly(connection: socket.socket, count: int, deadline: float | None) -> b
     return buffer
 
 
-class _Pickler(pickle.Pickler):
-    def __init__(self, buffer: io.BytesIO) -> None:
-        super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
-        self.spools: list[Spool] = []
-
-    def persistent_id(self, one: Any) -> Any:
-        if not isinstance(one, Spool):
-            return None
-        self.spools.append(one)
-        return (len(self.spools) - 1, one.shape, one.dtype.str)
-
-
 class _Unpickler(pickle.Unpickler):
     def __init__(self, body: bytes, files: list[int]) -> None:
         super().__init__(io.BytesIO(body))
         self.left: list[int | None] = list(files)
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (received.__module__, received.__name__):
+            return self.received
         return plain_class(module, name, super().find_class)
 
-    def persistent_load(self, place: Any) -> Spool:
-        index, shape, dtype = place
+    def received(self, index: int, shape: Any, dtype: Any) -> Spool:
         file, self.left[index] = self.left[index], None
         if file is None:
             raise pickle.UnpicklingError("shared memory is named twice")
         return Spool.received(file, shape, dtype)
 
 
+def received(index: int, shape: Any, dtype: Any) -> Spool:
+    """Stand in pickles for the spool in the shared memory of this number."""
+    raise AssertionError("replaced by the one who unpickles")
+
+
 def packed(value: Any) -> tuple[bytes, list[Spool]]:
     """Return the pickle of a value, and the spools in it, whose contents go another way."""
+    spools: list[Spool] = []
+
+    def reduced(spool: Spool) -> Any:
+        if spool.file is None:
+            return spool.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        spools.append(spool)
+        return received, (len(spools) - 1, spool.shape, spool.dtype.str)
+
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = {Spool: reduced}  # a persistent_id would be asked for every element of every header
     pickler.dump(value)
-    return buffer.getvalue(), pickler.spools
+    return buffer.getvalue(), spools
 
 
 def unpacked(body: bytes, files: list[int]) -> Any:
