@@ -27,7 +27,7 @@ class RawHeader:
         self._state = {**vars(dataset), **NOT_KEPT, "_dict": kept, "_private_blocks": {}}
 
     def raw(self) -> Dataset:
-        """Return the data set with elements that are decoded when they are asked for, which belongs into ``parsing``."""
+        """Return the data set with elements that are decoded when asked for, which belongs into ``parsing``."""
         dataset = FileDataset.__new__(FileDataset)
         vars(dataset).update(self._state, _dict=dict(self._state["_dict"]))
         return dataset

@@ -36,7 +36,11 @@ START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from medq_uni.io.worker import main; main(int(sys.argv[2]))"
 )
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1"),
+    **{"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)},
+}
+"""One thread; and memory is kept from slice to slice, since the system takes longer to give it than to decode one."""
 STARTING_S = 60.0
 """Longest time for a worker to load its libraries, on a slow disk."""
 
@@ -96,7 +100,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries quote values of tags
-                env={**os.environ, **ONE_THREAD},
+                env={**os.environ, **ENVIRONMENT},
             )
         self._connection = ours
         self._is_new, self.is_worn = True, False

@@ -25,7 +25,7 @@ from medq_uni.io.limits import Allowance
 WORN_BYTES = 256 * 2**20
 """Growth of a worker, in memory that it holds between two files, after which it is replaced."""
 
-MANY_OBJECTS = 200_000
+MANY_OBJECTS = 50_000
 """New objects after which those that hold each other are looked for; it takes longer than reading a small file."""
 
 
@@ -136,7 +136,7 @@ def main(descriptor: int) -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # where memory runs out all the same, this process is ended, not the one with the work
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    gc.disable()  # a header makes thousands of objects that live as long as the request
+    gc.set_threshold(MANY_OBJECTS)  # a header makes thousands of objects that live as long as the request
     with socket.socket(fileno=descriptor) as connection:
         limited = Limited(connection)
         limits.serve_in(limited)
@@ -154,8 +154,6 @@ def main(descriptor: int) -> None:
             for spool in spools:
                 spool.close()
             del message, body, spools
-            if gc.get_count()[0] > MANY_OBJECTS:
-                gc.collect()
 
 
 def _answered(request: Request, limited: Limited) -> tuple[bytes, bytes, list[Any]]:
