@@ -64,7 +64,8 @@ def guarded(files: Sequence[Path], function: Callable[P, T], *args: P.args, **op
     """
     if is_worker() or not is_guarded():
         return function(*args, **options)
-    request = Request(function, args, options, allowance(), tuple(_bytes_of(file) for file in files))
+    sizes = tuple(_bytes_of(file) for file in files)
+    request = Request(function, args, options, allowance(), sizes, str(Path.cwd()))
     worker = _pool.take()
     try:
         answer = worker.ask(request, [file.name for file in files])

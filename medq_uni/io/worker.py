@@ -37,6 +37,8 @@ class Request(NamedTuple):
     options: dict[str, Any]
     allowance: Allowance
     file_bytes: tuple[int, ...]
+    folder: str
+    """Working directory, from which paths may be relative."""
 
 
 class Refusal(NamedTuple):
@@ -163,6 +165,7 @@ def _answered(request: Request, limited: Limited) -> tuple[bytes, bytes, list[An
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", ImageWarning)
             limited.start(request)
+            os.chdir(request.folder)
             try:
                 value = request.function(*request.args, **request.options)
             finally:

@@ -85,3 +85,7 @@ class Evil:
 
 def evil(path: Path) -> Evil:
     return Evil()
+
+
+def folder(path: Path) -> str:
+    return str(path.resolve().parent)

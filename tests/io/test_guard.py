@@ -28,6 +28,7 @@ from tests.io.guarded_functions import (
     endless,
     evil,
     faulty,
+    folder,
     granted,
     greedy,
     killed,
@@ -208,3 +209,10 @@ def test_a_script_without_a_main_guard_reads(tmp_path, phantom, stored_ct):
 def test_the_allowance_of_a_file_grows_with_its_size():
     assert Allowance().seconds_for(0) <= 20
     assert Allowance().seconds_for(200 * MIB) > 100
+
+
+def test_a_relative_path_means_the_folder_where_the_reader_is(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert guarded([], folder, Path("scan.dcm")) == str(tmp_path / name)
