@@ -24,7 +24,7 @@ from medq_uni.io.read_write import read_image, write_image
 
 NUM_SLICES, SIDE = 300, 512
 NUM_SMALL, SMALL_SIDE = 200, 128
-REPEATS = 7
+REPEATS = 5
 
 
 def main() -> None:
