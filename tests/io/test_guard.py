@@ -60,7 +60,7 @@ def test_what_takes_too_long_is_stopped_and_named(path, monkeypatch):
 
 
 def test_the_file_that_takes_too_long_is_the_one_that_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("MEDQ_READ_SECONDS", "1")
+    monkeypatch.setenv("MEDQ_READ_SECONDS", "3")
     paths = [tmp_path / "first.dcm", tmp_path / "second.dcm"]
     with pytest.raises(UnreadableImage, match=r"^second.dcm: "):
         guarded(paths, second_is_endless, paths)

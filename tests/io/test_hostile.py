@@ -280,6 +280,21 @@ def test_dicomdir_is_not_followed(bundled, tmp_path):
     refuse(path, "no PixelData")
 
 
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("study.zip", b"PK\x03\x04" + b"../../etc/passwd"),
+        ("study.h5", b"\x89HDF\r\n\x1a\n/etc/passwd"),
+        ("study.nrrd", b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\ndata file: ../secret.raw\n"),
+        ("study.mhd", b"ObjectType = Image\nElementDataFile = ../secret.raw\n"),
+    ],
+)
+def test_formats_that_lead_elsewhere_are_not_read(tmp_path, name, start):
+    path = tmp_path / name
+    path.write_bytes(start + bytes(200))
+    refuse(path, "not an image")
+
+
 def test_polyglot_with_a_tiff_preamble_is_read_as_dicom(broken):
     path = broken()
     data = path.read_bytes()
