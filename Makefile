@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+EXAMPLES ?= 5000
 LOCK := requirements-dev.lock
 SYSTEMS ?= classical,nano,nano:expert-bypassed,nano:no-skip,nano:codec-only
 
-.PHONY: help setup lock demo test test-slow test-services check format docs golden benchmark pairs grades speed clean
+.PHONY: help setup lock demo test test-slow test-services fuzz check format docs golden benchmark pairs grades speed clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "%-16s%s\n", $$1, $$2}'
@@ -42,6 +43,9 @@ test-slow: $(STAMP) ## run the tests that take long
 
 test-services: $(STAMP) ## start a real Ray cluster, PostgreSQL and Chromium, and run the tests that use them
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.services.run
+
+fuzz: $(STAMP) ## damage files at random, EXAMPLES of them per reader (5000), and read them
+	MEDQ_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout 0 tests/fuzz
 
 check: $(STAMP) ## lint, format, spelling and types
 	$(BIN)/ruff check .

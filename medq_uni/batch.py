@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from medq_uni.errors import MedQError, UnwritableImage, words_of
 from medq_uni.io.discover import SUFFIX_FORMATS, ImageItem, find_images
 from medq_uni.io.provenance import sidecar_path, split_suffix
 from medq_uni.io.read_write import target_format
+from medq_uni.json_text import load_json
 from medq_uni.pipeline import restore_file, source_record
 from medq_uni.restorer import Restorer
 from medq_uni.result import Restoration, RestoredFrames, map_path, provenance_of, targets_of
@@ -155,7 +155,7 @@ def _is_of_another(place: Path) -> bool:
 def _record(place: Path) -> dict[str, Any]:
     """Return the record beside an image, nothing where there is none to read."""
     try:
-        found = json.loads(sidecar_path(place).read_text(encoding="utf-8"))
+        found = load_json(sidecar_path(place))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

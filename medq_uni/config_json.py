@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from medq_uni.config import ConfigError
 from medq_uni.files import read_text
+from medq_uni.json_text import JsonTooLarge, parse_json
 
 T = TypeVar("T")
 RENAMED = {
@@ -57,8 +58,10 @@ def from_json(cls: type[T], text: str) -> T:
     _forbid_unknown_keys(cls, ConfigDict(extra="forbid"), set())
     try:
         with contextlib.suppress(json.JSONDecodeError):  # whose place the validation names
-            json.loads(text, object_pairs_hook=_once)
+            parse_json(text, pairs=_once)
         return TypeAdapter(cls).validate_json(text)
+    except JsonTooLarge as error:
+        raise ConfigError(f"{cls.__name__}: {error}") from None
     except ValidationError as error:
         raise ConfigError(_fault(cls, error.errors())) from None
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medq_uni.errors import MedQError
+from medq_uni.json_text import parse_json
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
 from medq_uni.wording import WORDING
 
@@ -170,7 +171,7 @@ class QualityDescription:
             DescriptionError: If it is not JSON, or see :meth:`from_dict`.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise DescriptionError(f"not JSON: {error}.") from error
         if not isinstance(values, dict):

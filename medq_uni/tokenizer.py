@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as BPE
 from medq_uni.config import SpecialTokens
 from medq_uni.description import LABELS, MAX_FREE_CHARS, QualityDescription, degradation_options, degradation_words
 from medq_uni.errors import MedQError
+from medq_uni.json_text import load_json
 from medq_uni.taxonomy import Anatomy, Modality, Verdict
 
 SPECIAL_NAMES = ("<|bos|>", "<|eos|>", "<|image_start|>", "<|image_end|>")
@@ -87,7 +88,7 @@ class Tokenizer:
         folder = Path(folder)
         try:
             bpe = BPE(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            settings = load_json(folder / "tokenizer_config.json")
             added = {int(number): token["content"] for number, token in settings["added_tokens_decoder"].items()}
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(

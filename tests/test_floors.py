@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
     {"taxonomy", "errors", "notice", "threads"},
-    {"wording", "quantities"},
+    {"wording", "quantities", "json_text"},
     {"image", "description", "config", "files"},
     {"config_json"},
     {

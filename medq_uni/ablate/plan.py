@@ -12,6 +12,7 @@ from typing import Any, Literal
 from medq_uni.config import ConfigError, SamplerConfig
 from medq_uni.config_json import read_json
 from medq_uni.data.pairs import PairsConfig
+from medq_uni.json_text import load_json
 from medq_uni.train.recipe import TrainConfig, recipe_from_json
 from medq_uni.train.stage import ObjectiveName
 
@@ -149,7 +150,7 @@ def _values(plan: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{plan}: recipe {name!r} is not beside it.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON ({error}).") from error
     if not isinstance(values, dict):

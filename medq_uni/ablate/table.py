@@ -17,6 +17,7 @@ from medq_uni.ablate.scores import Score, Size, input_scores
 from medq_uni.config_json import to_json
 from medq_uni.data.pair_cache import TrainingPairs
 from medq_uni.files import write_text
+from medq_uni.json_text import load_json
 from medq_uni.statistics import known_interval
 
 INPUT = "degraded input"
@@ -51,7 +52,7 @@ class Measured:
     @classmethod
     def read(cls, path: Path, of: str) -> Measured | None:
         """Return what is in a file; None where there is none, or it is about something else than ``of``."""
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        values = load_json(path) if path.is_file() else {}
         if values.get("of") != of:
             return None
         return cls(**values | {"scores": [Score(**one) for one in values["scores"]], "size": Size(**values["size"])})

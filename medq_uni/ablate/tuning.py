@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medq_uni.config import ConfigError
 from medq_uni.files import write_text
+from medq_uni.json_text import load_json
 from medq_uni.train.recipe import TrainConfig, recipe_hash
 from medq_uni.train.run_log import LOG, read_log
 from medq_uni.train.stage import OptimizerConfig, StageConfig
@@ -37,7 +38,7 @@ def best_rate(recipe: TrainConfig, rates: tuple[float, ...], share: float, folde
     """
     path = folder / GAINS
     of = recipe_hash(shortened(recipe, share, 1.0))
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = load_json(path) if path.is_file() else {}
     gains: dict[str, float | None] = kept["gains"] if kept.get("recipe") == of else {}
     for rate in rates:
         if f"{rate:g}" in gains:

@@ -26,6 +26,7 @@ from medq_uni.annotate.records import StoreError
 from medq_uni.annotate.schema import Base, UtcTime, WebSessionRow
 from medq_uni.annotate.store import Store
 from medq_uni.files import atomic_file
+from medq_uni.json_text import parse_json
 
 FORMAT = "medq-annotation-archive-1"
 ARCHIVE_SUFFIX = ".jsonl"
@@ -156,7 +157,7 @@ def _archived_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open("rb") as file:
             head = file.readline()
-            header = json.loads(head)
+            header = parse_json(head)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise StoreError(f"{path.name}: no backup of an annotation store. Check the path.")
             if header["version"] != newest:
@@ -166,7 +167,7 @@ def _archived_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 )
             digest.update(head)
             for line in file:
-                values = json.loads(line)
+                values = parse_json(line)
                 if is_ended:
                     raise damaged
                 if "sha256" in values:

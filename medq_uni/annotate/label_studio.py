@@ -15,10 +15,12 @@ from medq_uni.annotate.store import Store
 from medq_uni.description import DescriptionError
 from medq_uni.display import png_of, windows_of
 from medq_uni.files import atomic_folder
+from medq_uni.json_text import load_json
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict
 
 CONFIG, TASKS, REVIEWS, PICTURES = "config.xml", "tasks.json", "reviews.json", "pictures"
+MAX_EXPORT_BYTES = 2**29
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio names files of its own machine; the folder above the pictures is its document root."""
 _CHOICES: dict[str, list[str]] = {
@@ -113,7 +115,7 @@ def read_label_studio(path: Path) -> list[ImportedReview]:
             the image.
     """
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = load_json(path, max_bytes=MAX_EXPORT_BYTES)
     except (ValueError, RecursionError) as error:
         raise DescriptionError(f"{path.name}: not JSON. Export from Label Studio as JSON, not as JSON-MIN.") from error
     found: dict[tuple[str, str], ImportedReview] = {}

@@ -20,6 +20,7 @@ from medq_uni.data.shards import THUMBNAIL, DatasetError, StoredPair, read_shard
 from medq_uni.data.sources import SPLIT_ENDS
 from medq_uni.distribute import WorkerError, map_items
 from medq_uni.files import file_digest, write_text
+from medq_uni.json_text import load_json, parse_json
 
 FORMAT = 1
 MANIFEST, INDEX, RECIPE = "dataset.json", "index.jsonl", "recipe.json"
@@ -116,7 +117,7 @@ class Dataset:
             hint = "Its build did not finish; run it again." if is_begun else "Build one with: medq dataset build"
             raise DatasetError(f"{self.folder.name}: no finished dataset here. {hint}")
         try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.manifest: dict[str, Any] = load_json(path)
             known = self.manifest["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{path.name}: damaged ({type(error).__name__}). Build the dataset again.") from error
@@ -134,7 +135,7 @@ class Dataset:
         """
         with (self.folder / INDEX).open(encoding="utf-8") as file:
             for line in file:
-                yield json.loads(line)
+                yield parse_json(line)
 
     def pairs(self, split: str | None = None) -> Iterator[StoredPair]:
         """Yield the pairs of one split, or of all.
@@ -339,7 +340,7 @@ def _claim(recipe: DatasetRecipe, folder: Path) -> None:
 def _with_present_keys(text: str) -> Any:
     """Return the recipe of a folder that an earlier version began, its keys as they are called now; None if damaged."""
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         for name, pairs in values["splits"].items():
             values["splits"][name] = {RENAMED.get(key, key): value for key, value in pairs.items()}
     except (ValueError, KeyError, TypeError, AttributeError):

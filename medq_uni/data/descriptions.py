@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from medq_uni.description import DescriptionError, QualityDescription
+from medq_uni.json_text import parse_json
 
 
 def description_line(key: str, description: QualityDescription, round: int, how: str) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def read_descriptions(path: Path) -> dict[str, QualityDescription]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                values = json.loads(line)
+                values = parse_json(line)
                 key, description = str(values["key"]), QualityDescription.from_text(values["description"])
             except (ValueError, KeyError, TypeError) as error:
                 raise DescriptionError(f"{path.name}, line {number}: cannot be read: {error}") from error

@@ -17,6 +17,7 @@ from medq_uni.data.pairs import PairsConfig, draw_pair
 from medq_uni.distribute import map_items
 from medq_uni.files import write_text
 from medq_uni.image import MedicalImage
+from medq_uni.json_text import parse_json
 from medq_uni.scaling import PERCENTILE, Scaling, scaling_of
 from medq_uni.seeding import generator_of, randint
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task
@@ -50,7 +51,7 @@ class PairItem:
     @property
     def num_degradations(self) -> int:
         """How many kinds of degradation the pair has."""
-        return len(json.loads(self.records))
+        return len(parse_json(self.records))
 
 
 @runtime_checkable
@@ -93,7 +94,7 @@ class PairCache:
     def __init__(self, folder: Path) -> None:
         """Open a cache that :func:`build_pair_cache` wrote."""
         self.folder = Path(folder)
-        lines = [json.loads(line) for line in (Path(folder) / _INDEX).read_text().splitlines()]
+        lines = [parse_json(line) for line in (Path(folder) / _INDEX).read_text().splitlines()]
         self.items = [_item_from_json(line) for line in lines]
         self._scalings = [Scaling(*line["scaling"]) for line in lines]
         self.arrays = np.load(Path(folder) / _ARRAYS, mmap_mode="r")

@@ -20,6 +20,7 @@ from medq_uni.data.reference_text import NoisyLabel, describe, noisy_label
 from medq_uni.errors import MedQError
 from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units, axial_affine
+from medq_uni.json_text import parse_json
 from medq_uni.physics.record import DegradationRecord
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity, Task
@@ -137,7 +138,7 @@ def read_shard(path: Path) -> Iterator[StoredPair]:
         for suffix, content in _contents(path):
             files[suffix] = content
             if len(files) == 3:
-                meta = json.loads(files["json"])
+                meta = parse_json(files["json"])
                 yield StoredPair(meta, _array(files["degraded.npy"]), _array(files["reference.npy"]))
                 files = {}
     except DatasetError:
@@ -201,7 +202,7 @@ def read_pair(path: Path, place: PairPlace) -> StoredPair:
             for suffix, (start, size) in place.spans.items():
                 file.seek(start)
                 files[suffix] = file.read(size)
-        pair = StoredPair(json.loads(files["json"]), _array(files["degraded.npy"]), _array(files["reference.npy"]))
+        pair = StoredPair(parse_json(files["json"]), _array(files["degraded.npy"]), _array(files["reference.npy"]))
         hashes = {"degraded": digest_of(pair.degraded), "reference": digest_of(pair.reference)}
         is_whole = hashes == pair.meta["sha256"]
     except (KeyError, ValueError, EOFError) as error:

@@ -12,6 +12,7 @@ from medq_uni.describers.client import Asked
 from medq_uni.describers.describer import Answer, Subject
 from medq_uni.errors import MedQError
 from medq_uni.files import write_text
+from medq_uni.json_text import load_json
 
 
 class AnswerMemory(Protocol):
@@ -44,8 +45,8 @@ class AnswerCache:
     def get(self, key: str) -> dict[str, Any] | None:
         """Return what was kept, None where nothing was or the file is damaged."""
         try:
-            values = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            values = load_json(self._path(key))
+        except (OSError, ValueError):
             return None
         return values if isinstance(values, dict) else None
 

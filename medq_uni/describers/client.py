@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 from medq_uni.config import ConfigError
 from medq_uni.errors import MedQError
+from medq_uni.json_text import parse_json
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -331,7 +331,7 @@ def _read(chunks: Iterator[bytes], deadline: float, timeout_s: float) -> _Reply:
             return _Reply(error=_slow(timeout_s), is_down=True)
     text = body.decode("utf-8", "replace")
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         choice = values["choices"][0]
         answer = choice["message"]["content"]
         usage = values.get("usage") or {}

@@ -19,6 +19,7 @@ from medq_uni.description import MAX_FREE_CHARS, PHRASES, DescriptionError, Qual
 from medq_uni.display import png_of, windows_of
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
+from medq_uni.json_text import parse_json
 from medq_uni.taxonomy import Modality, tasks_of
 
 PIXELS_PER_TOKEN = 28
@@ -195,7 +196,7 @@ def json_of(text: str) -> Any:
     if stripped.startswith("```") and stripped.endswith("```"):
         stripped = stripped[3:-3].removeprefix("json").strip()
     try:
-        return json.loads(stripped)
+        return parse_json(stripped)
     except (ValueError, RecursionError) as error:
         raise DescriptionError(f"the answer is no JSON ({len(text)} characters).") from error
 

@@ -17,6 +17,7 @@ from medq_uni.distribute import map_items
 from medq_uni.errors import capture_warnings
 from medq_uni.files import write_bytes, write_text
 from medq_uni.image import MedicalImage
+from medq_uni.json_text import parse_json
 from medq_uni.report import picture
 from medq_uni.scoring import DEFINITIONS, score_image
 from medq_uni.systems.benchmark import Benchmark
@@ -168,8 +169,8 @@ def _kept(path: Path, head: dict[str, Any]) -> Iterator[SliceRecord]:
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines):
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
+            values = parse_json(line)
+        except ValueError:
             return
         if number == 0 and values != head:
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,16 @@ from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
-from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_dataset, transfer_syntax
+from medq_uni.io.dicom_headers import Headers, RawHeader
+from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_elements, transfer_syntax
 from medq_uni.io.frames import functional_group, stacks_of
 from medq_uni.io.geometry import Plane, spacing_of, stack
+from medq_uni.io.guard import guarded
 from medq_uni.io.image_kind import check_kind, modality_of
-from medq_uni.io.limits import check_bytes, check_finite, warn
+from medq_uni.io.limits import begin, check_bytes, check_finite, is_worker, warn
 from medq_uni.io.mosaic import is_mosaic, split
 from medq_uni.io.rescale import Rescale, physical
+from medq_uni.io.spool import Spool
 from medq_uni.io.suv import MIN_JUDGED_VOXELS, check_suv, pet_scale
 from medq_uni.taxonomy import Modality
 
@@ -55,13 +59,28 @@ class DicomSource:
         is_uneven: Whether the slices lie on no regular grid, so that the affine holds for none but the first.
     """
 
-    headers: tuple[Dataset, ...]
+    headers: Sequence[Dataset]
     paths: tuple[Path, ...]
     frames: tuple[FrameRef, ...]
     stored: np.ndarray
     affine: np.ndarray
     is_lossy: bool
     is_uneven: bool = False
+
+
+class Parsed(NamedTuple):
+    """What the files of one image hold, decoded, without meaning yet."""
+
+    headers: Headers
+    frames: tuple[FrameRef, ...]
+    """In slice order."""
+    order: list[int]
+    """Of the slices among the pixels."""
+    pixels: Spool
+    affine: np.ndarray
+    is_lossy: bool
+    is_uneven: bool
+    notes: list[str]
 
 
 def read_dicom(
@@ -80,48 +99,81 @@ def read_dicom(
     Raises:
         UnreadableImage: If it cannot be read as one volume.
     """
+    parsed = guarded(paths, parse_files, paths, name, modality, frame)
+    with parsing(name):
+        stored = parsed.pixels.array()
+        stored = stored if parsed.order == list(range(len(stored))) else stored[parsed.order]
+        source = DicomSource(
+            headers=parsed.headers.raw(),
+            paths=tuple(paths),
+            frames=parsed.frames,
+            stored=stored,
+            affine=parsed.affine,
+            is_lossy=parsed.is_lossy,
+            is_uneven=parsed.is_uneven,
+        )
+        image, more = _assemble(name, source, modality)
+        image = replace(image, source=_replace(image.source, headers=parsed.headers))
+    for note in [*parsed.notes, *more]:
+        warn(f"{name}: {note}")
+    return image
+
+
+def parse_files(paths: list[Path], name: str, modality: Modality | None, frame: int | None) -> Parsed:
+    """Return what the files of one image hold; see :func:`read_dicom`."""
     with parsing(name):
         headers: list[Dataset] = []
-        pixels: list[np.ndarray] = []
+        passed_on: list[RawHeader | Dataset] = []
+        sizes: list[tuple[int, ...]] = []
+        kinds: list[np.dtype] = []
         planes: list[Plane] = []
         refs: list[FrameRef] = []
+        pixels: Spool | None = None
         is_lossy = False
-        for path in paths:
-            dataset = read_dataset(path)
+        for number, path in enumerate(paths):
+            begin(number)
+            dataset, elements = read_elements(path)
             check_pixels(path.name, dataset)
             check_kind(path.name, dataset, stated=modality)
             frames = decode(path.name, dataset)
             is_lossy |= _is_lossy(dataset)
             del dataset.PixelData
-            parts = zip(*split(path.name, dataset, frames), strict=True) if is_mosaic(dataset) else [(dataset, frames)]
-            for header, part in parts:
-                part = part if part.ndim == 3 else part[None]
-                for index in range(len(part)):
+            dataset.buffer = None
+            found: list[Dataset] = [dataset]
+            kept: list[RawHeader | Dataset] = [RawHeader(dataset, elements)] if is_worker() else [dataset]
+            if is_mosaic(dataset):
+                found, frames = split(path.name, dataset, frames)
+                kept = [RawHeader.with_changes(dataset, elements, one) if is_worker() else one for one in found]
+            pixels = _put(pixels, sum(size[0] for size in sizes), frames, len(paths), len(found))
+            per_header = (len(frames) // len(found), *frames.shape[1:])
+            for header in found:
+                for index in range(per_header[0]):
                     planes.append(_plane(path.name, header, index))
                     refs.append(_frame_ref(path.name, header, len(headers), index))
                 headers.append(header)
-                pixels.append(part)
-            check_bytes(name, (sum(map(len, pixels)), *pixels[-1].shape[1:]), frames.itemsize)
-        _check_alike(name, headers, pixels)
-        kept = _stack(name, headers, len(planes), frame)
-        planes, refs = [planes[k] for k in kept], [refs[k] for k in kept]
-        order, affine, is_uneven, notes = _arrange(name, planes, headers)
-        stored = np.concatenate(pixels)
-        stored = stored if len(kept) == len(stored) else stored[list(kept)]
-        stored = stored if order == list(range(len(order))) else stored[order]
-        source = DicomSource(
-            headers=tuple(headers),
-            paths=tuple(paths),
-            frames=tuple(refs[k] for k in order),
-            stored=stored,
-            affine=affine,
-            is_lossy=is_lossy,
-            is_uneven=is_uneven,
+                sizes.append(per_header)
+                kinds.append(frames.dtype)
+            passed_on += kept
+            check_bytes(name, (sum(size[0] for size in sizes), *frames.shape[1:]), frames.itemsize)
+        _check_alike(name, headers, sizes, kinds)
+        chosen = _stack(name, headers, len(planes), frame)
+        order, affine, is_uneven, notes = _arrange(name, [planes[k] for k in chosen], headers)
+        order = [chosen[k] for k in order]
+        assert pixels is not None
+        return Parsed(
+            Headers(passed_on), tuple(refs[k] for k in order), order, pixels, affine, is_lossy, is_uneven, notes
         )
-        image, more = _assemble(name, source, modality)
-    for note in [*notes, *more]:
-        warn(f"{name}: {note}")
-    return image
+
+
+def _put(pixels: Spool | None, at: int, frames: np.ndarray, num_files: int, num_headers: int) -> Spool:
+    """Store the slices of a file behind those before; what is not like the first is refused later."""
+    if pixels is None:
+        is_object = num_headers == 1 and len(frames) > 1  # which is an image of its own
+        pixels = Spool((len(frames) * (1 if is_object else num_files), *frames.shape[1:]), frames.dtype)
+    is_alike = (frames.shape[1:], frames.dtype) == (pixels.shape[1:], pixels.dtype)
+    if is_alike and at + len(frames) <= len(pixels):
+        pixels.put(at, frames)
+    return pixels
 
 
 def _assemble(name: str, source: DicomSource, modality: Modality | None) -> tuple[MedicalImage, list[str]]:
@@ -192,22 +244,22 @@ def _frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef
     return FrameRef(header, index, rescale, slope is not None)
 
 
-def _check_alike(name: str, headers: list[Dataset], pixels: list[np.ndarray]) -> None:
-    """Refuse files that cannot be slices of one volume."""
-    if len({frames.shape[1:] for frames in pixels}) > 1:
-        sizes = sorted({f"{frames.shape[1]} x {frames.shape[2]}" for frames in pixels})
+def _check_alike(name: str, headers: list[Dataset], shapes: list[tuple[int, ...]], kinds: list[np.dtype]) -> None:
+    """Refuse files that cannot be slices of one volume, by shape (frames, rows, columns) and type of their pixels."""
+    if len({shape[1:] for shape in shapes}) > 1:
+        sizes = sorted({f"{rows} x {columns}" for _, rows, columns in shapes})
         raise UnreadableImage(f"{name}: slices differ in size ({', '.join(sizes)}). Read them one by one.")
-    if len({frames.dtype for frames in pixels}) > 1 or len({h.PhotometricInterpretation for h in headers}) > 1:
+    if len(set(kinds)) > 1 or len({h.PhotometricInterpretation for h in headers}) > 1:
         raise UnreadableImage(f"{name}: slices differ in how pixels are stored. Read them one by one.")
-    if len(headers) > 1 and any(len(frames) > 1 for frames in pixels):
+    if len(headers) > 1 and any(shape[0] > 1 for shape in shapes):
         raise UnreadableImage(
             f"{name}: {len(headers)} multi-frame objects share one series. Read each file on its own."
         )
-    for header, frames in zip(headers, pixels, strict=True):
+    for header, (num_frames, _, _) in zip(headers, shapes, strict=True):
         groups = header.get("PerFrameFunctionalGroupsSequence")
-        if groups and len(groups) != len(frames):
+        if groups and len(groups) != num_frames:
             raise UnreadableImage(
-                f"{name}: {len(groups)} functional groups for {len(frames)} frames. Export the image again."
+                f"{name}: {len(groups)} functional groups for {num_frames} frames. Export the image again."
             )
 
 
@@ -301,7 +353,7 @@ def _with_factors(source: DicomSource, factors: list[float]) -> DicomSource:
 def _values(source: DicomSource) -> np.ndarray:
     voxels = np.empty(source.stored.shape, np.float32)
     for z, frame in enumerate(source.frames):
-        voxels[z] = physical(source.stored[z], frame.rescale)
+        physical(source.stored[z], frame.rescale, out=voxels[z])
     return voxels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import mmap
 import re
 import zlib
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, config, dcmread
+from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
-from pydicom.filereader import read_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
@@ -26,12 +27,28 @@ from pydicom.uid import (
 )
 
 from medq_uni.errors import UnreadableImage
-from medq_uni.io.limits import MAX_IMAGE_BYTES, MAX_INFLATED_BYTES, MAX_SEQUENCE_DEPTH, check_bytes, third_party
+from medq_uni.io.codestream import read_claim
+from medq_uni.io.dicom_scan import LONG_VRS, SMALL_BYTES, check_structure
+from medq_uni.io.limits import (
+    MAX_INFLATED_BYTES,
+    MAX_RATIO,
+    MAX_SEQUENCE_DEPTH,
+    allowance,
+    check_bytes,
+    grant,
+    third_party,
+)
 
 HEADER_ALLOWANCE = 64 * 2**20
 """Bytes beside the pixels that a file may have."""
+META_BYTES = 2**16
+"""Longest file meta information; most have some 200 bytes."""
+SMALL_INFLATED_BYTES = 64 * 2**20
+"""Size up to which a data set may be deflated however far."""
 MAX_RLE_RATIO = 64
 """Two bytes of PackBits make at most 128 (DICOM PS3.5 G.3)."""
+DECODING_COPIES = 3
+"""How often the stored pixels of one file may lie in memory while it is decoded: as read, as decoded, as passed on."""
 PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2")
 BARE_STARTS = (b"\x08\0", b"\0\x08", b"\x02\0")
 """First bytes of DICOM without a preamble: group 8 in either byte order, or group 2."""
@@ -85,32 +102,41 @@ def read_dataset(path: Path, *, header_only: bool = False) -> Dataset:
     Raises:
         UnreadableImage: If it is not DICOM, damaged, too large, or nested too deeply.
     """
+    return read_elements(path, header_only=header_only)[0]
+
+
+def read_elements(path: Path, *, header_only: bool = False) -> tuple[FileDataset, dict[Any, Any]]:
+    """Return the data set of a DICOM file, and its elements by tag as they were before decoding.
+
+    See :func:`read_dataset`.
+    """
     with parsing(path.name):
         size = path.stat().st_size
         if size == 0:
             raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
-        if size > MAX_IMAGE_BYTES + HEADER_ALLOWANCE:
+        limit = allowance().image_bytes
+        if size > limit + HEADER_ALLOWANCE:
             raise UnreadableImage(
                 f"{path.name}: the file has {size / 2**30:.1f} GiB, more than the limit of "
-                f"{MAX_IMAGE_BYTES / 2**30:.0f} GiB. Split the image."
+                f"{limit / 2**30:.0f} GiB (MEDQ_MAX_IMAGE_GB). Split the image, or raise the limit."
             )
         with path.open("rb") as file:
             head = file.read(132)
         has_preamble = head[128:] == b"DICM"
-        if has_preamble:
-            _check_inflated(path)
-        elif head[:2] not in BARE_STARTS:
+        if not has_preamble and head[:2] not in BARE_STARTS:
             raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
+        _check_parts(path, size, has_preamble)
         with _Bounded(path) as file:
             dataset = dcmread(file, force=not has_preamble, stop_before_pixels=header_only)
         if not has_preamble and not ("SOPClassUID" in dataset and "Modality" in dataset):
             raise UnreadableImage(f"{path.name}: not a DICOM file. Pass DICOM, NIfTI, PNG or TIFF.")
-        _check_depth(path.name, dataset)
-        _take_identity(dataset)
-        return dataset
+        elements = dict(dataset._dict)
+        check_elements(path.name, dataset)
+        take_identity(dataset)
+        return dataset, elements
 
 
-def _take_identity(dataset: Dataset) -> None:
+def take_identity(dataset: Dataset) -> None:
     """Take the class and number of the object from the file meta information where the data set lost them."""
     meta = getattr(dataset, "file_meta", None)
     pairs = (("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID"))
@@ -119,29 +145,58 @@ def _take_identity(dataset: Dataset) -> None:
             setattr(dataset, keyword, meta.get(stored))
 
 
-def _check_inflated(path: Path) -> None:
-    """Refuse a deflate bomb: inflate piece by piece, keeping nothing."""
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    start = 144 + int(meta.FileMetaInformationGroupLength)  # preamble, DICM and the length element
-    total = 0
+def _check_parts(path: Path, size: int, has_preamble: bool) -> None:
+    """Count elements and items of a file that is large enough to hold too many, or is compressed as a whole."""
+    syntax, start = _syntax_and_start(path) if has_preamble else ("", 0)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        check_structure(path.name, _inflated(path, start, size), start=0)
+    elif size > SMALL_BYTES:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            is_big = syntax == ExplicitVRBigEndian or (not has_preamble and data[:1] == b"\0")
+            check_structure(path.name, data, start=start, is_little=not is_big)
+
+
+def _syntax_and_start(path: Path) -> tuple[str, int]:
+    """Return the transfer syntax that the file meta information states, and where the data set begins."""
+    with path.open("rb") as file:
+        head = file.read(META_BYTES)
+    at, syntax = 132, ""
+    while head[at : at + 2] == b"\2\0" and at < META_BYTES:
+        is_long = head[at + 4 : at + 6] in LONG_VRS
+        size, length = (12, head[at + 8 : at + 12]) if is_long else (8, head[at + 6 : at + 8])
+        value = head[at + size : at + size + int.from_bytes(length, "little")]
+        if head[at + 2 : at + 4] == b"\x10\0":
+            syntax = value.rstrip(b"\0 ").decode("ascii", "replace")
+        at += size + int.from_bytes(length, "little")
+    if at >= META_BYTES:
+        raise UnreadableImage(
+            f"{path.name}: the file meta information is longer than {META_BYTES // 2**10} KiB. Export the image again."
+        )
+    return syntax, at
+
+
+def _inflated(path: Path, start: int, size: int) -> bytes:
+    """Return a deflated data set; a bomb is refused when it is larger than allowed, piece by piece."""
+    limit = min(MAX_INFLATED_BYTES, max(SMALL_INFLATED_BYTES, MAX_RATIO * size))
+    pieces, total = [], 0
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     with path.open("rb") as file:
         file.seek(start)
         while not inflater.eof:
             chunk = inflater.unconsumed_tail or file.read(2**16)
             if not chunk:
-                return
-            total += len(inflater.decompress(chunk, 2**20))
-            if total > MAX_INFLATED_BYTES:
+                break
+            pieces.append(inflater.decompress(chunk, 2**20))
+            total += len(pieces[-1])
+            if total > limit:
                 raise UnreadableImage(
-                    f"{path.name}: inflates to more than {MAX_INFLATED_BYTES / 2**20:.0f} MiB "
+                    f"{path.name}: inflates to more than {limit / 2**20:.0f} MiB "
                     "(Deflated transfer syntax). Export it uncompressed."
                 )
+    return b"".join(pieces)
 
 
-def _check_depth(name: str, dataset: Dataset) -> None:
+def check_elements(name: str, dataset: Dataset) -> None:
     """Decode every element once, so that a bad one shows now, and bound the nesting."""
     level = [dataset]
     for _ in range(MAX_SEQUENCE_DEPTH):
@@ -195,7 +250,8 @@ def check_pixels(name: str, dataset: Dataset) -> tuple[int, int, int]:
         int(dataset.get("Rows") or 0),
         int(dataset.get("Columns") or 0),
     )
-    check_bytes(name, shape, allocated // 8)
+    data = dataset.get_item("PixelData").value
+    check_bytes(name, shape, allocated // 8, file_bytes=len(data) if data else None)
     return shape
 
 
@@ -207,6 +263,7 @@ def decode(name: str, dataset: Dataset) -> np.ndarray:
             codec decodes them.
     """
     shape = check_pixels(name, dataset)
+    grant(DECODING_COPIES * shape[0] * shape[1] * shape[2] * (int(dataset.BitsAllocated) // 8))
     kind = "i" if dataset.get("PixelRepresentation", 0) else "u"
     dtype = np.dtype(f"{kind}{int(dataset.BitsAllocated) // 8}")
     syntax = transfer_syntax(dataset)
@@ -277,12 +334,8 @@ def _check_length(name: str, dataset: Dataset, syntax: UID, shape: tuple[int, in
     num_frames = 0
     for frame in generate_frames(data, number_of_frames=shape[0], extended_offsets=offsets):
         num_frames += 1
-        coded = codestream_size(frame)
-        if coded is not None and coded != shape[1:]:
-            raise UnreadableImage(
-                f"{name}: the compressed pixels are {coded[0]} x {coded[1]}, but the header says "
-                f"{shape[1]} x {shape[2]}. Export the image again."
-            )
+        if syntax != RLELossless:
+            _check_claim(name, frame, shape)
     if num_frames != shape[0]:
         raise UnreadableImage(
             f"{name}: pixel data holds {num_frames} frames, but NumberOfFrames says {shape[0]}. "
@@ -290,25 +343,24 @@ def _check_length(name: str, dataset: Dataset, syntax: UID, shape: tuple[int, in
         )
 
 
-def codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Return (rows, columns) that a JPEG, JPEG-LS or JPEG 2000 stream claims; None where unknown.
-
-    Decoders allocate by this claim, not by the DICOM header, so it is checked before they run.
-    """
-    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 24:  # JPEG 2000: SOC, SIZ
-        right, bottom, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-        return bottom - top, right - left
-    if frame[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        # start of frame: C0 to CF except tables (C4, C8, CC); F7 in JPEG-LS
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = (int.from_bytes(frame[at + k : at + k + 2], "big") for k in (5, 7))
-            return (rows, columns) if rows else None
-        at += 2 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
+def _check_claim(name: str, frame: bytes, shape: tuple[int, int, int]) -> None:
+    """Refuse a compressed frame that says something else than the DICOM header, or nothing clear, of its size."""
+    claim = read_claim(frame)
+    if claim is not None and claim.rows and claim[:2] != shape[1:]:
+        raise UnreadableImage(
+            f"{name}: the compressed pixels are {claim.rows} x {claim.columns}, but the header says "
+            f"{shape[1]} x {shape[2]}. Export the image again."
+        )
+    if claim is None or not claim.is_sound:
+        raise UnreadableImage(
+            f"{name}: the compressed pixels do not say clearly how large they are. The file may be damaged or "
+            "incomplete; copy or export it again, uncompressed if that does not help."
+        )
+    if claim.components != 1:
+        raise UnreadableImage(
+            f"{name}: the compressed pixels have {claim.components} components, but the header says that they are "
+            "gray. Export the image again."
+        )
 
 
 def _valid_bits(dataset: Dataset, frames: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from medq_uni.errors import UnreadableImage
+from medq_uni.io.guard import guarded
 from medq_uni.io.provenance import SIDECAR_SUFFIX
-from medq_uni.io.series import NoImage, SliceRef, images_of, slice_of, without_copies
+from medq_uni.io.series import NoImage, SliceRef, images_of, slices_of, without_copies
 from medq_uni.taxonomy import Modality
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
@@ -129,21 +130,32 @@ def find_images(folder: str | Path) -> FoundImages:
     paths, unopened, linked = _walk(root)
     skipped += [(path, f"{path.name}: a link to a folder, which is not followed.") for path in linked]
     broken += [(path, f"{path.name}: a folder that cannot be opened. Check its permissions.") for path in unopened]
+
+    def note(path: Path, kind: Format | None, error: UnreadableImage | OSError) -> None:
+        if isinstance(error, NoImage):
+            skipped.append((path, str(error)))
+            return
+        is_foreign = isinstance(error, OSError)
+        reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
+        is_broken = kind is not None or path.name.lower().endswith((*SUFFIX_FORMATS, *UNREAD_SUFFIXES))
+        (broken if is_broken or (path.is_symlink() and not path.suffix) else skipped).append((path, reason))
+
+    objects: list[Path] = []
     for path in paths:
-        kind: Format | None = None
         try:
             kind = _format_of_found(path)
-            if kind == "dicom":
-                slices.append(slice_of(path))
-            else:
-                items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
-        except NoImage as error:
-            skipped.append((path, str(error)))
         except (UnreadableImage, OSError) as error:
-            is_foreign = isinstance(error, OSError)
-            reason = f"{path.name}: cannot be opened ({type(error).__name__})." if is_foreign else str(error)
-            is_broken = kind is not None or path.name.lower().endswith((*SUFFIX_FORMATS, *UNREAD_SUFFIXES))
-            (broken if is_broken or (path.is_symlink() and not path.suffix) else skipped).append((path, reason))
+            note(path, None, error)
+            continue
+        if kind == "dicom":
+            objects.append(path)
+        else:
+            items.append(ImageItem(path, (path,), kind, path.relative_to(root)))
+    for path, said in zip(objects, slices_of(objects), strict=True):
+        if isinstance(said, SliceRef):
+            slices.append(said)
+        else:
+            note(path, "dicom", said)
     slices, copies = without_copies(slices)
     skipped = sorted([*skipped, *broken, *copies])
     items += _series_items(root, images_of(slices), [item.path for item in items])
@@ -160,6 +172,10 @@ def identify(item: ImageItem) -> tuple[Modality | None, str | None]:
     """
     if item.format != "dicom":
         return None, None
+    return guarded(item.files[:1], _identity, item)
+
+
+def _identity(item: ImageItem) -> tuple[Modality | None, str | None]:
     from medq_uni.io.dicom_pixels import parsing, read_dataset
     from medq_uni.io.image_kind import modality_of
 

@@ -7,12 +7,11 @@ values are arbitrary. Written CT and PET say both in such a sidecar.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from einops import rearrange
@@ -21,15 +20,18 @@ from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import atomic_file, write_text
 from medq_uni.image import UNITS_WORDS, MedicalImage, Units
 from medq_uni.io.geometry import is_orthogonal, spacing_of
-from medq_uni.io.limits import check_bytes, check_finite, third_party, warn
+from medq_uni.io.guard import guarded
+from medq_uni.io.limits import count_odd, refuse_odd, third_party, warn
+from medq_uni.io.nifti_header import checked_header, opened
 from medq_uni.io.provenance import Derivation, sidecar_path, split_suffix
+from medq_uni.io.spool import Spool
+from medq_uni.json_text import load_json
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
-MAX_HEADER_BYTES = 2**20
-"""Farthest that the data may begin: extensions are read into memory."""
 MAX_SIDECAR_BYTES = 2**20
-GZIP_MAGIC = b"\x1f\x8b"
+BLOCK_BYTES = 2**20
+"""Bytes that are read at a time."""
 FORM_FIELDS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z", "pixdim", "sform_code", "qform_code"),
@@ -63,6 +65,17 @@ class NiftiSource:
     paths: tuple[Path, ...]
 
 
+class Parsed(NamedTuple):
+    """What a file holds, decoded."""
+
+    source: NiftiSource
+    block: bytes
+    """The header, in place of the one of the source, where it has no extensions; its fields are slow to pickle."""
+    voxels: Spool
+    is_split: bool
+    """Whether sform and qform disagree."""
+
+
 def read_nifti(path: Path, *, modality: Modality | None = None, frame: int | None = None) -> MedicalImage:
     """Read a ``.nii`` or ``.nii.gz`` file.
 
@@ -74,36 +87,17 @@ def read_nifti(path: Path, *, modality: Modality | None = None, frame: int | Non
     Raises:
         UnreadableImage: If it is damaged, too large, complex, RGB, 4-D without a frame, or not finite.
     """
-    import nibabel
-
-    with third_party(path.name, kind="NIfTI"):
-        frame = _checked_frame(path, _check_header(path), frame)
-        image: Any = nibabel.load(path)
-        affine = np.array(image.affine, dtype=np.float64)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-            raise UnreadableImage(f"{path.name}: the affine is not invertible. Correct sform and qform.")
-        slope, intercept = (float(v) for v in (image.dataobj.slope, image.dataobj.inter))
-        raw = np.asanyarray(image.dataobj.get_unscaled())
-        raw = raw.reshape(*raw.shape[:3], -1)[..., frame] if raw.ndim > 3 else raw[:, :, None] if raw.ndim == 2 else raw
-        raw = rearrange(raw, "x y z -> z y x")
-        voxels = np.empty(raw.shape, np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # reported by check_finite
-            for z in range(len(raw)):
-                voxels[z] = raw[z].astype(np.float64) * slope + intercept
-        check_finite(path.name, voxels)
-        header = image.header.copy()
-        is_split = bool(header["sform_code"] and header["qform_code"]) and not np.allclose(
-            header.get_sform(), header.get_qform(), atol=0.01 * min(spacing_of(affine))
-        )
-        source = NiftiSource(header, header.get_data_dtype(), slope, intercept, affine, (path,))
-    if is_split:
+    parsed = guarded([path], parse_file, path, frame)
+    source = parsed.source if not parsed.block else replace(parsed.source, header=_header_of(parsed.block))
+    affine = source.affine
+    if parsed.is_split:
         warn(f"{path.name}: sform and qform disagree; the sform was used.")
     stated, units = _sidecar(path)
     modality = modality or stated
     if units is None:
         units = Units.HU if modality is Modality.CT else Units.ARBITRARY
     return MedicalImage(
-        voxels=voxels,
+        voxels=parsed.voxels.array(),
         spacing_mm=spacing_of(affine),
         affine=affine,
         modality=modality,
@@ -118,8 +112,79 @@ def num_frames(path: Path) -> int:
     Raises:
         UnreadableImage: If its header cannot be read.
     """
+    count: int = guarded([path], _count_frames, path)
+    return count
+
+
+def _count_frames(path: Path) -> int:
     with third_party(path.name, kind="NIfTI"):
-        return int(np.prod(_check_header(path)[3:], dtype=np.int64))
+        return int(np.prod(checked_header(path).header.get_data_shape()[3:], dtype=np.int64))
+
+
+def parse_file(path: Path, frame: int | None) -> Parsed:
+    """Return what a file holds; see :func:`read_nifti`. Of the data, one slice at a time is in memory twice."""
+    with third_party(path.name, kind="NIfTI"):
+        image = checked_header(path)
+        affine = np.array(image.affine, dtype=np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise UnreadableImage(f"{path.name}: the affine is not invertible. Correct sform and qform.")
+        slope, intercept = (float(v) for v in (image.dataobj.slope, image.dataobj.inter))
+        header = image.header.copy()
+        dtype = header.get_data_dtype()
+        shape = tuple(int(n) for n in header.get_data_shape())
+        x, y, z = (*shape, 1)[:3]
+        before = _checked_frame(path, shape, frame) * x * y * z * dtype.itemsize
+        voxels = Spool((z, y, x), np.float32)
+        num_nan = num_inf = 0
+        with opened(path) as file, np.errstate(over="ignore", invalid="ignore"):  # counted below
+            _skip(file, int(image.dataobj.offset) + before)
+            at_once = max(1, BLOCK_BYTES // max(1, x * y * dtype.itemsize))
+            for at in range(0, z, at_once):
+                some = (min(at_once, z - at), y, x)
+                raw = np.frombuffer(_exactly(path.name, file, dtype.itemsize * int(np.prod(some))), dtype)
+                part = (raw.astype(np.float64) * slope + intercept).astype(np.float32).reshape(some)
+                nan, inf = count_odd(part)
+                num_nan, num_inf = num_nan + nan, num_inf + inf
+                voxels.put(at, part)
+        refuse_odd(path.name, num_nan, num_inf)
+        is_split = bool(header["sform_code"] and header["qform_code"]) and not np.allclose(
+            header.get_sform(), header.get_qform(), atol=0.01 * min(spacing_of(affine))
+        )
+        block = b"" if header.extensions else bytes(header.binaryblock)
+        source = NiftiSource(None if block else header, dtype, slope, intercept, affine, (path,))
+        return Parsed(source, block, voxels, is_split)
+
+
+def _header_of(block: bytes) -> Any:
+    import nibabel
+
+    is_first = len(block) == nibabel.Nifti1Header.sizeof_hdr
+    kind: Any = nibabel.Nifti1Header if is_first else nibabel.Nifti2Header
+    return kind(block, check=False)
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    while count > 0:
+        done = len(file.read(min(count, BLOCK_BYTES)))
+        if done == 0:
+            return
+        count -= done
+
+
+def _exactly(name: str, file: BinaryIO, count: int) -> bytes:
+    """Return this many bytes of the data.
+
+    Raises:
+        UnreadableImage: If the file ends before.
+    """
+    pieces = []
+    while count > 0:
+        piece = file.read(min(count, BLOCK_BYTES))  # what is there, not what is claimed, decides on memory
+        if not piece:
+            raise UnreadableImage(f"{name}: the file is damaged or incomplete; copy or export it again.")
+        pieces.append(piece)
+        count -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def write_nifti(
@@ -214,57 +279,6 @@ def _checked_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> int
     return frame or 0
 
 
-def _check_header(path: Path) -> tuple[int, ...]:
-    """Check the header's claims before anything of the size of the data is read, and return the size."""
-    import nibabel
-
-    if path.stat().st_size == 0:
-        raise UnreadableImage(f"{path.name}: the file is empty. Copy or export it again.")
-    _check_compression(path)
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rb") as file:
-        block = file.read(540)
-    kinds: tuple[Any, ...] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
-    for kind in kinds:
-        size = int(kind.sizeof_hdr)
-        if len(block) >= size and int.from_bytes(block[:4], "little") in (size, _swapped(size)):
-            header = kind(block[:size], check=False)
-            break
-    else:
-        raise UnreadableImage(f"{path.name}: not a NIfTI file. Pass DICOM, NIfTI, PNG or TIFF.")
-    if not 0 <= float(header["vox_offset"]) <= MAX_HEADER_BYTES:
-        raise UnreadableImage(f"{path.name}: the header says that data begin beyond 1 MiB. Export it again.")
-    shape = tuple(int(n) for n in header.get_data_shape())
-    dtype = header.get_data_dtype()
-    if dtype.kind == "c":
-        raise UnreadableImage(f"{path.name}: values are complex. Write the magnitude as float32.")
-    if dtype.kind not in "iuf":
-        raise UnreadableImage(f"{path.name}: values are color (RGB). Write one gray value per voxel.")
-    check_bytes(path.name, shape, dtype.itemsize)
-    if len(shape) < 2 or sum(n != 1 for n in shape[3:]) > 1:
-        raise UnreadableImage(
-            f"{path.name}: {len(shape)} axes ({' x '.join(map(str, shape))}), but a volume has 3, a series 4. "
-            "Split it first (nibabel.four_to_three, fslsplit)."
-        )
-    return shape
-
-
-def _check_compression(path: Path) -> None:
-    """Refuse a name that says another compression than the content has; readers go by the name."""
-    with path.open("rb") as file:
-        is_compressed = file.read(2) == GZIP_MAGIC
-    is_named = path.name.lower().endswith(".gz")
-    if is_named and not is_compressed:
-        wrong = "not a gzip file: it is named .gz but is not compressed."
-        raise UnreadableImage(f"{path.name}: {wrong} Rename it: {path.name[:-3]}")
-    if is_compressed and not is_named:
-        raise UnreadableImage(f"{path.name}: is compressed but not named .gz. Rename it: {path.name}.gz")
-
-
-def _swapped(value: int) -> int:
-    return int.from_bytes(value.to_bytes(4, "big"), "little")
-
-
 def _sidecar(path: Path) -> tuple[Modality | None, Units | None]:
     """Return modality and units that a BIDS sidecar states, or the record of a restoration."""
     for sidecar, kind in ((bids_path(path), "a BIDS sidecar"), (sidecar_path(path), "a record")):
@@ -290,9 +304,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         OSError: If it cannot be read.
         ValueError: If it is too large, or holds something else.
     """
-    if path.stat().st_size > MAX_SIDECAR_BYTES:
-        raise ValueError
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = load_json(path, max_bytes=MAX_SIDECAR_BYTES)
     if not isinstance(record, dict):
         raise ValueError
     return record

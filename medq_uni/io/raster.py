@@ -7,17 +7,23 @@ those units; a TIFF holds the values themselves. Orientation hints of cameras (E
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from medq_uni.errors import UnreadableImage, UnwritableImage
 from medq_uni.files import atomic_file
 from medq_uni.image import MedicalImage, Units
-from medq_uni.io.limits import MAX_RASTER_PIXELS, check_bytes, check_finite, third_party
+from medq_uni.io.guard import guarded
+from medq_uni.io.limits import check_bytes, count_odd, grant, refuse_odd, third_party
 from medq_uni.io.provenance import Derivation
+from medq_uni.io.rescale import Rescale, physical
+from medq_uni.io.spool import Spool
+from medq_uni.io.tiff_scan import check_directories
+from medq_uni.json_text import parse_json
 from medq_uni.notice import SHORT_NOTICE
 from medq_uni.taxonomy import Modality
 
@@ -45,13 +51,27 @@ class RasterSource:
     paths: tuple[Path, ...]
 
 
+class Parsed(NamedTuple):
+    """What a file holds, decoded."""
+
+    voxels: Spool
+    source: RasterSource
+    modality: Modality | None
+    units: Units
+
+
 def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
     """Read a gray PNG of 8 or 16 bits; color is read where all channels are equal.
 
     Raises:
-        UnreadableImage: If it is damaged, larger than :data:`MAX_RASTER_PIXELS`, animated,
+        UnreadableImage: If it is damaged, too large, animated,
             transparent, two-valued, or in color.
     """
+    return _image(guarded([path], parse_png, path), modality)
+
+
+def parse_png(path: Path) -> Parsed:
+    """Return what a PNG holds; see :func:`read_png`."""
     from PIL import Image
 
     with third_party(path.name, kind="PNG"):
@@ -62,11 +82,6 @@ def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
         depth, color = head[24], head[25]
         check_bytes(path.name, (height, width), 2 if depth == 16 else 4)
-        if width * height > MAX_RASTER_PIXELS:
-            raise UnreadableImage(
-                f"{path.name}: {height} x {width} pixels are more than the limit of {MAX_RASTER_PIXELS}. "
-                "Crop the image."
-            )
         if color in (2, 4, 6) and depth == 16:
             raise UnreadableImage(f"{path.name}: 16-bit color or transparency. Save it as 16-bit gray.")
         with Image.open(path, formats=["PNG"]) as image:
@@ -75,14 +90,15 @@ def read_png(path: Path, *, modality: Modality | None = None) -> MedicalImage:
             image.load()
             record = _record(image.info.get(PNG_KEY))
             pixels = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image)
-    if depth == 1:
-        raise UnreadableImage(f"{path.name}: a two-valued mask, not an image. Save it as 8- or 16-bit gray.")
-    if color in (3, 4, 6):
-        if pixels[..., -1].min() < 255:
-            raise UnreadableImage(f"{path.name}: has transparent pixels. Save it as opaque gray.")
-        pixels = pixels[..., :-1]
-    gray = _gray(path.name, pixels)
-    return _image(path, gray.astype(np.uint16 if depth == 16 else np.uint8)[None], record, modality)
+        if depth == 1:
+            raise UnreadableImage(f"{path.name}: a two-valued mask, not an image. Save it as 8- or 16-bit gray.")
+        if color in (3, 4, 6):
+            if pixels[..., -1].min() < 255:
+                raise UnreadableImage(f"{path.name}: has transparent pixels. Save it as opaque gray.")
+            pixels = pixels[..., :-1]
+        gray = _gray(path.name, pixels).astype(np.uint16 if depth == 16 else np.uint8)
+        del pixels, image
+        return _parsed(path, 1, [gray], record)
 
 
 def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
@@ -94,8 +110,15 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         UnreadableImage: If it is damaged, too large, of another type, in color, its pages differ, or it holds fewer
             slices than it says.
     """
+    return _image(guarded([path], parse_tiff, path), modality)
+
+
+def parse_tiff(path: Path) -> Parsed:
+    """Return what a TIFF holds; see :func:`read_tiff`."""
     import tifffile
 
+    with third_party(path.name, kind="TIFF"):
+        check_directories(path)
     with third_party(path.name, kind="TIFF"), tifffile.TiffFile(path, _multifile=False) as file:
         pages = [page.aspage() for page in file.pages]
         if not pages:
@@ -109,26 +132,11 @@ def read_tiff(path: Path, *, modality: Modality | None = None) -> MedicalImage:
         if photometric not in ("MINISBLACK", "MINISWHITE", "RGB"):
             raise UnreadableImage(f"{path.name}: a palette or other color space. Save it as gray.")
         num_slices = _num_slices(path.name, file, pages)
-        check_bytes(path.name, (num_slices, *first.shape), first.dtype.itemsize)
-        try:
-            if num_slices == len(pages):
-                slices = [_gray(path.name, page.asarray()) for page in pages]
-            else:  # one directory describes the first slice, the others follow its pixels
-                whole: Any = file.series[0].asarray().reshape(num_slices, *first.shape)
-                slices = [_gray(path.name, pixels) for pixels in whole]
-        except (ValueError, ImportError) as error:
-            if isinstance(error, UnreadableImage):
-                raise
-            compression = getattr(first.compression, "name", "this")
-            raise UnreadableImage(
-                f"{path.name}: {compression} compression cannot be decoded. The file is damaged, "
-                "or pip install imagecodecs is needed."
-            ) from None
-        record = _record(first.description)
-        voxels = np.stack(slices)
-        if photometric == "MINISWHITE":
-            voxels = -voxels if voxels.dtype.kind == "f" else np.invert(voxels)
-    return _image(path, voxels, record, modality)
+        size = path.stat().st_size
+        check_bytes(path.name, (num_slices, *first.shape[:2]), first.dtype.itemsize, file_bytes=size)
+        if any(0 in page.databytecounts for page in pages):
+            raise UnreadableImage(f"{path.name}: parts of it have no data. Copy or export it again.")
+        return _parsed(path, num_slices, _slices(path.name, file, pages, num_slices), _record(first.description))
 
 
 def _num_slices(name: str, file: Any, pages: list[Any]) -> int:
@@ -214,23 +222,62 @@ def _gray(name: str, pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _image(path: Path, stored: np.ndarray, record: dict[str, Any], modality: Modality | None) -> MedicalImage:
-    slope, intercept = record.get("slope", 1.0), record.get("intercept", 0.0)
-    with np.errstate(over="ignore"):  # reported by check_finite
-        voxels = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
-    check_finite(path.name, voxels)
+def _image(parsed: Parsed, modality: Modality | None) -> MedicalImage:
     return MedicalImage(
-        voxels=voxels,
-        modality=modality or record.get("modality"),
-        units=record.get("units", Units.ARBITRARY),
-        source=RasterSource(np.dtype(stored.dtype.newbyteorder("=")), slope, intercept, (path,)),
+        voxels=parsed.voxels.array(),
+        modality=modality or parsed.modality,
+        units=parsed.units,
+        source=parsed.source,
     )
+
+
+def _parsed(path: Path, num_slices: int, slices: Iterable[np.ndarray], record: dict[str, Any]) -> Parsed:
+    """Return slices of stored values as physical ones, one after the other, so that none lies in memory for long."""
+    rescale = Rescale(record.get("slope", 1.0), record.get("intercept", 0.0))
+    voxels: Spool | None = None
+    num_nan = num_inf = 0
+    for number, stored in enumerate(slices):
+        if voxels is None:
+            voxels = Spool((num_slices, *stored.shape), np.float32)
+            dtype = np.dtype(stored.dtype.newbyteorder("="))
+        with np.errstate(over="ignore", invalid="ignore"):  # counted
+            values = physical(stored, rescale)
+        nan, inf = count_odd(values)
+        num_nan, num_inf = num_nan + nan, num_inf + inf
+        voxels.put(number, values)
+    refuse_odd(path.name, num_nan, num_inf)
+    assert voxels is not None
+    source = RasterSource(dtype, rescale.slope, rescale.intercept, (path,))
+    return Parsed(voxels, source, record.get("modality"), record.get("units", Units.ARBITRARY))
+
+
+def _slices(name: str, file: Any, pages: list[Any], num_slices: int) -> Iterator[np.ndarray]:
+    """Yield the gray slices of a TIFF as they are stored, dark for low values."""
+    first: Any = pages[0]
+    is_negative = getattr(first.photometric, "name", "") == "MINISWHITE"
+    try:
+        if num_slices == len(pages):
+            stored: Iterable[np.ndarray] = (page.asarray() for page in pages)
+        else:  # one directory describes the first slice, the others follow its pixels
+            grant(2 * num_slices * int(np.prod(first.shape)) * first.dtype.itemsize)
+            stored = file.series[0].asarray().reshape(num_slices, *first.shape)
+        for pixels in stored:
+            gray = _gray(name, pixels)
+            yield (-gray if gray.dtype.kind == "f" else np.invert(gray)) if is_negative else gray
+    except (ValueError, ImportError) as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        compression = getattr(first.compression, "name", "this")
+        raise UnreadableImage(
+            f"{name}: {compression} compression cannot be decoded. The file is damaged, "
+            "or pip install imagecodecs is needed."
+        ) from None
 
 
 def _record(text: object) -> dict[str, Any]:
     """Return what our own writer noted, empty for anything else."""
     try:
-        record = json.loads(str(text))[PNG_KEY]
+        record = parse_json(str(text))[PNG_KEY]
         slope, intercept = float(record["slope"]), float(record["intercept"])
         if not (np.isfinite([slope, intercept]).all() and slope > 0):
             return {}

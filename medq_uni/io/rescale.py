@@ -10,6 +10,8 @@ from medq_uni.io.limits import warn
 
 MAX_REFINEMENT = 12
 """Most halvings of the source's step."""
+BLOCK_VALUES = 2**15
+"""Values that are scaled at a time."""
 
 
 class Rescale(NamedTuple):
@@ -27,16 +29,20 @@ class Stored(NamedTuple):
     rescale: Rescale
 
 
-def physical(stored: np.ndarray, rescale: Rescale) -> np.ndarray:
-    """Return the physical values, float32, of the shape of ``stored``.
+def physical(stored: np.ndarray, rescale: Rescale, *, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the physical values, float32, of the shape of ``stored``, in ``out`` where it is given.
 
     The arithmetic is float64, so that a finer step with larger integers gives the same float32.
     """
-    values = stored.astype(np.float64)
-    values *= rescale.slope
-    values += rescale.intercept
-    values *= rescale.factor
-    return values.astype(np.float32)
+    out = np.empty(stored.shape, np.float32) if out is None else out
+    rows_at_once = max(1, BLOCK_VALUES // max(1, stored[:1].size)) if stored.ndim else 1
+    for at in range(0, len(stored), rows_at_once):  # a block stays in the processor's cache
+        values = stored[at : at + rows_at_once].astype(np.float64)
+        values *= rescale.slope
+        values += rescale.intercept
+        values *= rescale.factor
+        out[at : at + rows_at_once] = values
+    return out
 
 
 def decimal_string(value: float) -> str:

@@ -15,8 +15,13 @@ from medq_uni.errors import UnreadableImage
 from medq_uni.files import file_digest
 from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
 from medq_uni.io.frames import numbers, place_along, stacks_of, volumes
+from medq_uni.io.guard import guarded
 from medq_uni.io.image_kind import is_localizer
+from medq_uni.io.limits import begin
 from medq_uni.io.mosaic import is_mosaic
+
+FILES_PER_CALL = 128
+"""Files whose headers are asked for at a time."""
 
 
 class NoImage(UnreadableImage):
@@ -79,6 +84,33 @@ def slice_of(path: Path) -> SliceRef:
             num_stacks=len(stacks_of(header)),
             is_mosaic=is_mosaic(header),
         )
+
+
+def slices_of(paths: Sequence[Path]) -> list[SliceRef | UnreadableImage]:
+    """Return what each file says, or why it cannot be read; the files are read by a worker, many per call."""
+    found: list[SliceRef | UnreadableImage] = []
+    for at in range(0, len(paths), FILES_PER_CALL):
+        some = paths[at : at + FILES_PER_CALL]
+        try:
+            found += guarded(some, _said_by, some)
+        except UnreadableImage:  # one of them took the worker with it, which says of which only when it is alone
+            for path in some:
+                try:
+                    found += guarded([path], _said_by, [path])
+                except UnreadableImage as error:
+                    found.append(error)
+    return found
+
+
+def _said_by(paths: Sequence[Path]) -> list[SliceRef | UnreadableImage]:
+    found: list[SliceRef | UnreadableImage] = []
+    for number, path in enumerate(paths):
+        begin(number)
+        try:
+            found.append(slice_of(path))
+        except UnreadableImage as error:
+            found.append(error)
+    return found
 
 
 def without_copies(slices: Sequence[SliceRef]) -> tuple[list[SliceRef], list[tuple[Path, str]]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medq_uni.errors import MedQError
+from medq_uni.json_text import parse_json
 from medq_uni.taxonomy import Severity, Task
 
 RECORD_VERSION = 2
@@ -107,8 +108,8 @@ def read_records(text: str) -> tuple[DegradationRecord, ...]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parse_json(text)
+    except ValueError as error:
         raise RecordError(f"not a degradation record (not JSON: {error}).") from error
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from medq_uni.config import ConfigError, Execution, ModelConfig, SamplerConfig
 from medq_uni.config_json import from_json, to_json
 from medq_uni.files import file_digest
+from medq_uni.json_text import load_json
 from medq_uni.model.device_placement import place
 from medq_uni.model.medq import MedQ
 from medq_uni.preprocess import TILE_SIZE, Preprocessor
@@ -184,7 +185,7 @@ def _load_released(folder: Path, name: str, device: torch.device, execution: Exe
         digests = hashing.result()
     card = {"tile_size": config.max_latent_size * config.token_pixels, "sampler": asdict(RELEASED_SAMPLER)}
     if (folder / CARD_FILE).is_file():
-        card |= json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        card |= load_json(folder / CARD_FILE)
     return Pretrained(model, released.tokenizer, config, card, digest_of(digests), execution)
 
 
@@ -237,7 +238,7 @@ def verify(folder: Path) -> tuple[dict[str, Any], str]:
         WeightsMismatch: If a file is missing or altered, or the manifest cannot be read.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = load_json(folder / MANIFEST)
         files: dict[str, str] = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsMismatch(f"{folder.name}/{MANIFEST} is missing or broken. Install or train it again.") from error

@@ -7,7 +7,6 @@ unpickled, and nothing is loaded before names and shapes of every weight have be
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from medq_uni.config import (
     TransformerConfig,
     VisionConfig,
 )
+from medq_uni.json_text import load_json
 from medq_uni.model.device_placement import arrange, placed, put
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.keys import Shape, WeightsMismatch, match, under_our_names
@@ -272,7 +272,7 @@ class _Values:
         if is_optional and not (folder / file).is_file():
             return
         try:
-            self.values = json.loads((folder / file).read_text(encoding="utf-8"))
+            self.values = load_json(folder / file)
         except FileNotFoundError as error:
             raise ConfigError(f"{self.file} is missing. Download the checkpoint again.") from error
         except ValueError as error:

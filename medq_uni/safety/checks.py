@@ -10,6 +10,7 @@ from typing import Any
 
 from medq_uni.errors import MedQError
 from medq_uni.files import write_text
+from medq_uni.json_text import load_json
 from medq_uni.safety.bias import check_bias
 from medq_uni.safety.calibration import check_calibration
 from medq_uni.safety.consistency import check_consistency
@@ -91,7 +92,7 @@ def _read(path: Path, head: dict[str, Any]) -> dict[str, Any] | None:
     """Return the rows of a finished check, None where there are none of this head or some of it failed."""
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = load_json(path)
     if values.get("failed") or any(values.get(key) != value for key, value in head.items()):
         return None
     return {key: values[key] for key in ("rows", "failed")}

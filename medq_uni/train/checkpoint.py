@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from medq_uni.errors import MedQError
 from medq_uni.files import file_digest, flush, write_text
+from medq_uni.json_text import load_json
 from medq_uni.train.parallel import DistContext, is_divided
 
 PREFIX, PARTIAL, MANIFEST = "checkpoint-", "checkpoint.part", "progress.json"
@@ -210,7 +211,7 @@ def newest_checkpoint(folder: Path, name: str = "") -> tuple[Path, RunPosition] 
     broken: list[str] = []
     for path in [folder / name] if name else _found(folder):
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            manifest = load_json(path / MANIFEST)
             damaged = [file for file, digest in manifest["files"].items() if file_digest(path / file) != digest]
             if not damaged:
                 position = RunPosition(**manifest["progress"])

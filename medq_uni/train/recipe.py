@@ -13,6 +13,7 @@ from medq_uni.baselines.network import BaselineConfig
 from medq_uni.config import ConfigError, ModelConfig, SamplerConfig
 from medq_uni.config_json import chosen, from_json, read_json
 from medq_uni.data.pairs import PairsConfig
+from medq_uni.json_text import parse_json
 from medq_uni.train.stage import Group, ObjectiveName, StageConfig
 
 LabelForm = Literal["description", "class", "constant"]
@@ -274,7 +275,7 @@ def check_crops(stages: tuple[StageConfig, ...], model: ModelConfig) -> None:
 def _with_moved_keys(error: ConfigError, text: str) -> ConfigError:
     """Return an error that also says where the keys of an earlier recipe are now, if the text has any."""
     try:
-        paths = _paths(json.loads(text))
+        paths = _paths(parse_json(text))
     except ValueError:
         return error
     moved = [f"{path.rpartition('.')[2]!r} is called {new!r}" for path, new in RENAMED_KEYS.items() if path in paths]

@@ -10,6 +10,7 @@ from typing import Any
 
 from medq_uni.errors import MedQError
 from medq_uni.files import atomic_file, write_text
+from medq_uni.json_text import parse_json
 
 LOG, CURVES, TENSORBOARD = "log.jsonl", "curves.png", "tensorboard"
 NO_CURVES = ("seconds", "waited")
@@ -73,7 +74,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
+            lines.append(parse_json(text))
         except ValueError:
             continue
     return lines

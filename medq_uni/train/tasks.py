@@ -16,6 +16,7 @@ from medq_uni.baselines.network import Baseline, build_baseline
 from medq_uni.config import ConfigError, Execution, ModelConfig
 from medq_uni.data.batches import BatchSampler
 from medq_uni.files import write_text
+from medq_uni.json_text import load_json
 from medq_uni.model.device_placement import put
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.pretrained.load import folder_of, load_pretrained
@@ -150,7 +151,7 @@ class MedQTask(TrainingTask):
             if self.dist.is_first:
                 write_text(path, json.dumps(texts))
             self.dist.wait()
-        return {int(index): ids for index, ids in json.loads(path.read_text()).items()}
+        return {int(index): ids for index, ids in load_json(path).items()}
 
     def validate(self, stage: StageConfig) -> dict[str, float]:
         """Return what the objective of a stage is judged by."""
