@@ -1,7 +1,7 @@
 """Random damage to every kind of file: it is read, or refused with one of our errors, in little time.
 
 The ordinary suite makes the same few changes every time; ``make fuzz`` makes many, others each time. What breaks a
-reader is kept in :data:`CRASHERS`.
+reader is kept in :data:`CRASHES`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EDITS = st.lists(
     min_size=1,
     max_size=4,
 )
-CRASHERS: dict[str, list[list[Edit]]] = {}
+CRASHES: dict[str, list[list[Edit]]] = {}
 """Reader -> changes that once broke it."""
 HEADER_SHARE = 0.7
 """Share of changes that hit the first bytes of the file, where the headers are."""
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_read_or_refused(reader, tmp_path_factory):
         path.write_bytes(gzip.compress(changed, 1) if reader == "nifti-inside-gz" else changed)
         check(path)
 
-    for edits in CRASHERS.get(reader, []):
+    for edits in CRASHES.get(reader, []):
         run = example(edits=edits)(run)
     run()
 
