@@ -108,16 +108,24 @@ def _restored(
         MedQError: If it cannot be read, restored or written.
         OSError: Likewise.
     """
-    relative = place.relative_to(target)
-    is_leftover = _exists(sidecar_path(place)) and not _exists(place)
-    if not overwrite and _is_done(restorer, item, place, modality, maps, options):
-        return ItemResult(item.relative, relative, "skipped", "done already", item)
+    relative, is_there = place.relative_to(target), _exists(place)
+    is_leftover = _exists(sidecar_path(place)) and not is_there
+    why = None if overwrite else _why_not_done(restorer, item, place, modality, maps, options)
+    if not overwrite and why is None:
+        is_left = is_there and bool(options.get("skip_good")) and _record(place).get("unchanged") is True
+        said = "done already" + (", and its unchanged copy of an earlier run was left there" if is_left else "")
+        return ItemResult(item.relative, relative, "skipped", said, item)
+    if not overwrite and is_there:
+        raise UnwritableImage(
+            f"{place.name}: exists already, {why}. Pass overwrite=True (--overwrite on the command line) to make it "
+            "again, or choose another folder for the results."
+        )
     try:
         result = restore_file(
             restorer, item, place, modality=modality, overwrite=overwrite or is_leftover, maps=maps, **options
         )
     except MedQError:
-        if not overwrite and _is_done(restorer, item, place, modality, maps, options):
+        if not overwrite and _why_not_done(restorer, item, place, modality, maps, options) is None:
             return ItemResult(item.relative, relative, "skipped", "done meanwhile by another process", item)
         raise
     status: Status = "unchanged" if result.is_unchanged else "restored"
@@ -177,27 +185,28 @@ def _written_name(item: ImageItem) -> str:
     return name if fits else name + next(suffix for suffix, form in SUFFIX_FORMATS.items() if form == item.format)
 
 
-def _is_done(
+def _why_not_done(
     restorer: Restorer, item: ImageItem, place: Path, modality: Modality | None, maps: bool, options: dict[str, Any]
-) -> bool:
+) -> str | None:
+    """Return what an earlier result lacks, or in what it differs; None where it is the one that is asked for."""
     record = _record(place)
     made = provenance_of(record)
     if made is None or not record.keys() >= {"maps", "source"}:
-        return False
+        return "without a record of how it was made"
     is_left_out = bool(options.get("skip_good")) and record.get("written") is False and record.get("unchanged") is True
     if not is_left_out and not _exists(place):
-        return False
-    written = record["maps"]
+        return "without its image"
     wanted = {key: options.get(key) for key in ("settings", "instruction", "description")}
     if made.options != restorer.options(**wanted):
-        return False
-    if (
-        maps
-        and not is_left_out
-        and not (written and isinstance(written, list) and all(map_path(place, str(name)).exists() for name in written))
-    ):
-        return False
-    return bool(record["source"] == source_record(item.files, modality))
+        return "made by other weights, settings or words, or by another version"
+    if maps and not is_left_out:
+        written = record["maps"]
+        if not written or not isinstance(written, list):
+            return "without its maps"
+        lost = [path.name for name in written if not (path := map_path(place, str(name))).exists()]
+        if lost:
+            return f"and {lost[0]} is missing"
+    return None if record["source"] == source_record(item.files, modality) else "made of other files or modality"
 
 
 def _exists(path: Path) -> bool:

@@ -119,7 +119,9 @@ def _real(array: np.ndarray) -> np.ndarray:
     Raises:
         MedQError: If they are no real numbers, or none that float32 holds.
     """
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind == "b":
+        raise MedQError("values are true or false: this is a mask. Pass the image itself.")
+    if array.dtype.kind not in "iuf":
         raise MedQError(f"values must be real numbers, got {array.dtype}. Of complex values pass the magnitude.")
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32)
@@ -169,5 +171,5 @@ def _chosen(data: np.ndarray, frame: int | None) -> np.ndarray:
     if frame is None and count != 1:
         raise MedQError(f"the image holds {count} volumes. Choose one: frame=0 to {count - 1}.")
     if not 0 <= (frame or 0) < count:
-        raise MedQError(f"the image has no frame {frame}; it has {count}, from 0 to {count - 1}.")
+        raise MedQError(f"the image has no frame {frame}; its last one is {count - 1}, counted from 0.")
     return data[..., frame or 0]

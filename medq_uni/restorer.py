@@ -17,6 +17,7 @@ from medq_uni import __version__
 from medq_uni.assessor import Assessment, Assessor
 from medq_uni.config import Execution, SamplerConfig
 from medq_uni.description import DEFAULT_RESTORE, FOLLOW_REPORT, QualityDescription
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.image_like import ImageLike, Stated, as_image
 from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, WHOLE, Condition, Parts, Restored
@@ -118,7 +119,7 @@ class Restorer:
         self,
         image: ImageLike,
         *,
-        description: QualityDescription | None = None,
+        description: QualityDescription | str | None = None,
         instruction: str | None = None,
         settings: RestoreSettings | None = None,
         progress: Progress | None = None,
@@ -130,7 +131,7 @@ class Restorer:
         Args:
             image: 2-D slice or volume, restored slice by slice: a path, an image, an array, or an image of nibabel or
                 SimpleITK; see :func:`medq_uni.image_like.as_image`.
-            description: What guides the restoration; by default what :meth:`assess` says. An edited
+            description: What guides the restoration, or its text; by default what :meth:`assess` says. An edited
                 description steers, by its words and by its grade: a worse stated severity removes more (see
                 :func:`medq_uni.taxonomy.restoration_strength`; the grade found is that of :meth:`assess`).
             instruction: Words of the user, instead of the standing instruction.
@@ -142,10 +143,10 @@ class Restorer:
 
         Raises:
             CannotAssess: See :meth:`assess`.
-            MedQError: If it is no image.
+            MedQError: If it is no image, or the description is none.
         """
         began = time.perf_counter()
-        settings = settings or RestoreSettings()
+        settings, description = settings or RestoreSettings(), _described(description)
         image = assessable(as_image(image, **stated), guess=settings.guess)
         assessment = self.assessor.assess(image, allow_ood=settings.allow_ood)
         guiding = description or assessment.description
@@ -306,6 +307,15 @@ class Restorer:
         found = self.inference.preprocessor.deviation(spread, mean, inverse)
         scale = self.pretrained.uncertainty_scale.get(str(inverse.image.modality), 1.0)
         return found.with_voxels(np.float32(scale) * found.voxels)
+
+
+def _described(given: QualityDescription | str | None) -> QualityDescription | None:
+    """Return a description that was given as such or as text."""
+    if isinstance(given, str):
+        return QualityDescription.from_text(given, strict=False)
+    if given is not None and not isinstance(given, QualityDescription):
+        raise MedQError(f"description must be a QualityDescription or its text; got {type(given).__name__}.")
+    return given
 
 
 def _check_modality(description: QualityDescription, image: MedicalImage) -> None:

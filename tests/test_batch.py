@@ -65,7 +65,7 @@ def test_a_folder_keeps_its_tree_goes_on_where_it_stopped_and_survives_bad_items
     assert again["a/one.nii.gz"] == "skipped"
     other = {"modality": Modality.MR, "settings": replace(FORCE, seed=1)}
     changed = {str(r.relative): r for r in restore_folder(restorer, source, target, **other)}
-    assert "exists already" in changed["a/one.nii.gz"].message
+    assert "exists already, made by other weights, settings or words" in changed["a/one.nii.gz"].message
     told = {str(r.relative): r for r in restore_folder(restorer, source, target, **options, description=said("mild"))}
     assert "exists already" in told["a/one.nii.gz"].message
     (target / "a" / "one.nii.gz").unlink()  # as after a kill between the record and its image
@@ -100,9 +100,11 @@ def test_what_was_made_of_other_files_or_as_another_modality_is_not_done(restore
     assert results(restorer, source, target)["one.nii.gz"].status == "restored"
     as_pet = results(restorer, source, target, modality=Modality.PET)["one.nii.gz"]
     assert as_pet.status == "failed"
-    assert "exists already" in as_pet.message
+    assert "exists already, made of other files or modality. Pass overwrite" in as_pet.message
     (target / "one.residual.nii.gz").rename(tmp_path / "aside.nii.gz")
-    assert results(restorer, source, target)["one.nii.gz"].status == "failed"
+    lost = results(restorer, source, target)["one.nii.gz"]
+    assert lost.status == "failed"
+    assert "exists already, and one.residual.nii.gz is missing." in lost.message
     assert results(restorer, source, target, maps=False)["one.nii.gz"].status == "skipped"
     (tmp_path / "aside.nii.gz").rename(target / "one.residual.nii.gz")
     assert results(restorer, source, target)["one.nii.gz"].status == "skipped"
@@ -179,7 +181,7 @@ def test_a_source_that_cannot_be_read_again_does_not_stop_the_others(
     found = results(restorer, source, target)
     assert (found["one.nii.gz"].status, found["one.nii.gz"].message) == ("failed", "one.nii.gz: Input/output error")
     assert found["two.nii.gz"].status == "failed"
-    assert "exists already" in found["two.nii.gz"].message
+    assert "exists already, without a record of how it was made" in found["two.nii.gz"].message
 
 
 def test_a_failed_replacement_leaves_the_result_that_was_there(

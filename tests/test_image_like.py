@@ -68,7 +68,7 @@ def test_one_volume_of_a_4_d_file_or_image_is_chosen_by_its_number(tmp_path: Pat
         np.testing.assert_array_equal(as_image(given, modality="mr", frame=2).voxels, VOXELS + 200)
         with pytest.raises(MedQError, match="frame"):
             as_image(given, modality="mr")
-        with pytest.raises(MedQError, match="from 0 to 2"):
+        with pytest.raises(MedQError, match="its last one is 2"):
             as_image(given, modality="mr", frame=3)
     with pytest.raises(MedQError, match="whole number"):
         read_image(path, frame=-1)
@@ -104,6 +104,7 @@ def test_4_d_files_are_written_with_the_header_of_their_source(tmp_path: Path):
         (VOXELS.astype(object), {}, "real numbers"),
         (np.zeros((2, 2, 2, 2)), {}, "shape"),
         (np.zeros((0, 2)), {}, "shape"),
+        (VOXELS > 1, {}, "this is a mask"),
         (VOXELS, {"spacing": (1, 2, -3)}, "positive millimetres"),
         (VOXELS, {"spacing": "wide"}, "positive millimetres"),
         (VOXELS, {"modality": "us"}, "modality must be"),
@@ -139,7 +140,7 @@ def test_a_time_point_of_a_dicom_series_is_chosen_by_its_number(tmp_path: Path, 
         np.testing.assert_array_equal(as_image(tmp_path, frame=frame).voxels, stored[4 * frame : 4 * frame + 4])
     with pytest.raises(UnreadableImage, match="has no frame 2"):
         as_image(tmp_path, frame=2)
-    with pytest.raises(UnreadableImage, match=r"position of another one .* frame=0 to 1"):
+    with pytest.raises(UnreadableImage, match=r"lie at the same position.* frame=0 to 1"):
         as_image(tmp_path)
 
 

@@ -11,6 +11,7 @@ from pydicom.data import get_testdata_file
 from medq_uni.config import SamplerConfig
 from medq_uni.data.phantoms import phantom
 from medq_uni.description import Degradation, QualityDescription
+from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.io.provenance import sidecar_path
 from medq_uni.io.read_write import read_image
@@ -89,6 +90,17 @@ def test_a_description_that_says_what_was_found_restores_in_full(restorer: Resto
     result = restorer.restore(image, description=restorer.assess(image))
     assert result.provenance.strength == 1
     assert result.provenance.assessment == result.description.to_text()
+
+
+def test_a_description_may_be_given_as_its_text(restorer: Restorer):
+    image, told = noisy(64), said(Severity.MILD)
+    by_text = restorer.restore(image, description=told.to_text())
+    assert by_text.description == told
+    assert np.array_equal(by_text.restored.voxels, restorer.restore(image, description=told).restored.voxels)
+    with pytest.raises(MedQError, match="no Image, Degradation"):
+        restorer.restore(image, description="lots of noise")
+    with pytest.raises(MedQError, match="QualityDescription or its text; got int"):
+        restorer.restore(image, description=5)
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_batch(restorer: Restorer):

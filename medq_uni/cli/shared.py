@@ -62,7 +62,9 @@ GuessOption = Annotated[
 ]
 FrameOption = Annotated[
     int | None,
-    typer.Option(min=0, help="One volume of a 4-D file, or one time point of a series, from 0."),
+    typer.Option(
+        min=0, help="One volume of one 4-D file, or one time point of one series, from 0; not of a folder of several."
+    ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 SourcesOption = Annotated[
@@ -166,7 +168,8 @@ def tell_passed_over(folder: Path) -> int:
         cells = (str(path.relative_to(folder)), "passed over", reason)
         typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=True)
     if found.skipped:
-        typer.echo(f"{len(found.skipped)} files passed over, {len(found.broken)} of them images", err=True)
+        files = "1 file" if len(found.skipped) == 1 else f"{len(found.skipped)} files"
+        typer.echo(f"{files} passed over, {len(found.broken)} of them broken images", err=True)
     return SOME_FAILED if found.broken else 0
 
 

@@ -272,7 +272,7 @@ def _stack(name: str, headers: list[Dataset], count: int, frame: int | None) -> 
             f"{len(stacks) - 1}, --frame on the command line), or pass its folder: each is an image of its own."
         )
     if not 0 <= (frame or 0) < len(stacks):
-        raise UnreadableImage(f"{name}: has no frame {frame}; it has {len(stacks)}, from 0 to {len(stacks) - 1}.")
+        raise UnreadableImage(f"{name}: has no frame {frame}; its last one is {len(stacks) - 1}, counted from 0.")
     return stacks[frame or 0] or tuple(range(count))
 
 

@@ -133,8 +133,8 @@ def _irregularity(name: str, positions: np.ndarray, along: np.ndarray, step: np.
     if same.size:
         places = ", ".join(f"{k + 1} and {k + 2}" for k in same[:8])
         raise UnreadableImage(
-            f"{name}: {same.size} slices lie at the position of another one (slices {places} in order "
-            "along the normal): time points, echoes or copies. Put each into a folder of its own."
+            f"{name}: slices {places} (in order along the normal) lie at the same position: time points, echoes or "
+            "copies. Put each into a folder of its own."
         )
     usual = float(np.median(gaps))
     tolerance = max(POSITION_TOLERANCE_MM, SPACING_TOLERANCE * usual)

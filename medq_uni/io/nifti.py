@@ -275,7 +275,7 @@ def _checked_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> int
             "(nibabel.four_to_three, fslsplit)."
         )
     if not 0 <= (frame or 0) < count:
-        raise UnreadableImage(f"{path.name}: has no frame {frame}; it has {count}, from 0 to {count - 1}.")
+        raise UnreadableImage(f"{path.name}: has no frame {frame}; its last one is {count - 1}, counted from 0.")
     return frame or 0
 
 

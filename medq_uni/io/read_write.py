@@ -279,7 +279,9 @@ def _only_series(folder: Path, found: FoundImages, frame: int | None) -> tuple[I
         if frame is not None:
             chosen = next((item for item in series if item.number == frame), None)
             if chosen is None:
-                raise UnreadableImage(f"{folder.name}: has no frame {frame}; it has {len(series)}, from 0.")
+                raise UnreadableImage(
+                    f"{folder.name}: has no frame {frame}; its last one is {len(series) - 1}, counted from 0."
+                )
             return chosen, chosen.frame
         files = tuple(sorted({file for item in series for file in item.files}))
         return replace(
