@@ -29,8 +29,10 @@ FREE_ATTEMPTS = 5
 FREE_ATTEMPTS_PER_ADDRESS = 30
 """Wrong passwords from one address before its further attempts are looked at one after another."""
 MOST_WAITING = 24
-"""Attempts of strangers that wait for their password to be looked at, a room full of reviewers. Each holds one of the 40
-threads of the server."""
+"""Attempts of strangers that wait for their password to be looked at: a room full of reviewers.
+
+Each holds one of the 40 threads of the server.
+"""
 DEVICE_DAYS = 180
 LONGEST_WAIT_S = 300.0
 _FORGET_AFTER_S = 3600.0
