@@ -75,7 +75,7 @@ def test_every_stack_of_a_multi_frame_object_is_an_image(enhanced, tmp_path, edi
     assert (len(uids), len(series)) == (2, 1)
     with pytest.raises(UnreadableImage, match="holds 2 stacks"):
         read_image(path)
-    with pytest.raises(UnreadableImage, match="from 0 to 1"):
+    with pytest.raises(UnreadableImage, match="its last one is 1"):
         read_image(path, frame=2)
 
 

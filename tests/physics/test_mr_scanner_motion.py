@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.physics import mr_scanner_motion
+from medq_uni.physics.after_scanner import AFTER_LIMITS
 from medq_uni.physics.degrade import draw_record
 from medq_uni.physics.mr_movement import Order, Trajectory
 from medq_uni.physics.mr_scanner_motion import MOTION_LIMITS, draw_scanner_motion, scanner_motion
@@ -120,8 +121,9 @@ def test_every_drawn_parameter_is_in_the_record_and_within_the_limits():
     for severity in list(Severity)[1:]:
         for seed in range(100):
             record = draw_record(Task.MR_MOTION, severity, generator(seed + 1000 * severity.level), method="scanner")
-            assert record.params.keys() == MOTION_LIMITS.keys()
-            for name, (low, high) in MOTION_LIMITS.items():
+            after = {name: AFTER_LIMITS[name] for name in AFTER_LIMITS.keys() & record.params.keys()}
+            assert record.params.keys() == MOTION_LIMITS.keys() | after.keys()
+            for name, (low, high) in (MOTION_LIMITS | after).items():
                 assert low <= record.params[name] <= high
             seen.add((record.params["order"], record.params["trajectory"]))
     assert len(seen) == len(Order) * len(Trajectory)

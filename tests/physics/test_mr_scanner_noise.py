@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gamma, hyp1f1
 
+from medq_uni.physics.after_scanner import AFTER_LIMITS
 from medq_uni.physics.degrade import draw_record
 from medq_uni.physics.mr_scanner import Chain, Combination, Window, acquired, filled, window_weights
 from medq_uni.physics.mr_scanner_noise import NOISE_LIMITS, draw_scanner_noise, scanner_noise
@@ -175,8 +176,9 @@ def test_every_drawn_parameter_is_in_the_record_and_within_the_limits():
     for severity in list(Severity)[1:]:
         for seed in range(40):
             record = draw_record(Task.MR_NOISE, severity, generator(seed), method="scanner")
-            assert record.params.keys() == NOISE_LIMITS.keys()
-            for name, (low, high) in NOISE_LIMITS.items():
+            after = {name: AFTER_LIMITS[name] for name in AFTER_LIMITS.keys() & record.params.keys()}
+            assert record.params.keys() == NOISE_LIMITS.keys() | after.keys()
+            for name, (low, high) in (NOISE_LIMITS | after).items():
                 assert low <= record.params[name] <= high
     coils = [draw_scanner_noise(Severity.MILD, generator(seed))["coils"] for seed in range(300)]
     assert min(coils) == 1

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.physics import mr_scanner_sampling
+from medq_uni.physics.after_scanner import AFTER_LIMITS
 from medq_uni.physics.degrade import draw_record
 from medq_uni.physics.mr_fields import Coils
 from medq_uni.physics.mr_sampling import Mask
@@ -128,8 +129,9 @@ def test_every_drawn_parameter_is_in_the_record_and_within_the_limits():
     for severity in list(Severity)[1:]:
         for seed in range(40):
             record = draw_record(Task.MR_UNDERSAMPLING, severity, generator(seed), method="scanner")
-            assert record.params.keys() == SAMPLING_LIMITS.keys()
-            for name, (low, high) in SAMPLING_LIMITS.items():
+            after = {name: AFTER_LIMITS[name] for name in AFTER_LIMITS.keys() & record.params.keys()}
+            assert record.params.keys() == SAMPLING_LIMITS.keys() | after.keys()
+            for name, (low, high) in (SAMPLING_LIMITS | after).items():
                 assert low <= record.params[name] <= high
             accelerations.add(record.params["acceleration"])
     assert accelerations == set(range(2, 9))
