@@ -268,6 +268,11 @@ class ModelConfig:
             )
 
     @property
+    def told_width(self) -> int:
+        """Width of the embedding of what the decoder is told; 0 where it is told nothing."""
+        return int(getattr(self.codec, "told_width", 0))
+
+    @property
     def token_pixels(self) -> int:
         """Side of the image square behind one latent token, in pixels."""
         return self.latent_patch_size * self.codec.downsample

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medq_uni.files import check_target, files_digest
-from medq_uni.image import modality_named
+from medq_uni.image import MedicalImage, modality_named
 from medq_uni.io.discover import ImageItem
 from medq_uni.io.read_write import check_writable, num_frames, read_image
 from medq_uni.restorer import Restorer
@@ -60,29 +61,28 @@ def restore_file(
     if count == 1:
         result: Restoration | RestoredFrames = replace(restorer.restore(image, **options), source=source_said)
     else:
-        result = _restored_frames(restorer, source, count, modality, source_said, options)
+        others = (read_image(source, modality=modality, frame=number) for number in range(1, count))
+        result = _restored_frames(restorer, itertools.chain([image], others), count, source_said, options)
     result.save(target, maps=maps, overwrite=overwrite, skip_good=skip_good)
     return result
 
 
 def _restored_frames(
     restorer: Restorer,
-    source: str | Path | ImageItem,
+    volumes: Iterable[MedicalImage],
     count: int,
-    modality: Modality | None,
     source_said: dict[str, Any],
     options: dict[str, Any],
 ) -> RestoredFrames:
-    """Return every volume of a 4-D file, restored; their progress is told as one."""
+    """Return every volume of a 4-D file, restored as it is read; their progress is told as one."""
     told = options.pop("progress", None)
     restored = []
-    for frame in range(count):
+    for frame, image in enumerate(volumes):
 
         def progress(done: int, total: int, frame: int = frame) -> None:
             if told is not None:
                 told(frame * total + done, count * total)
 
-        image = read_image(source, modality=modality, frame=frame)
         restored.append(replace(restorer.restore(image, progress=progress, **options), source=source_said))
     return RestoredFrames(tuple(restored))
 

@@ -234,11 +234,16 @@ class Restorer:
     ) -> Restored:
         """Return the restored slices in the channels of the codec, blended from tiles."""
         tiles = tile_grid(views.shape, size=self.inference.preprocessor.tile_size)
+        texts = (self.inference.tokenizer.encode(words[0]), self.inference.tokenizer.encode_description(words[1]))
         told = self._told_quantities(views, tiles, words[1])
         means, spreads = [], []
         for first in range(0, len(tiles), settings.batch_size):
             chunk = tiles[first : first + settings.batch_size]
-            condition = self._condition(views, chunk, words, told)
+            condition = Condition(
+                texts=[[text] * len(chunk) for text in texts],
+                seen=torch.stack([views[tile.z] for tile in chunk]),
+                quantities=None if told is None else torch.stack([told[tile.z] for tile in chunk]),
+            )
             restored = self._restore_tiles(views, chunk, condition, settings, parts)
             means += list(restored.image.cpu())
             spreads += [] if restored.deviation is None else list(restored.deviation.cpu())
@@ -263,21 +268,6 @@ class Restorer:
                 return None
             told.append(reading.median().quantities(guiding.modality, known).told())
         return told
-
-    def _condition(
-        self,
-        views: Tensor,
-        tiles: Sequence[Tile],
-        words: tuple[str, QualityDescription],
-        told: Sequence[Tensor] | None,
-    ) -> Condition:
-        tokenizer = self.inference.tokenizer
-        texts = (tokenizer.encode(words[0]), tokenizer.encode_description(words[1]))
-        return Condition(
-            texts=[[text] * len(tiles) for text in texts],
-            seen=torch.stack([views[tile.z] for tile in tiles]),
-            quantities=None if told is None else torch.stack([told[tile.z] for tile in tiles]),
-        )
 
     def _restore_tiles(
         self,

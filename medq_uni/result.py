@@ -19,6 +19,7 @@ from medq_uni.io.discover import ImageItem
 from medq_uni.io.nifti import bids_path
 from medq_uni.io.provenance import SIDECAR_SUFFIX, Derivation, sidecar_path, write_sidecar
 from medq_uni.io.read_write import for_nifti, read_image, write_image
+from medq_uni.json_text import load_json
 from medq_uni.notice import NOTICE
 from medq_uni.taxonomy import Modality
 
@@ -274,7 +275,7 @@ def load_result(source: ImageItem | str | Path, path: Path) -> tuple[int, int, R
         MedQError: If there is no such result, or its files cannot be read.
         OSError: Likewise.
     """
-    record = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    record = load_json(sidecar_path(path))
     made = provenance_of(record)
     if made is None:
         raise MedQError(f"{sidecar_path(path).name}: not the record of a restoration.")

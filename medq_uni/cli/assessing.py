@@ -32,7 +32,7 @@ from medq_uni.notice import NOTICE
 if TYPE_CHECKING:
     from medq_uni.description import QualityDescription
     from medq_uni.image import MedicalImage
-    from medq_uni.io.discover import ImageItem
+    from medq_uni.io.discover import FoundImages, ImageItem
 
 COLUMNS = ("image", "modality", "anatomy", "verdict", "degradation", "cause", "impact", "error")
 SHOWN = ("image", "modality", "anatomy", "verdict", "degradation")
@@ -65,9 +65,11 @@ def assess(
         raise typer.BadParameter("pass either --json or --csv.", param_hint="--csv")
     code = 0
     with clear_errors():
+        from medq_uni.io.discover import find_images
         from medq_uni.io.read_write import num_frames, read_image
 
-        is_tree = path.is_dir() and frame is None and not is_one_series(path)
+        found = find_images(path) if path.is_dir() and frame is None else None
+        is_tree = found is not None and not is_one_series(path, found)
         many = is_tree or (frame is None and num_frames(path) > 1)
         image = None if many else read_image(path, modality=modality, frame=frame)
         restorer = load_restorer(model, device, precision, offload)
@@ -76,10 +78,9 @@ def assess(
             return restorer.assess(one, instruction=instruction, allow_ood=allow_ood, guess=guess)
 
         if image is None:
-            code = tell_passed_over(path) if is_tree else 0
-            broken = code != 0
+            passed_over = 0 if found is None else tell_passed_over(path, found)
             table = _Table("json" if as_json else "csv" if as_csv else "text")
-            code = _assess_all(table, _opened(path, modality), look) or (SOME_FAILED if broken else 0)
+            code = _assess_all(table, _opened(path, found, modality), look) or passed_over
         elif as_csv:
             _Table("csv").add(path.name, look(image), "")
         else:
@@ -108,17 +109,14 @@ def _assess_all(
     return SOME_FAILED if num_failed else 0
 
 
-def _opened(path: Path, modality: Any) -> list[tuple[str, Opened]]:
+def _opened(path: Path, found: FoundImages | None, modality: Any) -> list[tuple[str, Opened]]:
     """Return the name of every image of a folder or volume of a 4-D file, and a function that reads it.
 
     Raises:
         MedQError: If there is none.
     """
-    from medq_uni.io.discover import find_images
-
-    if not path.is_dir():
+    if found is None:
         return list(_frames(path.name, path, modality))
-    found = find_images(path)
     if not found and not found.broken:
         raise MedQError(f"{path.name}: no image in this folder. Pass DICOM, NIfTI, PNG or TIFF files.")
     return [one for item in found for one in _frames(str(item.relative), item, modality)]

@@ -28,6 +28,7 @@ from medq_uni.cli.shared import (
     is_one_series,
     load_restorer,
     progress_bar,
+    tab_line,
     tell_passed_over,
 )
 from medq_uni.errors import MedQError, printable
@@ -85,6 +86,7 @@ def restore(
         raise typer.BadParameter("pass either --force or --skip-good.", param_hint="--skip-good")
     with clear_errors():
         from medq_uni.cli.reporting import Sections
+        from medq_uni.io.discover import find_images
         from medq_uni.restorer import RestoreSettings
 
         sections = Sections(report)
@@ -98,12 +100,12 @@ def restore(
             "description": _read_description(description),
         }
         options |= {"modality": modality, "overwrite": overwrite, "maps": maps, "skip_good": skip_good}
-        is_tree = path.is_dir() and frame is None and not is_one_series(path)
-        if is_tree:
+        found = find_images(path) if path.is_dir() and frame is None else None
+        if found is not None and not is_one_series(path, found):
             code = _restore_tree(restorer, path, output, options, sections)
         else:
             code = _restore_one(restorer, path, output, options | {"frame": frame}, sections)
-            code = code or (tell_passed_over(path) if path.is_dir() and frame is None else 0)
+            code = code or (tell_passed_over(path, found) if found is not None else 0)
         if not sections.write():
             code = code or SOME_FAILED
     typer.echo(NOTICE, err=True)
@@ -215,7 +217,7 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
 
     def pass_over(path: Path, reason: str) -> None:
         passed_over.append(path)
-        typer.echo("\t".join(printable(cell, breaks="") for cell in (str(path), "passed over", reason)), err=True)
+        typer.echo(tab_line(str(path), "passed over", reason), err=True)
 
     with progress_bar("images") as progress:
         results = restore_folder(restorer, source, target, on_start=totals.append, on_passed_over=pass_over, **options)
@@ -223,8 +225,8 @@ def _restore_tree(restorer: Restorer, source: Path, target: Path, options: dict[
             counts[result.status] += 1
             renamed = result.status != "failed" and result.place != result.relative
             note = f" [as {result.place}]" if renamed else ""
-            cells = (str(result.relative), result.status, f"{result.message}{note}")
-            typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=result.status == "failed")
+            line = tab_line(str(result.relative), result.status, f"{result.message}{note}")
+            typer.echo(line, err=result.status == "failed")
             progress(number, totals[0])
             if result.item is not None and result.status != "failed":
                 sections.add(str(result.relative), result.item, target / result.place, result.restoration)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from medq_uni.annotate.store import Store
+    from medq_uni.io.discover import FoundImages
     from medq_uni.restorer import Restorer
 
 BAD_INPUT, SOME_FAILED = 1, 3
@@ -151,22 +152,20 @@ def load_restorer(
     return Restorer.from_pretrained(name, device=device, execution=execution, revision=revision or None)
 
 
-def is_one_series(folder: Path) -> bool:
-    """Return whether a folder holds nothing but one DICOM series, directly."""
-    from medq_uni.io.discover import find_images
+def tab_line(*cells: str) -> str:
+    """Return cells as one line for a terminal or a script, with tabs between them."""
+    return "\t".join(printable(cell, breaks="") for cell in cells)
 
-    found = find_images(folder)
+
+def is_one_series(folder: Path, found: FoundImages) -> bool:
+    """Return whether a folder in which images were found holds nothing but one DICOM series, directly."""
     return len(found) == 1 and found[0].format == "dicom" and found[0].path == folder
 
 
-def tell_passed_over(folder: Path) -> int:
-    """Name every file of a folder that is left out, and return the exit code."""
-    from medq_uni.io.discover import find_images
-
-    found = find_images(folder)
+def tell_passed_over(folder: Path, found: FoundImages) -> int:
+    """Name every file of a folder that is left out of what was found in it, and return the exit code."""
     for path, reason in found.skipped:
-        cells = (str(path.relative_to(folder)), "passed over", reason)
-        typer.echo("\t".join(printable(cell, breaks="") for cell in cells), err=True)
+        typer.echo(tab_line(str(path.relative_to(folder)), "passed over", reason), err=True)
     if found.skipped:
         files = "1 file" if len(found.skipped) == 1 else f"{len(found.skipped)} files"
         typer.echo(f"{files} passed over, {len(found.broken)} of them broken images", err=True)

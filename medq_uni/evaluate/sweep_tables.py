@@ -12,7 +12,7 @@ import numpy as np
 
 from medq_uni.evaluate.page import Table, number
 from medq_uni.evaluate.runner import SliceRecord
-from medq_uni.evaluate.sweep import Sweep
+from medq_uni.evaluate.sweep import Curve, Point, Sweep
 from medq_uni.systems.build import INPUT, SystemSpec
 from medq_uni.taxonomy import Severity, Verdict
 
@@ -109,7 +109,7 @@ def sweep_rows(sweep: Sweep, records: Records, specs: Sequence[SystemSpec]) -> l
     kinds = {spec.name: spec.kind for spec in specs}
     before = {r.case: r.scores["psnr"] for r in records[INPUT] if r.scores}
     rows = []
-    for (curve, point), group, cases in _cells(sweep, records[INPUT]):
+    for curve, point, group, cases in _cells(sweep, records[INPUT]):
         found: dict[str, tuple[list[float], int]] = {}
         for name, own in records.items():
             mine = [own[case] for case in cases]
@@ -121,12 +121,11 @@ def sweep_rows(sweep: Sweep, records: Records, specs: Sequence[SystemSpec]) -> l
         for name, (gains, failed) in found.items():
             mean, bound = means[name], filters.get(best)
             lead = None if mean is None or bound is None else mean - bound
-            about = sweep.recipe.curves[curve]
             rows.append(
                 SweepRow(
-                    task=about.task.value,
-                    curve=about.name,
-                    point=about.points[point].label,
+                    task=curve.task.value,
+                    curve=curve.name,
+                    point=point.label,
                     group=group,
                     system=name,
                     kind=kinds[name],
@@ -144,16 +143,15 @@ def sweep_rows(sweep: Sweep, records: Records, specs: Sequence[SystemSpec]) -> l
 def assessor_rows(sweep: Sweep, records: Records) -> list[AssessorRow]:
     """Return what every system that describes says of the images at every point."""
     rows = []
-    for (curve, point), group, cases in _cells(sweep, records[INPUT]):
-        about = sweep.recipe.curves[curve]
+    for curve, point, group, cases in _cells(sweep, records[INPUT]):
         for name, own in records.items():
             told = [own[case] for case in cases if own[case].said]
             if told:
                 rows.append(
                     AssessorRow(
-                        task=about.task.value,
-                        curve=about.name,
-                        point=about.points[point].label,
+                        task=curve.task.value,
+                        curve=curve.name,
+                        point=point.label,
                         group=group,
                         system=name,
                         images=len(told),
@@ -187,12 +185,15 @@ def markdown(tables: Sequence[Table]) -> str:
     return "\n".join(lines)
 
 
-def _cells(sweep: Sweep, records: Sequence[SliceRecord]) -> list[tuple[tuple[int, int], str, list[int]]]:
+def _cells(sweep: Sweep, records: Sequence[SliceRecord]) -> list[tuple[Curve, Point, str, list[int]]]:
     """Return the images of every point and set."""
     cells: dict[tuple[tuple[int, int], str], list[int]] = {}
     for place, record in zip(sweep.places, records, strict=True):
         cells.setdefault((place, record.group), []).append(record.case)
-    return [(place, group, cases) for (place, group), cases in cells.items()]
+    curves = sweep.recipe.curves
+    return [
+        (curves[curve], curves[curve].points[point], group, cases) for ((curve, point), group), cases in cells.items()
+    ]
 
 
 def _counted(values: Sequence[str], words: type[Severity] | type[Verdict]) -> dict[str, int]:

@@ -140,11 +140,9 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None, frame: 
             del dataset.PixelData
             dataset.buffer = None
             found: list[Dataset] = [dataset]
-            kept: list[RawHeader | Dataset] = [RawHeader(dataset, elements)] if is_worker() else [dataset]
             if is_mosaic(dataset):
                 found, frames = split(path.name, dataset, frames)
-                kept = [RawHeader.with_changes(dataset, elements, one) if is_worker() else one for one in found]
-            pixels = _put(pixels, sum(size[0] for size in sizes), frames, len(paths), len(found))
+            pixels = _put(pixels, len(planes), frames, len(paths), len(found))
             per_header = (len(frames) // len(found), *frames.shape[1:])
             for header in found:
                 for index in range(per_header[0]):
@@ -153,8 +151,8 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None, frame: 
                 headers.append(header)
                 sizes.append(per_header)
                 kinds.append(frames.dtype)
-            passed_on += kept
-            check_bytes(name, (sum(size[0] for size in sizes), *frames.shape[1:]), frames.itemsize)
+            passed_on += [RawHeader(dataset, elements, one) for one in found] if is_worker() else found
+            check_bytes(name, (len(planes), *frames.shape[1:]), frames.itemsize)
         _check_alike(name, headers, sizes, kinds)
         chosen = _stack(name, headers, len(planes), frame)
         order, affine, is_uneven, notes = _arrange(name, [planes[k] for k in chosen], headers)

@@ -22,29 +22,26 @@ NOT_KEPT: dict[str, Any] = {"buffer": None, "fileobj_type": None, "filename": No
 class RawHeader:
     """A data set whose elements are not decoded yet, but were once, so that it is known that they can be."""
 
-    def __init__(self, dataset: FileDataset, elements: dict[Any, Any]) -> None:
-        """Keep the elements as they were before decoding, without pixels, and all else of the data set."""
-        kept = {tag: element for tag, element in elements.items() if tag in dataset}
-        self._state = {**vars(dataset), **NOT_KEPT, "_dict": kept, "_private_blocks": {}}
-
-    @classmethod
-    def with_changes(cls, dataset: FileDataset, elements: dict[Any, Any], changed: Dataset) -> RawHeader:
-        """Return the header of a data set that has some elements of its own, and shares the others with a file's.
+    def __init__(self, dataset: FileDataset, elements: dict[Any, Any], changed: Dataset) -> None:
+        """Keep the elements as they were before decoding, without pixels, and all else of the data set.
 
         Args:
-            dataset: Of the file, decoded.
+            dataset: Of a file, decoded.
             elements: Of the file, before decoding.
-            changed: Elements of the file as they are in ``dataset``, and others of text or of unsigned short integers.
+            changed: What is kept: the data set itself, or one that shares elements with it, and has others of its own,
+                of text or of unsigned short integers.
         """
-        header = cls(dataset, elements)
-        is_implicit, is_little = dataset.original_encoding
-        header._state["_dict"] = {
-            element.tag: elements[element.tag]
-            if element.tag in dataset and dataset[element.tag] is element
-            else _undecoded(element, bool(is_implicit), bool(is_little))
-            for element in changed
-        }
-        return header
+        if changed is dataset:
+            kept = {tag: element for tag, element in elements.items() if tag in dataset}
+        else:
+            is_implicit, is_little = dataset.original_encoding
+            kept = {
+                element.tag: elements[element.tag]
+                if element.tag in dataset and dataset[element.tag] is element
+                else _undecoded(element, bool(is_implicit), bool(is_little))
+                for element in changed
+            }
+        self._state = {**vars(dataset), **NOT_KEPT, "_dict": kept, "_private_blocks": {}}
 
     def raw(self) -> Dataset:
         """Return the data set with elements that are decoded when asked for, which belongs into ``parsing``."""

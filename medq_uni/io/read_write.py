@@ -284,9 +284,8 @@ def _only_series(folder: Path, found: FoundImages, frame: int | None) -> tuple[I
                 )
             return chosen, chosen.frame
         files = tuple(sorted({file for item in series for file in item.files}))
-        return replace(
-            series[0], path=folder, files=files
-        ), None  # reading says in what the slices of the series differ
+        # reading says in what the slices of the series differ
+        return replace(series[0], path=folder, files=files), None
     if len(series) > 1:
         listing = ", ".join(f"{item.relative.name} ({len(item.files)} files)" for item in series[:8])
         more = ", ..." if len(series) > 8 else ""

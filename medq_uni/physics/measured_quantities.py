@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medq_uni.physics.record import DegradationRecord
+from medq_uni.physics.spectra import radial
 from medq_uni.quantities import Quantities, Quantity, known_with
 from medq_uni.taxonomy import Modality, Task
 
@@ -83,11 +83,5 @@ def mean_frequency(noise: Float[Tensor, "H W"], inside: Bool[Tensor, "H W"]) -> 
     chosen = squares[kept]
     chosen = (chosen - chosen.mean(dim=(1, 2), keepdim=True)) * (hann[:, None] * hann)
     power = torch.fft.fft2(chosen).abs().square().mean(dim=0)
-    axis = torch.fft.fftfreq(side)
-    radius = torch.hypot(axis[:, None], axis)
-    bins = (radius * side).round().long().clamp(max=side).flatten()
-    sums = torch.zeros(side + 1).index_add_(0, bins, power.flatten())
-    counts = torch.bincount(bins, minlength=side + 1).clamp(min=1)
-    profile = (sums / counts)[1 : side // 2 + 1].numpy()
-    frequencies = np.arange(1, side // 2 + 1) / side
+    frequencies, profile = radial(power.numpy())
     return float((profile * frequencies).sum() / max(float(profile.sum()), 1e-30))

@@ -9,6 +9,7 @@ import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -160,3 +161,17 @@ def own_cutoff(image: Tensor) -> float:
     level = radial[(center >= PLATEAU[0]) & (center <= PLATEAU[1])].mean()
     fallen = (center > PLATEAU[1]) & (center <= 0.5) & (radial < CUTOFF_POWER * level)
     return float(center[fallen][0]) if bool(fallen.any()) else 0.5
+
+
+def radial(spectrum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequencies in cycles per pixel and the mean of a spectrum (N, N) on rings around zero, up to Nyquist.
+
+    The zero frequency is left out.
+    """
+    side = len(spectrum)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
+    ring = np.rint(frequency * side).astype(int)
+    count = side // 2
+    inside = (ring >= 1) & (ring <= count)
+    values = np.bincount(ring[inside], spectrum[inside], count + 1)[1:] / np.bincount(ring[inside])[1:]
+    return np.arange(1, count + 1) / side, values

@@ -16,6 +16,7 @@ from medq_uni.data.regions import apart, distance_from, draw_place, tissue, unif
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import apply_records
 from medq_uni.physics.effect import foreground
+from medq_uni.physics.spectra import radial
 from medq_uni.physics.tasks import SPECS
 from medq_uni.safety.output_cache import (
     PHANTOMS,
@@ -51,20 +52,6 @@ def noise_power(noise: np.ndarray) -> np.ndarray:
     centered = noise - noise.mean((-2, -1), keepdims=True)
     spectra = np.abs(np.fft.fft2(centered)) ** 2 / noise.shape[-1] ** 2
     return np.asarray(spectra.reshape(-1, *noise.shape[-2:]).mean(0))
-
-
-def radial(spectrum: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return frequencies in cycles per pixel and the mean of a spectrum (N, N) on rings around zero, up to Nyquist.
-
-    The zero frequency, which subtracting the mean has emptied, is left out.
-    """
-    side = len(spectrum)
-    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None])
-    ring = np.rint(frequency * side).astype(int)
-    count = side // 2
-    inside = (ring >= 1) & (ring <= count)
-    values = np.bincount(ring[inside], spectrum[inside], count + 1)[1:] / np.bincount(ring[inside])[1:]
-    return np.arange(1, count + 1) / side, values
 
 
 def edge_spread(change: np.ndarray, lesion: Lesion) -> np.ndarray:

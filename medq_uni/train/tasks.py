@@ -137,8 +137,7 @@ class MedQTask(TrainingTask):
         config, train = self.model.config, self.pairs.train
         sampler = BatchSampler(train, token_pixels=config.token_pixels, emphasis=stage.crops.emphasis)
         generated = self._generated(stage, written, averaged)
-        is_told = config.quantity_width or getattr(config.codec, "told_width", 0)
-        quantities = PairQuantities(train) if is_told else None
+        quantities = PairQuantities(train) if config.quantity_width or config.told_width else None
         return BatchBuilder(self.texts, stage, config, sampler, generated, self.dist.world, quantities)
 
     def _generated(self, stage: StageConfig, path: Path, averaged: Averaged) -> dict[int, list[int]]:

@@ -97,7 +97,7 @@ class PairRestorer:
 
     def _quantities(self, index: int) -> Float[Tensor, "1 n"] | None:
         """Return the true quantities of a pair, where the decoder is told any."""
-        if not getattr(self.inference.model.config.codec, "told_width", 0):
+        if not self.inference.model.config.told_width:
             return None
         return PairQuantities(self.texts.pairs).of(index).told()[None]
 

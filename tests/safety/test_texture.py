@@ -6,8 +6,9 @@ from scipy.ndimage import gaussian_filter
 
 from medq_uni.data.lesions import lesion_at
 from medq_uni.image import MedicalImage
+from medq_uni.physics.spectra import radial
 from medq_uni.safety.output_cache import OutputCache, SafetyCase
-from medq_uni.safety.texture import check_texture, edge_spread, half_frequency, mtf_of_edge, noise_power, radial
+from medq_uni.safety.texture import check_texture, edge_spread, half_frequency, mtf_of_edge, noise_power
 from medq_uni.taxonomy import Modality, Task
 from tests.restorers import SMALL, Simple
 
