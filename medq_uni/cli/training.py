@@ -93,6 +93,12 @@ def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[di
             held, step = line["held_gib"], line["activations_gib"]
             needs = f"{held:.2f} GiB for weights and optimizer, about {step:.2f} GiB for a step"
             typer.echo(f"{line['stage']}: {needs}", err=True)
+        elif line["event"] == "numbers":
+            typer.echo(f"{line['stage']}: {_numbers(line)} is fastest here", err=True)
+        elif line["event"] == "timed":
+            typer.echo(
+                f"{line['stage']}: {line['samples_per_s']:.2f} samples per second with {_numbers(line)}", err=True
+            )
         elif line["event"] == "pace":
             peak = f", at most {line['peak_gib']:.2f} GiB on the GPU" if "peak_gib" in line else ""
             waited = f"{100 * line['waited']:.1f} % of the time waiting for them{peak}"
@@ -108,6 +114,14 @@ def _reporter(bars: Callable[[str], Callable[[int, int], None]]) -> Callable[[di
             progress(line["step"], line["steps"])
 
     return report
+
+
+def _numbers(line: dict[str, Any]) -> str:
+    """Return how steps are computed, in words."""
+    numbers = "bfloat16" if line["bfloat16"] else "float32"
+    order = "channels last" if line["channels_last"] else "channels first"
+    threads = f"{line['threads']} thread{'s' if line['threads'] > 1 else ''}"
+    return f"{numbers}, {order}, {threads}"
 
 
 def ablate(

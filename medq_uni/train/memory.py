@@ -53,6 +53,13 @@ class SavedBytes:
         return tensor
 
 
+def with_pairs(builder: AnyBuilder, count: int) -> AnyBuilder:
+    """Return a builder of batches of so many pairs, with the largest objective of a stage and its largest crops."""
+    crops = replace(builder.stage.crops, batch_size=count, token_budget=0, sides=(builder.shapes[-1].side,))
+    flow = replace(builder.stage.flow, noise_share=0.0)
+    return replace(builder, stage=replace(builder.stage, crops=crops, flow=flow, assess_share=0.0))
+
+
 def stage_memory(
     model: nn.Module, builder: AnyBuilder, world: int, seed: int, forward: Callable[[TrainBatch], object]
 ) -> dict[str, float]:
@@ -65,14 +72,9 @@ def stage_memory(
         seed: Of the batch that is tried.
         forward: Computes the losses of a batch.
     """
-    largest = builder.shapes[-1]
-    # the largest objective of a stage, with its largest crops
-    crops = replace(builder.stage.crops, batch_size=world, token_budget=0, sides=(largest.side,))
-    flow = replace(builder.stage.flow, noise_share=0.0)
-    one = replace(builder, stage=replace(builder.stage, crops=crops, flow=flow, assess_share=0.0))
     with SavedBytes(model) as saved:
-        forward(one.build(seed))
-    activations = saved.total * largest.count // world
+        forward(with_pairs(builder, world).build(seed))
+    activations = saved.total * builder.shapes[-1].count // world
     values = {"held_gib": held_bytes(model) / GIB, "activations_gib": activations / GIB}
     return {name: round(value, 3) for name, value in values.items()}
 

@@ -19,6 +19,7 @@ from medq_uni.preprocess import Preprocessor, as_channels, as_views
 from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, pack
 from medq_uni.taxonomy import Modality
 from medq_uni.train.losses import flow_loss, pixel_losses, spread_loss, text_loss
+from medq_uni.train.pace import layout_of
 from medq_uni.train.parallel import DistContext
 from medq_uni.train.sampling import Answers, Conditioning, FlowTargets, TrainBatch
 
@@ -63,12 +64,16 @@ class Objective:
         labels = batch.conditioning.num_labels if batch.objective == "joint" else None
         return self._restore(crops, told, flow, quantities, labels=labels) | assessed
 
+    def _fast(self, image: Tensor) -> Tensor:
+        """Return an image in the memory format of the decoder."""
+        return image.contiguous(memory_format=layout_of(self.model))
+
     def _part(self, quantities: Tensor) -> Tensor:
         return quantities[self.rows].to(self.device)
 
     def _codec(self, crops: Batch, quantities: Tensor | None) -> Losses:
         degraded = self.preprocessor.codec_input(crops.degraded)
-        features = self.model.codec.features(_fast(degraded), quantities)
+        features = self.model.codec.features(self._fast(degraded), quantities)
         return self._pixels(self.model.codec.encode(degraded), features, crops, crops.reference)
 
     def _assess(self, crops: Batch, questions: list[list[int]], answers: Answers) -> Losses:
@@ -123,7 +128,7 @@ class Objective:
         if not len(rows):  # others decode theirs: the codec needs a gradient here too, if only of zeros
             rows = rows.new_zeros(1)
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)[rows]
-        features = model.codec.features(_fast(image[rows]), None if quantities is None else quantities[rows])
+        features = model.codec.features(self._fast(image[rows]), None if quantities is None else quantities[rows])
         hidden = model.state_image(outputs.hidden_states, *x0.shape[-2:])[rows]
         pixels = self._pixels(x0_hat, features, crops.chosen(rows), told.target[rows], hidden)
         return losses | {name: value if share == 1 else value * share for name, value in pixels.items()}
@@ -185,8 +190,3 @@ class BaselineObjective:
         pixels = pixel_losses(views, crops.reference, crops.degraded, crops.valid)
         assert not own.keys() & pixels.keys(), "a baseline's own terms have names of their own"
         return pixels | own
-
-
-def _fast(image: Tensor) -> Tensor:
-    """Return the image in the memory format in which convolutions are fastest."""
-    return image.contiguous(memory_format=torch.channels_last)

@@ -142,8 +142,9 @@ class TrainConfig:
     """Decay of the averaged weights, which are the ones that are kept."""
     gradient_clip: float = 1.0
     """Largest gradient norm."""
-    bfloat16: bool = True
-    """Whether to compute in bfloat16 where the operation allows it."""
+    bfloat16: bool | None = None
+    """Whether to compute in bfloat16 where the operation allows it. None times a step in it and in float32, in both
+    memory formats and with half of the threads, and takes what is fastest on the machine at hand."""
     save_interval_minutes: float = 5.0
     """Minutes between checkpoints."""
     validation_interval: int = 500

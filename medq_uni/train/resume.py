@@ -18,8 +18,8 @@ from medq_uni.train.run_log import LOG
 
 RECIPE, GENERATED = "recipe.json", "generated-{}.json"
 """The recipe of a run, and what its model wrote about the pairs when a stage began, in its folder."""
-CHANGEABLE = ("save_interval_minutes", "gradient_clip", "log_interval", "recompute", "validation_interval")
-"""Keys that may change while a run goes on."""
+CHANGEABLE = ("save_interval_minutes", "gradient_clip", "log_interval", "recompute", "validation_interval", "bfloat16")
+"""Keys that may change while a run goes on; the numbers because a run may go on on another machine."""
 CHANGEABLE_OF_STAGES = (
     "optimizer.learning_rate",
     "optimizer.decoder_lr_factor",

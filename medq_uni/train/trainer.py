@@ -35,9 +35,10 @@ from medq_uni.train.checkpoint import (
     save_checkpoint,
     sole_writer,
 )
-from medq_uni.train.memory import is_out_of_memory, stage_memory, what_needs_less
+from medq_uni.train.memory import is_out_of_memory, stage_memory, what_needs_less, with_pairs
 from medq_uni.train.objective import Losses
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
+from medq_uni.train.pace import PACE, TIMED_PAIRS, Pace, choose_pace, kept_pace
 from medq_uni.train.parallel import DistContext, average_gradients, clip_gradients, dist_context
 from medq_uni.train.recipe import TrainConfig, recipe_hash
 from medq_uni.train.resume import GENERATED, RECIPE, Resumed, find_checkpoint
@@ -106,6 +107,8 @@ class Run:
     logger: RunLogger | None = None
     """None in all processes but the first."""
     workers: int = 1
+    pace: Pace | None = None
+    """How steps are computed; None as long as no stage has begun."""
     validated_s: float = 0.0
     """Time that the validations of the present stage took."""
 
@@ -188,6 +191,9 @@ def open_run(
         run = Run(config, folder, task, state, begin, logger=logger, workers=options.workers)
         if resumed is not None:
             _load(run, resumed)
+            run.pace = None if config.bfloat16 is not None else dist.as_first_says(kept_pace(folder / PACE, device))
+            if run.pace is not None:
+                run.pace.use(task.model)
         yield run
     finally:
         if logger is not None:
@@ -223,6 +229,7 @@ def _run_stage(run: Run, stage: StageConfig, deadline: float) -> bool:
     seed = next_seed(generator_of(run.config.seed, run.position.stage))
     needed = stage_memory(model, builder, run.dist.world, seed, lambda batch: losses_of(run, stage, batch))
     run.log("memory", stage, run.position.step, **needed)
+    _choose_pace(run, stage, builder, seed)
     workers = run.workers if is_gpu else 1  # else the cores are wanted for the computation
     prefetcher = Prefetcher(builder, run.state.generator.get_state(), workers=workers, pinned=is_gpu)
     try:
@@ -285,9 +292,28 @@ def train_step(run: Run, stage: StageConfig, prefetcher: Prefetcher, optimizer: 
     return terms
 
 
+def _choose_pace(run: Run, stage: StageConfig, builder: AnyBuilder, seed: int) -> None:
+    """Time how a step is fastest, where the recipe leaves that open."""
+    if run.config.bfloat16 is not None or run.pace is not None:
+        return
+    batch = with_pairs(builder, TIMED_PAIRS * run.dist.world).build(seed)
+
+    def loss(pace: Pace) -> Tensor:
+        run.pace = pace
+        return losses_of(run, stage, batch)[1]
+
+    run.pace, times = choose_pace(run.task.model, loss, run.folder / PACE, device=run.device, dist=run.dist)
+    run.pace.use(run.task.model)
+    for pace, seconds in times.items():
+        pairs_per_s = round(len(batch.crops.index) / seconds, 2)
+        run.log("timed", stage, run.position.step, **asdict(pace), samples_per_s=pairs_per_s)
+    run.log("numbers", stage, run.position.step, **asdict(run.pace))
+
+
 def losses_of(run: Run, stage: StageConfig, batch: TrainBatch) -> tuple[Losses, Tensor]:
     """Return the loss terms of a batch, and their weighted sum."""
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.bfloat16):
+    bfloat16 = run.config.bfloat16 if run.pace is None else run.pace.bfloat16
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=bool(bfloat16)):
         terms = run.task.objective.losses(batch)
     weights, zero = asdict(stage.losses), torch.zeros((), device=run.device)
     return terms, sum((weights.get(name, 1.0) * value for name, value in terms.items()), zero)

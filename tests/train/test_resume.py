@@ -178,7 +178,7 @@ def test_a_run_is_refused_to_another_recipe_and_stays_as_it_was(stopped: Path, t
         CheckpointError, match=r"differs in bfloat16, ema_decay, gradient_clip, log_interval and more\. Use"
     ):
         train(other, stopped, resume=True)
-    with pytest.raises(CheckpointError, match=r"differs in bfloat16, ema_decay, seed\. Use"):
+    with pytest.raises(CheckpointError, match=r"differs in ema_decay, seed\. Use"):
         train(other, stopped, resume=True, may_change=True)
     assert contents(stopped) == before
 
