@@ -32,8 +32,9 @@ from medq_uni.train.losses import LossWeights
 from medq_uni.train.memory import stage_memory
 from medq_uni.train.objective import Losses, Objective
 from medq_uni.train.optimizer import build_optimizer, choose_trainable
+from medq_uni.train.prefetch import Prefetcher, next_seed
 from medq_uni.train.recipe import TrainConfig
-from medq_uni.train.sampling import BatchBuilder, Prefetcher, TrainBatch, next_seed
+from medq_uni.train.sampling import BatchBuilder, TrainBatch
 from medq_uni.train.stage import ConditioningConfig, CropsConfig, FlowConfig, Group, ObjectiveName, StageConfig
 
 TRAINABLE: dict[ObjectiveName, tuple[Group, ...]] = {

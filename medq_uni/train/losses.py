@@ -18,6 +18,8 @@ from medq_uni.metrics import ssim
 CLEAN_ERROR = 2e-2
 """What the pixel losses of an undegraded input are divided by, in network units. With a much smaller number its
 gradient outweighs all others, and the network learns to do nothing."""
+KEPT_RESPONSE = 0.9
+"""Share of a lesion that must be left of it; a restoration that keeps more is not asked for more."""
 ERROR_FLOOR = 4e-3
 """Smallest error of a degraded input that a pixel loss is divided by: about what mild PET and motion leave."""
 FLOW_FLOOR = 1e-2
@@ -49,6 +51,8 @@ class LossWeights:
     """Cross-entropy on those of modality, anatomy, degradation and verdict alone: a few tokens among many."""
     quantities: float = 0.0
     """Negative log-likelihood of the quantities that the assessment reads."""
+    lesions: float = 0.0
+    """Lost response to lesions that the degraded image shows (:mod:`medq_uni.train.shown_lesions`)."""
 
 
 def flow_loss(velocity: Float[Tensor, "B L C"], target: Float[Tensor, "B L C"]) -> Float[Tensor, ""]:
@@ -117,6 +121,21 @@ def spread_loss(
     difference = size.log() - 0.5 * log_variance
     loss = torch.maximum(COVERAGE * difference, (COVERAGE - 1) * difference)
     return (loss * valid).sum() / (valid.sum() * image.shape[1]).clamp(min=1)
+
+
+def lesion_loss(change: Float[Tensor, "n 2 H W"], response: Float[Tensor, "n 2 H W"]) -> Float[Tensor, ""]:
+    """Return the mean squared shortfall of the response to lesions below :data:`KEPT_RESPONSE`; 0 without lesions.
+
+    Args:
+        change: What lesions add to both views of the truth.
+        response: What they add to both views of the restoration.
+    """
+    size = change.square().sum(dim=(2, 3))
+    has = size > 1e-8  # in a window that ends below the tissue a lesion changes nothing
+    if not has.any():
+        return response.sum() * 0.0
+    kept = (response * change).sum(dim=(2, 3))[has] / size[has]
+    return F.relu(KEPT_RESPONSE - kept).square().mean()
 
 
 def text_loss(logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"]) -> Float[Tensor, ""]:

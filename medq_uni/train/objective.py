@@ -15,10 +15,11 @@ from medq_uni.data.pair_cache import CACHED_SIDE
 from medq_uni.model.flow import interpolate, predicted_data, target_velocity
 from medq_uni.model.medq import MedQ, StreamInputs
 from medq_uni.model.quantity_head import reading_loss
+from medq_uni.model.vae import DecodedImage
 from medq_uni.preprocess import Preprocessor, as_channels, as_views
 from medq_uni.stream import Block, BlockKind, ImageBlock, TextBlock, pack
 from medq_uni.taxonomy import Modality
-from medq_uni.train.losses import flow_loss, pixel_losses, spread_loss, text_loss
+from medq_uni.train.losses import flow_loss, lesion_loss, pixel_losses, spread_loss, text_loss
 from medq_uni.train.pace import layout_of
 from medq_uni.train.parallel import DistContext
 from medq_uni.train.sampling import Answers, Conditioning, FlowTargets, TrainBatch
@@ -48,8 +49,9 @@ class Objective:
         """Return every loss term of a batch, unweighted."""
         crops = batch.crops.part(self.rows, self.device)
         quantities = None if batch.told is None else self._part(batch.told)
+        lesions = None if batch.lesions is None else self._part(batch.lesions)
         if batch.objective == "codec":
-            return self._codec(crops, quantities)
+            return self._codec(crops, quantities, lesions)
         assessed = {}
         if batch.questions is not None:
             assert batch.answers is not None, "drawn with every question"
@@ -62,19 +64,19 @@ class Objective:
         assert batch.flow is not None, "drawn for every restoration"
         told, flow = batch.conditioning.part(self.rows, self.device), batch.flow.part(self.rows, self.device)
         labels = batch.conditioning.num_labels if batch.objective == "joint" else None
-        return self._restore(crops, told, flow, quantities, labels=labels) | assessed
+        return self._restore(crops, told, flow, (quantities, lesions), labels=labels) | assessed
 
     def _fast(self, image: Tensor) -> Tensor:
         """Return an image in the memory format of the decoder."""
         return image.contiguous(memory_format=layout_of(self.model))
 
-    def _part(self, quantities: Tensor) -> Tensor:
-        return quantities[self.rows].to(self.device)
+    def _part(self, of_samples: Tensor) -> Tensor:
+        return of_samples[self.rows].to(self.device)
 
-    def _codec(self, crops: Batch, quantities: Tensor | None) -> Losses:
-        degraded = self.preprocessor.codec_input(crops.degraded)
-        features = self.model.codec.features(self._fast(degraded), quantities)
-        return self._pixels(self.model.codec.encode(degraded), features, crops, crops.reference)
+    def _codec(self, crops: Batch, quantities: Tensor | None, lesions: Tensor | None) -> Losses:
+        latent = self.model.codec.encode(self.preprocessor.codec_input(crops.degraded))
+        image, losses = self._pixels(latent, quantities, crops, crops.reference)
+        return losses | self._lesions(image, latent, quantities, crops, lesions)
 
     def _assess(self, crops: Batch, questions: list[list[int]], answers: Answers) -> Losses:
         """Return the losses of an assessment; ``answers`` are those of the whole batch."""
@@ -102,9 +104,23 @@ class Objective:
         return reading_loss(value, log_variance, measured)
 
     def _restore(
-        self, crops: Batch, told: Conditioning, flow: FlowTargets, quantities: Tensor | None, *, labels: int | None
+        self,
+        crops: Batch,
+        told: Conditioning,
+        flow: FlowTargets,
+        decoder: tuple[Tensor | None, Tensor | None],
+        *,
+        labels: int | None,
     ) -> Losses:
-        """Return the losses of a restoration; ``labels`` counts those of the whole batch, None is without text."""
+        """Return the losses of a restoration.
+
+        Args:
+            crops: Of this process.
+            told: What the restoration is told in words, and its targets.
+            flow: Starts and times.
+            decoder: Quantities that the decoder is told, and lesions that it must keep.
+            labels: Text labels of the whole batch; None is without text.
+        """
         model, t, is_joint = self.model, flow.t, labels is not None
         image = self.preprocessor.codec_input(crops.degraded)
         with torch.no_grad():
@@ -128,9 +144,11 @@ class Objective:
         if not len(rows):  # others decode theirs: the codec needs a gradient here too, if only of zeros
             rows = rows.new_zeros(1)
         x0_hat = predicted_data(x_t, model.latent_image(velocity, *x0.shape[-2:]), t)[rows]
-        features = model.codec.features(self._fast(image[rows]), None if quantities is None else quantities[rows])
+        quantities, lesions = (None if one is None else one[rows] for one in decoder)
         hidden = model.state_image(outputs.hidden_states, *x0.shape[-2:])[rows]
-        pixels = self._pixels(x0_hat, features, crops.chosen(rows), told.target[rows], hidden)
+        chosen = crops.chosen(rows)
+        restored, pixels = self._pixels(x0_hat, quantities, chosen, told.target[rows], hidden)
+        pixels |= self._lesions(restored, x0_hat, quantities, chosen, lesions, hidden)
         return losses | {name: value if share == 1 else value * share for name, value in pixels.items()}
 
     def _mean_text(self, logits: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -154,17 +172,55 @@ class Objective:
         return ImageBlock(kind=BlockKind.VISION, rows=rows, cols=cols)
 
     def _pixels(
-        self, latent: Tensor, features: object, crops: Batch, target: Tensor, hidden: Tensor | None = None
-    ) -> Losses:
-        if self.recompute:
-            decoded = checkpoint(self.model.codec.decode, latent, features, hidden, use_reentrant=False)
-        else:
-            decoded = self.model.codec.decode(latent, features, hidden)
+        self, latent: Tensor, quantities: Tensor | None, crops: Batch, target: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Losses]:
+        """Return both views of the decoded crops, and their losses."""
+        decoded = self._decoded(latent, crops.degraded, quantities, hidden)
         image = as_views(decoded.image.float(), crops.scaling)
         losses = pixel_losses(image, target, crops.degraded, crops.valid, crops.reference)
         if decoded.log_variance is not None:
             losses["spread"] = spread_loss(image, decoded.log_variance, target, crops.valid)
-        return losses
+        return image, losses
+
+    def _lesions(
+        self,
+        image: Tensor,
+        latent: Tensor,
+        quantities: Tensor | None,
+        crops: Batch,
+        lesions: Tensor | None,
+        hidden: Tensor | None = None,
+    ) -> Losses:
+        """Return what is lost of lesions: crops with them are decoded too, the latent being moved by as much.
+
+        Args:
+            image: Decoded crops, both views.
+            latent: From which they were decoded.
+            quantities: That the decoder was told.
+            crops: Without lesions.
+            lesions: What lesions add to both views of degraded crops and references; None leaves the loss out.
+            hidden: Of the restoration expert.
+        """
+        if lesions is None:
+            return {}
+        rows = lesions.flatten(1).any(dim=1).nonzero()[:, 0]
+        if not len(rows):
+            return {"lesions": image.sum() * 0.0}
+        altered, before = crops.degraded[rows] + lesions[rows, 0], crops.degraded[rows]
+        encoded = [self.model.codec.encode(self.preprocessor.codec_input(one)) for one in (altered, before)]
+        told, seen = (None if one is None else one[rows] for one in (quantities, hidden))
+        decoded = self._decoded(latent[rows] + encoded[0] - encoded[1], altered, told, seen)
+        response = as_views(decoded.image.float(), crops.chosen(rows).scaling) - image[rows]
+        return {"lesions": lesion_loss(lesions[rows, 1], response)}
+
+    def _decoded(
+        self, latent: Tensor, degraded: Tensor, quantities: Tensor | None, hidden: Tensor | None
+    ) -> DecodedImage:
+        codec = self.model.codec
+        features = codec.features(self._fast(self.preprocessor.codec_input(degraded)), quantities)
+        if self.recompute:
+            return checkpoint(codec.decode, latent, features, hidden, use_reentrant=False)  # type: ignore[no-any-return]
+        return codec.decode(latent, features, hidden)
 
 
 class BaselineObjective:

@@ -10,9 +10,9 @@ import torch
 from medq_uni.train.checkpoint import DIVERGED, CheckpointError, newest_checkpoint, sole_writer
 from medq_uni.train.optimizer import choose_trainable
 from medq_uni.train.parallel import DistContext
+from medq_uni.train.prefetch import next_seed
 from medq_uni.train.recipe import TrainConfig, recipe_hash
 from medq_uni.train.resume import Resumed
-from medq_uni.train.sampling import next_seed
 from medq_uni.train.trainer import Run, TrainOptions, builder_of, losses_of, open_run
 
 

@@ -5,16 +5,13 @@ Every process draws the whole batch from the same random numbers; each then comp
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medq_uni.config import ModelConfig
 from medq_uni.data.batches import Batch, BatchSampler, edited_target, moved_target
@@ -27,10 +24,11 @@ from medq_uni.taxonomy import Severity
 from medq_uni.train.buckets import Shape, shapes_of
 from medq_uni.train.conditioning import PairTexts
 from medq_uni.train.pair_quantities import PairQuantities
+from medq_uni.train.shown_lesions import draw_shown_lesions
 from medq_uni.train.stage import ConditioningConfig, ObjectiveName, StageConfig
 
-AHEAD = 2
-"""Batches that a process has drawn ahead."""
+LESIONS = 3
+"""Number of the random numbers of a step that draw lesions, beside those of :class:`RngStreams`."""
 STRENGTHS = {"gentler": 0.5, "stronger": 1.25}
 """Share of a full restoration that an instruction asks for."""
 Answers = list[list[tuple[int, bool]]]
@@ -105,6 +103,8 @@ class TrainBatch:
     """Quantities of every pair with the errors of a reading, for a decoder that is told them."""
     measured: Float[Tensor, "B n"] | None = None
     """The true quantities, for assessments that read them."""
+    lesions: Float[Tensor, "B 2 2 H W"] | None = None
+    """What lesions add to both views of degraded crops and references, where the decoder must keep them."""
 
     def pin_memory(self) -> TrainBatch:
         """Return the batch in memory from which a GPU copies while it computes; a data loader asks for it."""
@@ -160,26 +160,34 @@ class BatchBuilder:
         return shapes_of(self.stage, self.model, world=self.world)
 
     def build(self, seed: int) -> TrainBatch:
-        """Return the batch of a seed (:func:`next_seed`)."""
+        """Return the batch of a seed (:func:`medq_uni.train.prefetch.next_seed`)."""
         stage, objective, streams = self.stage, self.stage.objective, RngStreams.of(seed)
         generator = streams.other
         if objective == "joint" and float(torch.rand(1, generator=generator)) < stage.assess_share:
             objective = "assess"
         crops = _crops(self.sampler, self.shapes, streams, sees=objective in ("assess", "joint"))
         if objective == "codec":
-            return TrainBatch(objective, crops, told=self._told_quantities(crops, generator))
+            told = self._told_quantities(crops, generator)
+            return TrainBatch(objective, crops, told=told, lesions=self._lesions(crops, seed))
         is_asked = objective == "assess" or stage.assess_same_pairs
         questions, answers = self._questions(crops, generator) if is_asked else (None, None)
         measured = self.quantities.true(crops.index) if self.quantities is not None and is_asked else None
         if objective == "assess":
             return TrainBatch(objective, crops, questions=questions, answers=answers, measured=measured)
-        told = self._conditioning(crops, generator) if objective == "joint" else self._unconditioned(crops)
+        conditioning = self._conditioning(crops, generator) if objective == "joint" else self._unconditioned(crops)
         flow = self._flow(crops, generator)
-        quantities = self._told_quantities(crops, generator)  # last, so that the other draws do not depend on it
-        return TrainBatch(objective, crops, told, flow, questions, answers, told=quantities, measured=measured)
+        told = self._told_quantities(crops, generator)  # last, so that the other draws do not depend on it
+        lesions = self._lesions(crops, seed)
+        return TrainBatch(objective, crops, conditioning, flow, questions, answers, None, told, measured, lesions)
 
     def _told_quantities(self, crops: Batch, generator: torch.Generator) -> Float[Tensor, "B n"] | None:
         return None if self.quantities is None else self.quantities.told(crops.index, generator)
+
+    def _lesions(self, crops: Batch, seed: int) -> Float[Tensor, "B 2 2 H W"] | None:
+        """Return lesions from random numbers of their own, where the stage has a loss for them."""
+        if not self.stage.losses.lesions:
+            return None
+        return draw_shown_lesions(crops, self.sampler.pairs, generator_of(seed, LESIONS))
 
     def _questions(self, crops: Batch, generator: torch.Generator) -> tuple[list[list[int]], Answers]:
         """Return questions about the pairs, and what answers them."""
@@ -286,7 +294,7 @@ class BaselineBatchBuilder:
         return shapes_of(self.stage, None, world=self.world)
 
     def build(self, seed: int) -> TrainBatch:
-        """Return the batch of a seed (:func:`next_seed`)."""
+        """Return the batch of a seed (:func:`medq_uni.train.prefetch.next_seed`)."""
         streams = RngStreams.of(seed)
         crops = _crops(self.sampler, self.shapes, streams, sees=False)
         return TrainBatch("baseline", crops, t=torch.rand(len(crops.index), generator=streams.other))
@@ -299,90 +307,6 @@ def _crops(sampler: BatchSampler, shapes: Sequence[Shape], streams: RngStreams, 
     shape = shapes[randint(len(shapes), streams.crops)] if len(shapes) > 1 else shapes[0]
     seen = streams.seen if sees else None
     return sampler.draw(shape.count, crop=shape.side, generator=streams.crops, seen=seen)
-
-
-def next_seed(generator: torch.Generator) -> int:
-    """Return what the next batch is drawn from; the generator moves on by one step."""
-    return randint(2**62, generator)
-
-
-class Prefetcher:
-    """Draws batches ahead of the computation: one on a thread, or some in processes of their own.
-
-    Every batch is drawn from a seed, and the seeds follow one another from :attr:`state`: a checkpoint with it goes on
-    with the next batch, as if nothing had been drawn ahead, whatever the number of processes.
-
-    Args:
-        builder: Draws the batches.
-        state: State of the random numbers before the first.
-        workers: Processes that draw, :data:`AHEAD` batches ahead each; 1 draws on a thread.
-        pinned: Whether a GPU is to copy the batches while it computes; for processes alone.
-    """
-
-    def __init__(self, builder: AnyBuilder, state: Tensor, *, workers: int = 1, pinned: bool = False) -> None:
-        self.state = state
-        self.seconds = 0.0
-        """Time for which the computation waited."""
-        self.samples = 0
-        """Samples that were taken."""
-        self._taken = torch.Generator()
-        self._taken.set_state(state)
-        drawn = _on_thread(builder, state) if workers == 1 else _in_processes(builder, state, workers, pinned)
-        self._batches: Generator[TrainBatch] = drawn
-
-    def take(self) -> TrainBatch:
-        """Return the next batch."""
-        began = time.monotonic()
-        batch = next(self._batches)
-        self.seconds += time.monotonic() - began
-        next_seed(self._taken)
-        self.state = self._taken.get_state()
-        self.samples += len(batch.crops.index)
-        return batch
-
-    def close(self) -> None:
-        """Stop drawing; the thread or the processes end."""
-        self._batches.close()
-
-
-class _Seeds(Sampler[int]):
-    """The seeds of all batches from a state on."""
-
-    def __init__(self, state: Tensor) -> None:
-        self.state = state
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.set_state(self.state)
-        while True:
-            yield next_seed(generator)
-
-
-class _Batches(Dataset[TrainBatch]):
-    """All batches of a stage, by seed."""
-
-    def __init__(self, builder: AnyBuilder) -> None:
-        self.builder = builder
-
-    def __getitem__(self, seed: int) -> TrainBatch:
-        return self.builder.build(seed)
-
-
-def _on_thread(builder: AnyBuilder, state: Tensor) -> Generator[TrainBatch]:
-    seeds = iter(_Seeds(state))
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        ahead = thread.submit(builder.build, next(seeds))
-        while True:
-            batch = ahead.result()
-            ahead = thread.submit(builder.build, next(seeds))
-            yield batch
-
-
-def _in_processes(builder: AnyBuilder, state: Tensor, workers: int, pinned: bool) -> Generator[TrainBatch]:
-    batches, seeds = _Batches(builder), _Seeds(state)
-    yield from DataLoader(
-        batches, sampler=seeds, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, pin_memory=pinned
-    )
 
 
 def _pinned(value: Any) -> Any:

@@ -40,11 +40,12 @@ from medq_uni.train.objective import Losses
 from medq_uni.train.optimizer import build_optimizer, choose_trainable, set_rate
 from medq_uni.train.pace import PACE, TIMED_PAIRS, Pace, choose_pace, kept_pace
 from medq_uni.train.parallel import DistContext, average_gradients, clip_gradients, dist_context
+from medq_uni.train.prefetch import Prefetcher, next_seed
 from medq_uni.train.recipe import TrainConfig, recipe_hash
 from medq_uni.train.resume import GENERATED, RECIPE, Resumed, find_checkpoint
 from medq_uni.train.run_log import Report, RunLogger
 from medq_uni.train.run_pairs import RunPairs, check_dataset
-from medq_uni.train.sampling import AnyBuilder, Prefetcher, TrainBatch, next_seed
+from medq_uni.train.sampling import AnyBuilder, TrainBatch
 from medq_uni.train.stage import StageConfig
 from medq_uni.train.tasks import TrainingTask, training_task
 

@@ -13,7 +13,8 @@ from medq_uni.pretrained.load import Pretrained
 from medq_uni.seeding import generator_of
 from medq_uni.train.conditioning import PairTexts
 from medq_uni.train.losses import LossWeights
-from medq_uni.train.sampling import BaselineBatchBuilder, BatchBuilder, Prefetcher, TrainBatch, next_seed
+from medq_uni.train.prefetch import Prefetcher, next_seed
+from medq_uni.train.sampling import BaselineBatchBuilder, BatchBuilder, TrainBatch
 from medq_uni.train.stage import ConditioningConfig
 from tests.train.tiny import stage, with_changes
 
