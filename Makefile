@@ -68,7 +68,8 @@ SMALL := --benchmark benchmark $(if $(DATA),--source $(DATA))
 benchmark: $(STAMP) ## score nano and the filters on the small benchmark, renew docs/results.md; DATA=folder adds real volumes
 	$(BIN)/medq evaluate $(SMALL) --systems $(SYSTEMS) --safety --workers 2 -o runs/evaluation || test $$? -eq 3
 	$(BIN)/medq judge $(SMALL) -o runs/judge || test $$? -eq 3
-	$(BIN)/python -m experiments.results --take runs/evaluation runs/judge
+	$(if $(DATA),$(BIN)/medq evaluate --benchmark benchmark/worklist/department.json --source $(DATA) --systems classical,nano,nano:forced --workers 2 -o runs/worklist || test $$? -eq 3)
+	$(BIN)/python -m experiments.results --take runs/evaluation runs/judge $(if $(DATA),runs/worklist)
 
 pairs: $(STAMP) ## print how fast training pairs are made, with one worker and two
 	$(BIN)/python -m experiments.pairs

@@ -12,7 +12,8 @@ from medq_uni.ablate.plan import AblationPlan
 from medq_uni.ablate.table import markdown
 from medq_uni.config_json import from_json
 from medq_uni.csv_text import csv_of
-from medq_uni.evaluate.page import CONVENTIONS, interval, number
+from medq_uni.evaluate.page import CONVENTIONS, interval, number, percent
+from medq_uni.evaluate.worklist import NOTE
 from medq_uni.safety.tables import SHARES
 from medq_uni.systems.build import INPUT
 
@@ -72,6 +73,8 @@ def page() -> str:
         f"({results['date']}, {results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
         LIMITS,
+        "## A worklist\n",
+        worklist_table(),
         *sweep_part(),
         "## In short\n",
         _short(results),
@@ -152,6 +155,24 @@ def ablation_table(name: str) -> str:
         )
     found = kept(name)
     return markdown(plan_of(found), found["rows"])
+
+
+def worklist_table() -> str:
+    """Return what becomes of a mix of real images, half of them good; best mean PSNR first."""
+    if not (KEPT / "worklist.json").is_file():
+        return "Not measured yet: `make benchmark DATA=DIR`.\n"
+    (found,) = kept("worklist")["benchmarks"]
+    lines = [
+        "| system | mean PSNR (dB) | 95 % | degraded images helped | degraded images harmed | good images altered |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(found["worklist"], key=lambda row: -row["psnr"]):
+        shares = " | ".join(percent(row[name]) for name in ("helped", "harmed", "altered"))
+        lines.append(
+            f"| {row['system']} | {number(row['psnr'])} | {interval(row['psnr_interval'], 1, False)} | {shares} |"
+        )
+    about = f"{found['slices']} real images of {found['subjects']} subjects, half of them good. {NOTE}"
+    return "\n".join([*lines, "", about, ""])
 
 
 def readme_table() -> str:

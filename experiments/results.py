@@ -29,6 +29,7 @@ from experiments.result_pages import (
     readme_table,
     safety_page,
     tables,
+    worklist_table,
 )
 from experiments.sweep_page import KEPT_SWEEP, of_evaluation, write_plots
 from medq_uni.ablate.plan import AblationPlan
@@ -42,6 +43,8 @@ ABLATIONS = ROOT / "docs" / "ablations.md"
 RECIPES = ROOT / "recipes"
 ABLATION_PLANS = ("ablations", "ablations-words")
 """Plans of the folder of recipes whose tables are in docs/ablations.md, between marks of the same name."""
+WORKLIST = "department"
+"""Name of the benchmark in benchmark/worklist."""
 PLANS = ("baselines", *ABLATION_PLANS)
 """Plans whose results are kept, under the same name."""
 
@@ -61,7 +64,7 @@ def main() -> None:
     for path in TABLES.glob("*.csv"):
         if path.name not in found:
             path.unlink()
-    write_text(README, with_table(README.read_text(encoding="utf-8"), "results", readme_table()))
+    write_text(README, readme(README.read_text(encoding="utf-8")))
     for name in ABLATION_PLANS:
         write_text(ABLATIONS, with_table(ABLATIONS.read_text(encoding="utf-8"), name, ablation_table(name)))
 
@@ -83,8 +86,10 @@ def take(folder: Path) -> None:
         name = plan_name(plan_of(found))
         if name is None:
             raise SystemExit(f"{folder} holds results of another plan, or of an earlier form of one of {list(PLANS)}.")
+    elif [one["name"] for one in found["benchmarks"]] == [WORKLIST]:
+        name = "worklist"
     else:
-        if found["safety"] is None:
+        if found.get("safety") is None:
             raise SystemExit(f"{folder} has no checks of safety. Run medq evaluate with --safety.")
         found["safety"] = safety_tables(found["safety"])
         name = "evaluation"
@@ -153,6 +158,11 @@ def _interleaved(new: list[Any], old: list[Any], left: set[str], key: Callable[[
     for row in old:
         rows += [row] if key(row)[1] in left else waiting.pop(key(row), [])
     return rows + [row for found in waiting.values() for row in found]
+
+
+def readme(text: str) -> str:
+    """Return the README with the tables that the kept results give."""
+    return with_table(with_table(text, "worklist", worklist_table()), "results", readme_table())
 
 
 def with_table(text: str, name: str, table: str) -> str:

@@ -20,10 +20,11 @@ def test_so_is_the_page_of_the_safety_checks():
     assert results.SAFETY.read_text(encoding="utf-8") == results.safety_page()
 
 
-def test_so_is_the_table_of_the_readme():
+def test_so_are_the_tables_of_the_readme():
     text = results.README.read_text(encoding="utf-8")
     assert "<!-- results:begin -->" in text
-    assert text == results.with_table(text, "results", results.readme_table())
+    assert "<!-- worklist:begin -->" in text
+    assert text == results.readme(text)
 
 
 def test_so_are_the_tables_in_full():

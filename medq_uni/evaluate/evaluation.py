@@ -16,6 +16,7 @@ from medq_uni.csv_text import csv_of
 from medq_uni.evaluate.page import Section, write_page
 from medq_uni.evaluate.runner import ProgressCallback, SliceRecord, pictured, reference_pictures, run_system
 from medq_uni.evaluate.tables import GoodImageRow, ScoreRow, good_image_rows, rows_by
+from medq_uni.evaluate.worklist import WorklistRow, worklist_rows
 from medq_uni.files import write_text
 from medq_uni.notice import NOTICE
 from medq_uni.systems.benchmark import Benchmark
@@ -25,7 +26,7 @@ from medq_uni.systems.naming import slug
 from medq_uni.systems.system import System
 
 RESULTS = "results.json"
-Tables = dict[str, Sequence[ScoreRow] | Sequence[GoodImageRow]]
+Tables = dict[str, Sequence[ScoreRow] | Sequence[GoodImageRow] | Sequence[WorklistRow]]
 """By the names that they have in ``results.json`` and ``csv/``."""
 
 
@@ -145,6 +146,7 @@ def _tables(records: dict[str, list[SliceRecord]], against: str | None) -> Table
         "by_modality": rows_by(lambda task: task.modality.value, records, against),
         "by_task": rows_by(lambda task: task.value, records, against),
         "good_images": good_image_rows(records),
+        "worklist": worklist_rows(records),
     }
 
 

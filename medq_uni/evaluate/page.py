@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medq_uni.evaluate.runner import SliceRecord, picture_path
+from medq_uni.evaluate.worklist import NOTE
 from medq_uni.figures import png_of, row_of_panels
 from medq_uni.files import write_text
 from medq_uni.systems.build import INPUT
@@ -63,10 +64,11 @@ def write_page(results: dict[str, Any], found: Found, folder: Path, sections: Se
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "interval": interval, "p": p_value}
+    environment.filters |= {"number": number, "interval": interval, "p": p_value, "percent": percent}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         results=results,
         conventions=CONVENTIONS,
+        worklist_note=NOTE,
         cost_plot=_data(_cost_plot(results)),
         benchmarks=[_benchmark(one, found[one["name"]], folder, _bounds(results)) for one in results["benchmarks"]],
         first=[_section(one) for one in sections if one.is_first],
@@ -111,6 +113,11 @@ def interval(both: Sequence[float | None], digits: int = 2, sign: bool = True) -
     """Return an interval as tables print it."""
     low, high = (number(value, digits, sign) for value in both)
     return "" if low == high == "-" else f"{low} to {high}"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as tables print it."""
+    return "-" if value is None else f"{value:.0%}"
 
 
 def p_value(value: float | None) -> str:

@@ -128,7 +128,7 @@ class FidelityCodec(nn.Module):
 
         def blocks(width: int, count: int) -> nn.Module:
             each = [NAFBlock(width) if config.block == "gated" else ResidualBlock(width, told) for _ in range(count)]
-            return each[0] if count == 1 and not told else Blocks(*each)
+            return each[0] if count == 1 else Blocks(*each)
 
         self.down_blocks = nn.ModuleList(blocks(*level) for level in zip(widths, (*outer, 1), strict=True))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
@@ -248,7 +248,7 @@ class FidelityCodec(nn.Module):
 
 def _through(block: nn.Module, x: Tensor, told: Tensor | None) -> Tensor:
     """Return x after a block, which is told the quantities where it can be told any."""
-    output: Tensor = block(x, told) if isinstance(block, Blocks) else block(x)
+    output: Tensor = block(x, told) if isinstance(block, (Blocks, ResidualBlock)) else block(x)
     return output
 
 

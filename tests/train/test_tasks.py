@@ -10,6 +10,7 @@ import torch
 from medq_uni.config import ConfigError
 from medq_uni.model.medq import MedQ
 from medq_uni.pretrained.load import load_pretrained
+from medq_uni.quantities import TOLD_NUMBERS
 from medq_uni.train.export import publish
 from medq_uni.train.recipe import TrainConfig
 from medq_uni.train.tasks import take_weights
@@ -54,6 +55,24 @@ def test_a_decoder_with_refining_blocks_begins_as_the_old_one(
     one, other = (m.codec.decode(m.codec.encode(image), m.codec.features(image)).image for m in (old, new))
     assert torch.equal(one, other)
     assert sum(p.numel() for p in new.codec.parameters()) > sum(p.numel() for p in old.codec.parameters())
+    assert not torch.equal(one, image)
+
+
+def test_a_decoder_that_can_be_told_quantities_begins_as_the_old_one(
+    tmp_path: Path, train: Callable[..., Trained], pairs_of: Callable[[TrainConfig], Path]
+):
+    recipe = tiny_recipe(stage("codec", steps=3))
+    publish(train(recipe, tmp_path / "old"), recipe, pairs_of(recipe), tmp_path / "model")
+    old = load_pretrained(tmp_path / "model").model
+    grown = with_decoder(recipe, tmp_path / "model", told_width=8)
+    assert grown.model is not None
+    new = MedQ(grown.model)
+    take_weights(new, old)
+    image = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    told = torch.randn(1, TOLD_NUMBERS, generator=torch.Generator().manual_seed(1))
+    one = old.codec.decode(old.codec.encode(image), old.codec.features(image)).image
+    other = new.codec.decode(new.codec.encode(image), new.codec.features(image, told)).image
+    assert torch.equal(one, other)
     assert not torch.equal(one, image)
 
 
