@@ -22,6 +22,7 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units
 from medq_uni.scaling import Scaling, reaching, scaling_of
 from medq_uni.taxonomy import Modality
+from medq_uni.tiles import OVERLAP
 
 TILE_SIZE = 256
 """Largest side, in pixels, of what our networks are trained on, and so of a tile."""
@@ -94,7 +95,7 @@ class Preprocessor:
 
     Attributes:
         config: Sizes of the network.
-        tile_size: Largest side, in pixels, that is restored in one piece, and that the assessor sees of a slice.
+        tile_size: Largest side, in pixels, that the assessor sees of a slice; see also :attr:`largest_tile`.
     """
 
     config: ModelConfig
@@ -104,6 +105,11 @@ class Preprocessor:
     def multiple(self) -> int:
         """Sides of what the network reads are multiples of this number of pixels."""
         return self.config.token_pixels
+
+    @property
+    def largest_tile(self) -> int:
+        """Largest side in pixels that is restored in one piece: an overlap more, so that 512 pixels take two tiles."""
+        return min(self.tile_size + OVERLAP, self.config.max_latent_size * self.config.token_pixels)
 
     def padded_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the size to which :meth:`views` pads a slice."""

@@ -233,7 +233,7 @@ class Restorer:
         progress: Progress | None,
     ) -> Restored:
         """Return the restored slices in the channels of the codec, blended from tiles."""
-        tiles = tile_grid(views.shape, size=self.inference.preprocessor.tile_size)
+        tiles = tile_grid(views.shape, size=self.inference.preprocessor.largest_tile)
         texts = (self.inference.tokenizer.encode(words[0]), self.inference.tokenizer.encode_description(words[1]))
         told = self._told_quantities(views, tiles, words[1])
         means, spreads = [], []

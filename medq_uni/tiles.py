@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -41,13 +42,14 @@ class Tile:
 
 
 def tile_grid(shape: Sequence[int], *, size: int) -> list[Tile]:
-    """Return tiles of at most ``size`` pixels a side that cover every slice of a (Z, C, H, W) tensor."""
+    """Return tiles of one size that cover every slice of a (Z, C, H, W) tensor.
+
+    They are as few as tiles of at most ``size`` pixels a side can be, and no larger than that many need to be.
+    """
     slices, _, height, width = shape
+    tops, lefts = (_cuts(length, size) for length in (height, width))
     return [
-        Tile(z, top, left, min(size, height), min(size, width))
-        for z in range(slices)
-        for top in _starts(height, size)
-        for left in _starts(width, size)
+        Tile(z, top, left, tops.side, lefts.side) for z in range(slices) for top in tops.starts for left in lefts.starts
     ]
 
 
@@ -64,13 +66,20 @@ def blend(
     return total / weight
 
 
-def _starts(length: int, size: int) -> list[int]:
+class _Cuts(NamedTuple):
+    """Where the tiles of one axis begin, and how long each is."""
+
+    starts: list[int]
+    side: int
+
+
+def _cuts(length: int, size: int) -> _Cuts:
     if length <= size:
-        return [0]
+        return _Cuts([0], length)
     count = -(-(length - OVERLAP) // (size - OVERLAP))
-    last = (length - size) / (count - 1)
-    starts = [int(i * last) // ALIGN * ALIGN for i in range(count - 1)]
-    return [*starts, length - size]
+    side = min(size, -(-(length + (count - 1) * OVERLAP) // (count * ALIGN)) * ALIGN)
+    step = (length - side) / (count - 1)
+    return _Cuts([*(int(i * step) // ALIGN * ALIGN for i in range(count - 1)), length - side], side)
 
 
 def _ramp(length: int) -> Float[Tensor, " L"]:

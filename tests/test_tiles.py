@@ -1,3 +1,5 @@
+import math
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,5 +22,24 @@ def test_blending_the_cuts_gives_the_volume_back(slices: int, height: int, width
 
 def test_neighbors_overlap():
     tiles = [tile for tile in tile_grid((1, 2, 256, 512), size=256)]
-    lefts = sorted(tile.left for tile in tiles)
-    assert all(b - a <= 256 - OVERLAP for a, b in zip(lefts, lefts[1:], strict=False))
+    lefts = sorted({tile.left for tile in tiles})
+    assert len(lefts) == 3
+    assert all(b - a <= tiles[0].width - OVERLAP for a, b in zip(lefts, lefts[1:], strict=False))
+
+
+@settings(max_examples=40, deadline=None)
+@given(sides, st.sampled_from([128, 256, 288]))
+def test_tiles_are_no_larger_than_their_number_needs(length: int, size: int):
+    tiles = tile_grid((1, 2, 16, length), size=size)
+    assert all(tile.width <= size for tile in tiles)
+    if len(tiles) > 1:
+        needed = (length + (len(tiles) - 1) * OVERLAP) / len(tiles)
+        assert needed <= tiles[0].width < needed + ALIGN
+        assert len(tiles) == math.ceil((length - OVERLAP) / (size - OVERLAP))
+
+
+def test_a_slice_of_512_pixels_takes_four_tiles():
+    tiles = tile_grid((1, 2, 512, 512), size=256 + OVERLAP)
+    assert [(tile.top, tile.left, tile.height, tile.width) for tile in tiles] == [
+        (top, left, 272, 272) for top in (0, 240) for left in (0, 240)
+    ]
