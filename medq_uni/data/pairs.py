@@ -12,6 +12,7 @@ from medq_uni.data import ood, readers, sources
 from medq_uni.data.augment import augment
 from medq_uni.data.lesions import with_lesions
 from medq_uni.data.phantoms import draw_phantom
+from medq_uni.data.textures import draw_texture
 from medq_uni.image import MedicalImage
 from medq_uni.physics.degrade import Degraded, UnusableValues, degrade
 from medq_uni.physics.effect import NOISE_LIMITS, effect, grade_of, own_noise, total_effect
@@ -72,6 +73,8 @@ class PairsConfig:
     """Share of pairs made from real volumes, where there are any."""
     phantom_sizes: tuple[int, ...] = (192, 224, 256, 256, 320)
     """Sides of the phantoms in pixels, drawn with equal chance."""
+    texture_fraction: float = 0.0
+    """Share of phantoms that are random textures of no anatomy (:mod:`medq_uni.data.textures`)."""
     none_fraction: float = 0.15
     """Share of pairs that are not degraded at all."""
     grades: tuple[Severity, ...] = ()
@@ -95,7 +98,14 @@ class PairsConfig:
             raise ConfigError(f"data must be a list of sources, got {self.data!r}. Write [{self.data!r}].")
         if self.count < 1 or not self.phantom_sizes:
             raise ConfigError("pairs: count must be at least 1, and phantom_sizes must not be empty.")
-        shares = ("real_fraction", "none_fraction", "mixed_fraction", "scanner_fraction", "lesion_fraction")
+        shares = (
+            "real_fraction",
+            "none_fraction",
+            "mixed_fraction",
+            "scanner_fraction",
+            "lesion_fraction",
+            "texture_fraction",
+        )
         wrong = next((name for name in shares if not 0 <= getattr(self, name) <= 1), None)
         if wrong is not None:
             raise ConfigError(f"pairs: {wrong} must lie between 0 and 1, got {getattr(self, wrong)}.")
@@ -225,7 +235,9 @@ def _chance(probability: float, generator: torch.Generator) -> bool:
 
 def _phantom_reference(config: PairsConfig, modality: Modality, index: int, generator: torch.Generator) -> Reference:
     side = config.phantom_sizes[randint(len(config.phantom_sizes), generator)]
-    drawn = draw_phantom(modality, generator, size=side)
+    own = generator_of(config.seed, index, 5)
+    is_texture = _chance(config.texture_fraction, own)
+    drawn = draw_texture(modality, own, size=side) if is_texture else draw_phantom(modality, generator, size=side)
     return Reference(drawn.image, 0.0, drawn.anatomy, f"phantom-{config.seed}-{index}", PHANTOM_VOLUME, 0)
 
 
