@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from medq_uni.description import DEFAULT_ASSESS, QualityDescription
+from medq_uni.description import DEFAULT_ASSESS, QualityDescription, degradation_words
 from medq_uni.image import MedicalImage
-from medq_uni.inference import Inference
+from medq_uni.inference import Inference, Written
+from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import CannotAssess, assessable
+from medq_uni.pretrained.calibration import OperatingPoint
 from medq_uni.pretrained.load import Pretrained
 from medq_uni.pretrained.ood_detector import REFUSED_ABOVE
 from medq_uni.scaling import scaling_of
 from medq_uni.taxonomy import Modality
+from medq_uni.tiles import tile_grid
 
-KEY_SLICES = 3
-"""Slices of a volume that are assessed; their middle grade speaks for the volume."""
+FEWEST_SLICES, MOST_SLICES = 3, 9
+"""Slices of a volume that are assessed; their number grows with the root of its length."""
+MOST_WINDOWS = 4
+"""Windows of a large slice that are assessed, those with most of the body."""
+SURE = 0.8
+"""Probability of a verdict below which it is called uncertain."""
+
+
+@dataclass(frozen=True)
+class SliceFinding:
+    """What is wrong with one slice."""
+
+    z: int
+    """Its number in the volume."""
+    description: QualityDescription
+    log_odds: float
+    """Of a degradation against none, as the network has them."""
+    probability: float | None
+    """Of a degradation; None where the model is not calibrated for the modality."""
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the verdict is less likely than :data:`SURE`; never where its probability is not known."""
+        if self.probability is None:
+            return False
+        return (self.probability if self.description.degradations else 1 - self.probability) < SURE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return number, verdict, degradations and probability as JSON values."""
+        words = self.description.to_dict()
+        found = {"z": self.z, "verdict": words["verdict"], "degradations": words["degradations"]}
+        return found | {"probability": self.probability, "uncertain": self.is_uncertain}
 
 
 @dataclass(frozen=True)
@@ -28,6 +64,44 @@ class Assessment:
     description: QualityDescription
     ood_score: float | None
     """How unlike the training images it looks: familiar up to 1, doubtful above; None where the model does not know."""
+    slices: tuple[SliceFinding, ...]
+    """What was found in the slices that were looked at, by their number."""
+    speaks: SliceFinding
+    """The slice whose description stands for the image: the one with the middle grade."""
+
+    @property
+    def probability(self) -> float | None:
+        """Of a degradation of the slice that speaks; None where the model is not calibrated for the modality."""
+        return self.speaks.probability
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the verdict of the slice that speaks is less likely than :data:`SURE`."""
+        return self.speaks.is_uncertain
+
+    @property
+    def worst(self) -> tuple[SliceFinding, ...]:
+        """The slices with a worse grade than the image, the worst first."""
+        worse = [one for one in self.slices if one.description.worst.level > self.description.worst.level]
+        return tuple(sorted(worse, key=lambda one: (-one.description.worst.level, -one.log_odds)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as JSON values, with its probability and what was found in every slice."""
+        found = self.description.to_dict() | {"probability": self.probability, "uncertain": self.is_uncertain}
+        found["ood_score"] = self.ood_score
+        found["slices"] = [one.to_dict() for one in self.slices]
+        return found
+
+    def to_text(self) -> str:
+        """Return the description in words; how sure the verdict is and which slices are worse, where that is known."""
+        lines = [self.description.to_text()]
+        if self.probability is not None:
+            sure = "uncertain: look at the image" if self.is_uncertain else "sure"
+            lines.append(f"Probability of a degradation: {self.probability:.0%} ({sure}).")
+        if self.worst:
+            worse = (f"{one.z} ({degradation_words(one.description.degradations)})" for one in self.worst)
+            lines.append(f"Worse slices among the {len(self.slices)} assessed: {', '.join(worse)}.")
+        return "\n".join(lines)
 
 
 class Assessor:
@@ -47,7 +121,9 @@ class Assessor:
     ) -> Assessment:
         """Return what is wrong with the image, in five aspects, and how well the model knows such images.
 
-        A volume is judged by up to three slices spread over it; the one with the middle grade speaks.
+        A volume is judged by three to nine slices spread over it; the one with the middle grade speaks. A slice larger
+        than what the network was trained on is judged by up to four windows of it; the one with the middle
+        probability of a degradation speaks.
 
         Args:
             image: 2-D slice or volume.
@@ -62,12 +138,18 @@ class Assessor:
         """
         image = assessable(image, guess=guess)
         scaling = scaling_of(image)
-        slices = [image.slice_at(z) for z in _key_slices(image)]
+        places = key_slices(image.shape[0])
+        slices = [image.slice_at(z) for z in places]
         views = torch.cat([self.inference.preprocessor.views(one, scaling=scaling)[0] for one in slices])
         ood_score = self._ood_score(views, image.modality)
         _check_known(image.modality, ood_score, allow_ood)
-        found = self._describe(views, image.modality, instruction or DEFAULT_ASSESS)
-        return Assessment(found[len(found) // 2], ood_score)
+        question = instruction or DEFAULT_ASSESS
+        read = [self._read(one, self._windows(view, one), question) for view, one in zip(views, slices, strict=True)]
+        _check_looks(image.modality, {one.looks_like for one in read})
+        found = tuple(self._finding(z, one, image.modality) for z, one in zip(places, read, strict=True))
+        by_grade = sorted(found, key=lambda one: (one.description.worst.level, one.log_odds))
+        speaks = by_grade[len(by_grade) // 2]
+        return Assessment(speaks.description, ood_score, found, speaks)
 
     def _ood_score(self, views: Tensor, modality: Modality | None) -> float | None:
         """Return that of the middle slice."""
@@ -77,20 +159,56 @@ class Assessor:
         found = detector.ood_score(self.inference.vision_features(views), modality)
         return None if found is None else float(found.median())
 
-    def _describe(self, views: Tensor, modality: Modality | None, question: str) -> list[QualityDescription]:
-        """Return one description per slice, mildest first."""
-        written = [
-            self.inference.describe(one, [modality], question=question, looks=True)[0] for one in torch.split(views, 1)
-        ]
-        looks = {one.looks_like for one in written}
-        if modality is not None and modality not in looks:
-            seen = " or ".join(sorted(str(look).upper() for look in looks))
-            warnings.warn(
-                f"The image is read as {modality.value.upper()} and looks like {seen} to the assessor. "
-                "Check the modality (--modality on the command line).",
-                stacklevel=5,
-            )
-        return sorted((one.description for one in written), key=lambda description: description.worst.level)
+    def _point(self, modality: Modality | None) -> OperatingPoint | None:
+        calibration = self.pretrained.calibration
+        return None if calibration is None or modality is None else calibration.operating_points.get(modality)
+
+    def _windows(self, views: Float[Tensor, "2 H W"], image: MedicalImage) -> Float[Tensor, "N 2 h w"]:
+        """Return the windows of a slice that hold most of the body, and at least half as much as the fullest."""
+        if self.inference.model.config.vision.view_sides is not None:  # this encoder sees every slice whole
+            return views[None]
+        tiles = tile_grid((1, *views.shape), size=self.inference.preprocessor.tile_size)
+        body = torch.from_numpy(foreground(image)[0]).float()
+        shares = [float(body[one.top : one.top + one.height, one.left : one.left + one.width].sum()) for one in tiles]
+        ranked = sorted(range(len(tiles)), key=lambda place: -shares[place])[:MOST_WINDOWS]
+        kept = sorted(place for place in ranked if shares[place] >= shares[ranked[0]] / 2)
+        return torch.stack([tiles[place].cut(views[None]) for place in kept])
+
+    def _read(self, image: MedicalImage, windows: Float[Tensor, "N 2 h w"], question: str) -> Written:
+        """Return what the network writes about the window whose log-odds of a degradation are the middle ones."""
+        point = self._point(image.modality)
+        written = self.inference.describe(
+            windows,
+            [image.modality] * len(windows),
+            question=question,
+            looks=True,
+            cuts=[None if point is None else point.cut] * len(windows),
+        )
+        return sorted(written, key=lambda one: one.log_odds)[len(written) // 2]
+
+    def _finding(self, z: int, written: Written, modality: Modality | None) -> SliceFinding:
+        point = self._point(modality)
+        probability = None if point is None else point.probability(written.log_odds)
+        return SliceFinding(z, written.description, written.log_odds, probability)
+
+
+def key_slices(count: int) -> list[int]:
+    """Return the numbers of the slices of a volume of this length that are assessed."""
+    chosen = min(count, max(FEWEST_SLICES, min(MOST_SLICES, round(math.sqrt(count)))))
+    if chosen == count:
+        return list(range(count))
+    return [round((i + 1) * (count - 1) / (chosen + 1)) for i in range(chosen)]
+
+
+def _check_looks(modality: Modality | None, looks: set[Modality | None]) -> None:
+    """Warn of an image that looks like one of another modality, whichever slice one asks."""
+    if modality is not None and modality not in looks:
+        seen = " or ".join(sorted(str(look).upper() for look in looks))
+        warnings.warn(
+            f"The image is read as {modality.value.upper()} and looks like {seen} to the assessor. "
+            "Check the modality (--modality on the command line).",
+            stacklevel=5,
+        )
 
 
 def _check_known(modality: Modality | None, found: float | None, allow_ood: bool) -> None:
@@ -107,10 +225,3 @@ def _check_known(modality: Modality | None, found: float | None, allow_ood: bool
             "to go on nevertheless, pass allow_ood=True (--allow-ood)."
         )
     warnings.warn(f"{says} Treat what it says, and what it restores, with doubt.", stacklevel=5)
-
-
-def _key_slices(image: MedicalImage) -> list[int]:
-    count = image.shape[0]
-    if count <= KEY_SLICES:
-        return list(range(count))
-    return [round((i + 1) * (count - 1) / (KEY_SLICES + 1)) for i in range(KEY_SLICES)]

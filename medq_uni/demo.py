@@ -87,7 +87,7 @@ def _tell(say: Say, title: str, result: Restoration, truth: MedicalImage | None 
     say(f"\n{title}")
     say(f"  {result.description.to_text()}")
     if result.is_unchanged:
-        say("  judged Good: returned bit-identical")
+        say(f"  {result.why_unchanged}: returned bit-identical")
     if truth is not None:
         before, after = scores(result.image, truth), scores(result.restored, truth)
         say(f"  PSNR {before[0]:.2f} -> {after[0]:.2f} dB   SSIM {before[1]:.3f} -> {after[1]:.3f}")

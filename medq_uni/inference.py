@@ -69,6 +69,8 @@ class Written:
     """What they spell."""
     looks_like: Modality | None
     """The modality that it would have written, had it not been told; None where nobody asked."""
+    log_odds: float
+    """What the network makes of some degradation against none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,7 @@ class Inference:
         *,
         question: str = DEFAULT_ASSESS,
         looks: bool = False,
+        cuts: Sequence[float | None] | None = None,
     ) -> list[Written]:
         """Return what the network writes about slices of one size: see, ask, write.
 
@@ -130,15 +133,23 @@ class Inference:
             modalities: What the network is told about each, as the header of a file tells it; None lets it choose.
             question: Instruction of the user, or the standing one.
             looks: Also ask for the modality that it would write untold, which costs a few tokens more.
+            cuts: Log-odds of a degradation from which on one is written, for each; None leaves it to the network.
         """
         model, count = self.model, len(views)
         context = model.start(count)
         model.append_vision(context, self._seen(views))
         model.append_text(context, [self.tokenizer.encode(question)] * count)
         untold = self._looks(context) if looks else [None] * count
-        told = [DescriptionConstraint(self.tokenizer, modality=modality) for modality in modalities]
+        told = [
+            DescriptionConstraint(self.tokenizer, modality=modality, cut=cut)
+            for modality, cut in zip(modalities, cuts or [None] * count, strict=True)
+        ]
         texts = model.generate(context, constraint=told, max_tokens=MAX_DESCRIPTION_TOKENS)
-        return [Written(ids, self.parsed(ids), look) for ids, look in zip(texts, untold, strict=True)]
+        found = []
+        for ids, look, constraint in zip(texts, untold, told, strict=True):
+            assert constraint.log_odds is not None, "every description comes to its degradations"
+            found.append(Written(ids, self.parsed(ids), look, constraint.log_odds))
+        return found
 
     def parsed(self, ids: Sequence[int]) -> QualityDescription:
         """Return the description that tokens spell."""

@@ -34,7 +34,7 @@ class ReportItem:
     title: str
     note: str
     verdict: str
-    unchanged: bool
+    unchanged: str
     panels: tuple[dict[str, str], ...]
     """Name, scale and PNG of every picture."""
     scores: tuple[tuple[str, str, str], ...]
@@ -66,7 +66,7 @@ class ReportItem:
             title=printable(title),
             note=note,
             verdict=words.verdict.value,
-            unchanged=restoration.is_unchanged,
+            unchanged=restoration.why_unchanged,
             panels=tuple(_panels(restoration, reference)),
             scores=tuple(rows),
             aspects=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -29,6 +29,11 @@ from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Verdict, restoration_strength
 from medq_uni.tiles import Tile, blend, tile_grid
 
+WITHHELD = (
+    "The image is not good and comes back unchanged: when the model was calibrated, too many images like it were made "
+    "worse. Pass a strength (--strength) to restore it nevertheless."
+)
+"""Why an image that is not good is left unchanged."""
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and their total."""
 
@@ -49,6 +54,13 @@ class RestoreSettings:
     """Go on where the image is unlike all that the model was trained on."""
     guess: bool = False
     """Guess a modality that nothing states from the intensities."""
+    strength: float | None = None
+    """Share of the correction that is applied, from 0 to 1; None takes what the calibration of the model says."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise MedQError(f"strength is a share from 0 to 1, got {self.strength:g}.")
 
 
 class Restorer:
@@ -154,16 +166,21 @@ class Restorer:
         grade = max(guiding.worst, Severity.MILD if settings.force else Severity.NONE, key=lambda one: one.level)
         found = assessment.description.worst
         strength = restoration_strength(found, grade) if description is not None else 1.0
-        made = self._provenance(settings, instruction, description, assessment, strength)
-        if guiding.verdict is Verdict.GOOD and not guiding.degradations and not settings.force:
+        step = self._step(guiding) if settings.strength is None else settings.strength
+        made = self._provenance(settings, instruction, description, assessment, strength * step)
+        is_good = guiding.verdict is Verdict.GOOD and not guiding.degradations and not settings.force
+        if is_good or step == 0:
+            if not is_good and settings.strength is None:
+                made = replace(made, withheld=WITHHELD)
+                warnings.warn(WITHHELD, stacklevel=2)
             zero = image.with_voxels(np.zeros_like(image.voxels))
             return Restoration(image, guiding, image, None, zero, made, time.perf_counter() - began, True)
         words = instruction or (DEFAULT_RESTORE if description is None else FOLLOW_REPORT)
         views, inverse = self.inference.preprocessor.views(image)
         drawn = self._restore_views(views, (words, guiding), settings, parts, progress)
         whole, mean = self.inference.preprocessor.image(drawn.image, inverse)
-        restored = _with_strength(image, whole, strength, inverse)
-        uncertainty = None if drawn.deviation is None else self._uncertainty(drawn.deviation, mean, inverse)
+        restored = _with_strength(image, whole, strength * step, inverse)
+        uncertainty = None if drawn.deviation is None else self._uncertainty(drawn.deviation, mean, inverse, guiding)
         residual = image.with_voxels(restored.voxels - image.voxels)
         return Restoration(image, guiding, restored, uncertainty, residual, made, time.perf_counter() - began, False)
 
@@ -203,6 +220,7 @@ class Restorer:
             seed=settings.seed,
             force=settings.force,
             allow_ood=settings.allow_ood,
+            strength_asked=settings.strength,
             instruction=instruction,
             description_from="model" if description is None else "user",
             stated=None if description is None else description.to_text(),
@@ -222,6 +240,8 @@ class Restorer:
             assessment=assessment.description.to_text(),
             ood_score=assessment.ood_score,
             strength=strength,
+            log_odds=assessment.speaks.log_odds,
+            probability=assessment.probability,
         )
 
     def _restore_views(
@@ -293,9 +313,20 @@ class Restorer:
             samples_at_once=max(1, settings.batch_size // len(tiles)),
         )
 
-    def _uncertainty(self, spread: Tensor, mean: Tensor, inverse: Inverse) -> MedicalImage:
+    def _step(self, guiding: QualityDescription) -> float:
+        """Return which share of a correction the calibration of the model applies to such images."""
+        calibration = self.pretrained.calibration
+        if calibration is None:
+            return 1.0
+        return calibration.step((one.task, one.severity) for one in guiding.degradations)
+
+    def _uncertainty(self, spread: Tensor, mean: Tensor, inverse: Inverse, guiding: QualityDescription) -> MedicalImage:
         found = self.inference.preprocessor.deviation(spread, mean, inverse)
-        scale = self.pretrained.uncertainty_scale.get(str(inverse.image.modality), 1.0)
+        calibration, scale = self.pretrained.calibration, None
+        if calibration is not None:
+            scale = calibration.scale(one.task for one in guiding.degradations)
+        if scale is None:
+            scale = self.pretrained.uncertainty_scale.get(str(inverse.image.modality), 1.0)
         return found.with_voxels(np.float32(scale) * found.voxels)
 
 

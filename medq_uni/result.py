@@ -57,6 +57,8 @@ class RunOptions:
     """What the user says of it; None where the model does."""
     version: str
     """Of this package."""
+    strength_asked: float | None = None
+    """Share of the correction that the user asked for; None leaves it to the calibration of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,12 @@ class Provenance:
     """How unlike the training images it looks; above 1 it is doubtful. None where the model does not know."""
     strength: float
     """Share of the correction that was applied; above 1 where the user asked for more than was found."""
+    log_odds: float | None = None
+    """What the network makes of a degradation against none; None in records of earlier versions."""
+    probability: float | None = None
+    """Of a degradation; None where the model is not calibrated."""
+    withheld: str | None = None
+    """Why an image that is not good came back unchanged; None where it is good or was restored."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON types, the options among the rest."""
@@ -88,6 +96,7 @@ class Provenance:
         try:
             given = {_OLD_KEYS.get(key, key): value for key, value in values.items()}
             own = {name: given.pop(name) for name in ("assessment", "ood_score", "strength")}
+            own |= {name: given.pop(name, None) for name in ("log_odds", "probability", "withheld")}
             sampler = SamplerConfig.from_dict(given.pop("sampler"))
             return cls(options=RunOptions(**given, sampler=sampler), **own)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -107,7 +116,7 @@ class Restoration:
         residual: What was changed: restored - image.
         provenance: Everything needed to do it again.
         seconds: Time it took.
-        is_unchanged: Whether the image was judged Good and handed back bit-identical.
+        is_unchanged: Whether the image was handed back bit-identical: judged Good, or the restoration was withheld.
         source: Hash of the files that were read, and the modality that the user stated; empty without files.
     """
 
@@ -138,6 +147,13 @@ class Restoration:
             UnwritableImage: If a file exists, or the format cannot hold the image.
         """
         return _save((self,), self.to_dict(), Path(path), maps=maps, overwrite=overwrite, skip_good=skip_good)
+
+    @property
+    def why_unchanged(self) -> str:
+        """Why the image was handed back bit-identical, for people; empty where it was not."""
+        if not self.is_unchanged:
+            return ""
+        return "restoration withheld" if self.provenance.withheld else "judged Good"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record of the restoration: description, settings, what was done."""
@@ -177,7 +193,7 @@ class RestoredFrames:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether all of them were judged Good."""
+        """Whether all of them were handed back bit-identical."""
         return all(one.is_unchanged for one in self.frames)
 
     @property
@@ -214,8 +230,8 @@ def _save(
 ) -> list[Path]:
     """Write the volumes of one image with what belongs to it; see :meth:`Restoration.save`."""
     sidecar = sidecar_path(path)
-    is_good = all(one.is_unchanged for one in frames)
-    is_written = not (skip_good and is_good)
+    is_unchanged = all(one.is_unchanged for one in frames)
+    is_written = not (skip_good and is_unchanged and not any(one.provenance.withheld for one in frames))
     shown = {name: images for name in MAPS if maps and is_written and (images := _map_of(frames, name))}
     record = record | {"image": path.name, "maps": list(shown)} | ({} if is_written else {"written": False})
     for target in targets_of(path):
@@ -230,7 +246,7 @@ def _save(
                 write_image(first, map_path(path, name), more=more)
             if is_written:
                 first, *more = (one.restored for one in frames)
-                write_image(first, path, derivation=_derivation(record, is_good), more=more)
+                write_image(first, path, derivation=_derivation(record, is_unchanged), more=more)
     return [*([path] if is_written else []), *(map_path(path, name) for name in shown), sidecar]
 
 
@@ -245,12 +261,12 @@ def _map_of(frames: Sequence[Restoration], name: str) -> list[MedicalImage]:
     ]
 
 
-def _derivation(record: dict[str, Any], is_good: bool) -> Derivation:
+def _derivation(record: dict[str, Any], is_unchanged: bool) -> Derivation:
     """Return how a written image was made, of what its record says."""
     made = record["provenance"]
     description = QualityDescription.from_dict(record["description"])
     return Derivation(
-        kind="unchanged" if is_good else "restored",
+        kind="unchanged" if is_unchanged else "restored",
         method=f"MedQ-UNI {made['model']}: assess, then restore",
         software_version=__version__,
         weights_sha256=made["weights_sha256"],

@@ -7,6 +7,7 @@ that the rules can be told token by token.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from medq_uni.config import SpecialTokens
 from medq_uni.description import LABELS, MAX_FREE_CHARS, QualityDescription, degradation_options, degradation_words
 from medq_uni.errors import MedQError
 from medq_uni.json_text import load_json
-from medq_uni.taxonomy import Anatomy, Modality, Verdict
+from medq_uni.taxonomy import Anatomy, Modality, Severity, Verdict, verdict_of
 
 SPECIAL_NAMES = ("<|bos|>", "<|eos|>", "<|image_start|>", "<|image_end|>")
 """Names of begin of text, end of text, start and end of an image in our own tokenizer files."""
@@ -194,6 +195,7 @@ class _State:
     chars: int = 0
     after_space: bool = False
     modality: Modality | None = None
+    degradations: str = ""
     is_done: bool = False
 
 
@@ -206,11 +208,18 @@ class DescriptionConstraint:
     Args:
         tokenizer: Whose ids are written.
         modality: Fixes the modality where it is known.
+        cut: Log-odds of a degradation from which on one is written, and below which none is; the verdict follows from
+            the grades then. None leaves both to the network.
+
+    Attributes:
+        log_odds: What the network makes of some degradation against none, once it has come to that slot.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, modality: Modality | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, modality: Modality | None = None, cut: float | None = None) -> None:
         self.tokenizer = tokenizer
         self.modality = modality
+        self.cut = cut
+        self.log_odds: float | None = None
         self.literals = [tokenizer.encode(literal) for literal in _LITERALS]
         self._state, self._seen = _State(), 0
 
@@ -243,6 +252,25 @@ class DescriptionConstraint:
             following_ids.add(end)
         return sorted(following_ids)
 
+    def narrowed(self, prefix: list[int], allowed: list[int], logits: list[float]) -> list[int]:
+        """Return the ids that may be chosen; at the first word of the degradations this is where they are told apart.
+
+        Args:
+            prefix: Ids written so far.
+            allowed: Those that may come next.
+            logits: What the network makes of each.
+        """
+        state = self._advance(prefix)
+        if not (state.in_slot and state.written == 0 and _SLOTS[state.literal - 1] == "degradation"):
+            return allowed
+        none = allowed.index(self.tokenizer.encode("none")[0])
+        others = [logit for place, logit in enumerate(logits) if place != none]
+        most = max(others)
+        self.log_odds = most + math.log(sum(math.exp(logit - most) for logit in others)) - logits[none]
+        if self.cut is None:
+            return allowed
+        return [number for number in allowed if (number != allowed[none]) == (self.log_odds >= self.cut)]
+
     def chosen_modality(self, prefix: list[int]) -> Modality | None:
         """Return the modality that was written, None as long as it is open."""
         return self._advance(prefix).modality
@@ -262,6 +290,9 @@ class DescriptionConstraint:
     def _push(self, token: int) -> None:
         state = self._state
         if state.in_slot and self._ends_slot(token):
+            if _SLOTS[state.literal - 1] == "degradation" and state.options is not None:
+                chosen = next(option for option in state.options if len(option) == state.written)
+                state.degradations = self.tokenizer.decode(chosen)
             state.in_slot, state.written = False, 0
         if state.in_slot:
             if state.options is not None:
@@ -302,7 +333,14 @@ class DescriptionConstraint:
         if slot == "degradation":
             assert self._state.modality is not None
             return degradation_options(self._state.modality)
-        return [verdict.value for verdict in Verdict] if slot == "verdict" else None
+        if slot != "verdict":
+            return None
+        return [verdict.value for verdict in Verdict] if self.cut is None else [self._implied()]
+
+    def _implied(self) -> str:
+        """Return the verdict that follows from the grades that were written."""
+        grades = [part.split(" ")[0] for part in self._state.degradations.split(" and ")]
+        return verdict_of(Severity(grade) for grade in grades).value
 
 
 def train_tokenizer(

@@ -37,11 +37,11 @@ FLOORS = (
     {"systems", "batch", "demo", "doctor"},
     {"describers"},
     {"annotate"},
-    {"evaluate", "safety", "judge", "ablate", "review"},
+    {"evaluate", "safety", "judge", "ablate", "review", "calibrate"},
     {"cli"},
     {"__main__"},
 )
-MEASUREMENTS = {"evaluate", "safety", "judge", "ablate"}
+MEASUREMENTS = {"evaluate", "safety", "judge", "ablate", "calibrate"}
 """What they share lies below; the command line brings their results together."""
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

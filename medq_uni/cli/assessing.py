@@ -30,11 +30,23 @@ from medq_uni.errors import MedQError, printable, words_of
 from medq_uni.notice import NOTICE
 
 if TYPE_CHECKING:
-    from medq_uni.description import QualityDescription
+    from medq_uni.assessor import Assessment
     from medq_uni.image import MedicalImage
     from medq_uni.io.discover import FoundImages, ImageItem
 
-COLUMNS = ("image", "modality", "anatomy", "verdict", "degradation", "cause", "impact", "error")
+COLUMNS = (
+    "image",
+    "modality",
+    "anatomy",
+    "verdict",
+    "degradation",
+    "cause",
+    "impact",
+    "probability",
+    "uncertain",
+    "worst_slices",
+    "error",
+)
 SHOWN = ("image", "modality", "anatomy", "verdict", "degradation")
 """Columns of the table on a terminal; an error takes the place of the last."""
 WIDTHS = (8, 10, 8)
@@ -74,8 +86,8 @@ def assess(
         image = None if many else read_image(path, modality=modality, frame=frame)
         restorer = load_restorer(model, device, precision, offload)
 
-        def look(one: MedicalImage) -> QualityDescription:
-            return restorer.assess(one, instruction=instruction, allow_ood=allow_ood, guess=guess)
+        def look(one: MedicalImage) -> Assessment:
+            return restorer.assessor.assess(one, instruction=instruction, allow_ood=allow_ood, guess=guess)
 
         if image is None:
             passed_over = 0 if found is None else tell_passed_over(path, found)
@@ -84,16 +96,14 @@ def assess(
         elif as_csv:
             _Table("csv").add(path.name, look(image), "")
         else:
-            description = look(image)
-            typer.echo(description.to_json().rstrip() if as_json else description.to_text())
+            found_in = look(image)
+            typer.echo(json.dumps(found_in.to_dict(), indent=2) if as_json else found_in.to_text())
     typer.echo(NOTICE, err=True)
     if code:
         raise typer.Exit(code)
 
 
-def _assess_all(
-    table: _Table, images: list[tuple[str, Opened]], look: Callable[[MedicalImage], QualityDescription]
-) -> int:
+def _assess_all(table: _Table, images: list[tuple[str, Opened]], look: Callable[[MedicalImage], Assessment]) -> int:
     """Print a line for every image and return the exit code."""
     table.begin([name for name, _ in images])
     num_failed = 0
@@ -152,17 +162,24 @@ class _Table:
         """Say what names will come, so that columns can be set."""
         self._width = max((len(printable(name, breaks="")) for name in names), default=0) if sys.stdout.isatty() else 0
 
-    def add(self, name: str, description: QualityDescription | None, error: str) -> None:
-        """Print the line of an image: its description, or why there is none."""
+    def add(self, name: str, assessment: Assessment | None, error: str) -> None:
+        """Print the line of an image: what is wrong with it, or why nobody knows."""
         row = dict.fromkeys(COLUMNS, "") | {"image": printable(name, breaks=""), "error": error}
-        if description is not None:
+        if assessment is not None:
             from medq_uni.description import degradation_words
 
+            description = assessment.description
             row |= {"modality": description.modality.value, "anatomy": description.anatomy.value}
             row |= {"verdict": description.verdict.value, "degradation": degradation_words(description.degradations)}
             row |= {"cause": description.cause, "impact": description.impact}
+            if assessment.probability is not None:
+                row |= {
+                    "probability": f"{assessment.probability:.3f}",
+                    "uncertain": str(assessment.is_uncertain).lower(),
+                }
+            row["worst_slices"] = " ".join(str(one.z) for one in assessment.worst)
         if self._form == "json":
-            found: dict[str, Any] = {"error": error} if description is None else description.to_dict()
+            found: dict[str, Any] = {"error": error} if assessment is None else assessment.to_dict()
             typer.echo(json.dumps({"image": row["image"]} | found))
         elif self._form == "csv":
             self._csv(row)

@@ -37,6 +37,7 @@ from medq_uni.taxonomy import Severity, Task
 
 if TYPE_CHECKING:
     from medq_uni.cli.reporting import Sections
+    from medq_uni.config import SamplerConfig
     from medq_uni.restorer import Restorer
 
 
@@ -66,6 +67,10 @@ def restore(
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write a self-contained HTML report here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Restore even what is judged Good.")] = False,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the correction to apply, instead of the calibrated one."),
+    ] = None,
     skip_good: Annotated[
         bool, typer.Option("--skip-good", help="Of what is judged Good write the record alone, no image.")
     ] = False,
@@ -91,11 +96,11 @@ def restore(
 
         sections = Sections(report)
         restorer = load_restorer(model, device, precision, offload, compiled)
-        chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
-        wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        sampler = replace(restorer.pretrained.sampler, **wanted)
+        sampler = _sampler(restorer, start, steps, samples)
         options: dict[str, Any] = {
-            "settings": RestoreSettings(sampler=sampler, seed=seed, force=force, allow_ood=allow_ood, guess=guess),
+            "settings": RestoreSettings(
+                sampler=sampler, seed=seed, force=force, allow_ood=allow_ood, guess=guess, strength=strength
+            ),
             "instruction": instruction,
             "description": _read_description(description),
         }
@@ -111,6 +116,13 @@ def restore(
     typer.echo(NOTICE, err=True)
     if code:
         raise typer.Exit(code)
+
+
+def _sampler(restorer: Restorer, start: Start | None, steps: int | None, samples: int | None) -> SamplerConfig:
+    """Return how the model samples, but for what the user chose."""
+    chosen = {"start": start and start.value, "num_steps": steps, "num_samples": samples}
+    wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    return replace(restorer.pretrained.sampler, **wanted)
 
 
 def degrade(
@@ -194,15 +206,18 @@ def _from_words(text: str) -> Any:
 def _restore_one(restorer: Restorer, source: Path, target: Path, options: dict[str, Any], sections: Sections) -> int:
     """Restore one image and return the exit code."""
     from medq_uni.pipeline import restore_file
+    from medq_uni.result import RestoredFrames
 
     with progress_bar("tiles") as progress:
         result = restore_file(restorer, source, target, progress=progress, **options)
-    frames = getattr(result, "frames", (result,))
+    frames = result.frames if isinstance(result, RestoredFrames) else (result,)
     for number, one in enumerate(frames):
         words = one.description.to_text()
         typer.echo(words if len(frames) == 1 else f"frame {number}\t{words}")
-    good = "judged Good, not written" if options["skip_good"] else "judged Good, returned unchanged"
-    typer.echo(printable(f"{target}: {good if result.is_unchanged else f'{result.seconds:.1f} s'}"), err=True)
+    why = " and ".join(dict.fromkeys(one.why_unchanged for one in frames))
+    is_left_out = options["skip_good"] and why == "judged Good"
+    unchanged = f"{why}, {'not written' if is_left_out else 'returned unchanged'}"
+    typer.echo(printable(f"{target}: {unchanged if result.is_unchanged else f'{result.seconds:.1f} s'}"), err=True)
     sections.add(source.name, source, target, result)
     return 0
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from medq_uni import __version__
-from medq_uni.cli import annotate, assessing, dataset, evaluation, images, judge, training, weights
+from medq_uni.cli import annotate, assessing, calibrating, dataset, evaluation, images, judge, training, weights
 from medq_uni.cli.shared import BAD_INPUT, SOME_FAILED, ModelOption, clear_errors, state
 from medq_uni.notice import NOTICE
 from medq_uni.threads import set_thread_defaults
@@ -53,6 +53,7 @@ app.command()(training.train)
 app.command()(training.ablate)
 app.command()(evaluation.evaluate)
 app.command()(judge.judge)
+app.command()(calibrating.calibrate)
 
 
 @app.command()

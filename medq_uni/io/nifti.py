@@ -225,7 +225,8 @@ def write_nifti(
         made.header.set_slope_inter(slope, intercept)
         made.header["descrip"], made.header["aux_file"] = b"", b""  # scanners write the patient's name there
         if derivation is not None:
-            method = "judged good, unchanged" if derivation.kind == "unchanged" else derivation.method
+            why = "restoration withheld" if derivation.settings.get("withheld") else "judged good"
+            method = f"{why}, unchanged" if derivation.kind == "unchanged" else derivation.method
             made.header["descrip"] = f"{SHORT_NOTICE} {method}".encode("ascii", "replace")[:79]
         _write_bids(image, path)
         with atomic_file(path) as temporary:

@@ -13,7 +13,7 @@ from medq_uni.files import check_target, write_text
 from medq_uni.notice import SHORT_NOTICE
 
 SIDECAR_SUFFIX = ".medq.json"
-FINDINGS = ("assessment", "ood_score", "strength")
+FINDINGS = ("assessment", "ood_score", "strength", "log_odds", "probability", "withheld")
 """Settings that follow from the image."""
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".png", ".tiff", ".tif")
 """Suffixes of the files that can be written; a folder (no suffix) is a DICOM series."""
@@ -65,7 +65,8 @@ class Derivation:
         weights = f" Weights sha256 {self.weights_sha256[:16]}." if self.weights_sha256 else ""
         tasks = f" Tasks: {', '.join(self.tasks)}." if self.tasks else ""
         version = f" {self.software_version}" if self.software_version else ""
-        unchanged = " Judged good, so the values are unchanged." if self.kind == "unchanged" else ""
+        why = "Restoration withheld" if self.settings.get("withheld") else "Judged good"
+        unchanged = f" {why}, so the values are unchanged." if self.kind == "unchanged" else ""
         head = f"{SHORT_NOTICE} {self.method}{version}.{unchanged}{tasks}{seed}{weights}"[:900]
         text = f"{head} {self.description}".strip()
         return text if len(text) <= 1024 else f"{text[:1021]}..."

@@ -30,6 +30,10 @@ class Constraint(Protocol):
         """
         ...
 
+    def narrowed(self, prefix: list[int], allowed: list[int], logits: list[float]) -> list[int]:
+        """Return those of the allowed ids that may be chosen, given what the network makes of each."""
+        ...
+
 
 @dataclass(eq=False)
 class Context:
@@ -145,10 +149,18 @@ def write_text(
         opens, pending = False, [[] for _ in range(batch_size)]
         for sample, constraint in enumerate(constraints):
             if is_open[sample]:
-                allowed = constraint.allowed(texts[sample]) if constraint is not None else None
+                allowed = _allowed(constraint, texts[sample], logits[sample])
                 write(sample, [_choose(logits[sample], allowed, temperature, generator)])
     extend(pending, opens, True)
     return texts
+
+
+def _allowed(constraint: Constraint | None, prefix: list[int], logits: Float[Tensor, " V"]) -> list[int] | None:
+    allowed = None if constraint is None else constraint.allowed(prefix)
+    if constraint is None or allowed is None:
+        return allowed
+    scores: list[float] = logits[torch.tensor(allowed, device=logits.device)].float().tolist()
+    return constraint.narrowed(prefix, allowed, scores)
 
 
 def _choose(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ from medq_uni.json_text import load_json
 from medq_uni.model.device_placement import place
 from medq_uni.model.medq import MedQ, codec_module
 from medq_uni.preprocess import TILE_SIZE, Preprocessor
+from medq_uni.pretrained.calibration import CALIBRATION_FILE, Calibration, load_calibration, save_calibration
 from medq_uni.pretrained.hub import HUB_ID, digest_of, fetch, verified_digests
 from medq_uni.pretrained.keys import WeightsMismatch, match
 from medq_uni.pretrained.memory import NotEnoughMemory, check_memory
@@ -83,6 +85,8 @@ class Pretrained:
     """How it runs."""
     ood_detector: OodDetector | None = None
     """What its training images look like to it; None where nothing was kept about them."""
+    calibration: Calibration | None = None
+    """What was measured of it on good images; None where nothing was."""
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -204,6 +208,7 @@ def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pret
         tensors |= _readable(load_file, folder / shard)
     has_familiarity = OOD_FILE in manifest["files"]
     ood_detector = _readable(load_ood_detector, folder / OOD_FILE) if has_familiarity else None
+    calibration = _calibration(folder) if CALIBRATION_FILE in manifest["files"] else None
     with torch.random.fork_rng(devices=[]):
         model = MedQ(config)
     wanted, given = ({name: tuple(x.shape) for name, x in one.items()} for one in (model.state_dict(), tensors))
@@ -214,7 +219,15 @@ def _load_ours(folder: Path, device: torch.device, execution: Execution) -> Pret
     tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     if execution != Execution(precision="float32") or device.type != "cpu":
         place(model, device, execution)
-    return Pretrained(model.eval(), tokenizer, config, manifest.get("card", {}), digest, execution, ood_detector)
+    card = manifest.get("card", {})
+    return Pretrained(model.eval(), tokenizer, config, card, digest, execution, ood_detector, calibration)
+
+
+def _calibration(folder: Path) -> Calibration:
+    try:
+        return load_calibration(folder / CALIBRATION_FILE)
+    except ConfigError as error:
+        raise WeightsMismatch(f"{folder.name}/{CALIBRATION_FILE}: {error}") from error
 
 
 def _renamed(text: str) -> str:
@@ -264,6 +277,7 @@ def save_pretrained(
     *,
     card: dict[str, Any],
     ood_detector: OodDetector | None = None,
+    calibration: Calibration | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> str:
     """Write a model folder that :func:`load_pretrained` reads; return the hash of all its files.
@@ -274,6 +288,7 @@ def save_pretrained(
         tokenizer: Its file is copied in.
         card: What people should know: data, training, calibration.
         ood_detector: What its training images look like to it.
+        calibration: What was measured of it.
         dtype: Floating point type of the weights on disk.
     """
     folder = Path(folder)
@@ -289,9 +304,37 @@ def save_pretrained(
     names += [CONFIG, TOKENIZER]
     if ood_detector is not None:
         names.append(ood_detector.save(folder))
+    (folder / CALIBRATION_FILE).unlink(missing_ok=True)
+    if calibration is not None:
+        names.append(save_calibration(calibration, folder))
     hashes = {name: file_digest(folder / name) for name in sorted(names)}
     manifest = {"files": hashes, "card": card}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return verify(folder)[1]
+
+
+def with_calibration(source: Path, folder: Path, calibration: Calibration) -> str:
+    """Copy a model of ours, with another calibration, and return the hash of all files of the copy.
+
+    Args:
+        source: Folder of the model.
+        folder: Of the copy; is created.
+        calibration: Takes the place of the one that the model has, if any.
+
+    Raises:
+        WeightsMismatch: If the model is broken, or in the released layout, which has no place for a calibration.
+    """
+    if is_released(source):
+        raise WeightsMismatch(f"{source.name} has the released layout, which has no place for a calibration.")
+    manifest, _ = verify(source)
+    names = [name for name in manifest["files"] if name != CALIBRATION_FILE]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    names.append(save_calibration(calibration, folder))
+    hashes = {name: file_digest(folder / name) for name in sorted(names)}
+    text = json.dumps({"files": hashes, "card": manifest.get("card", {})}, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
     return verify(folder)[1]
 
 

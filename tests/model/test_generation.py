@@ -20,6 +20,9 @@ class Script:
         here = self.script[len(prefix)]
         return here if isinstance(here, list) else [here]
 
+    def narrowed(self, prefix: list[int], allowed: list[int], logits: list[float]) -> list[int]:
+        return allowed
+
     def forced(self, prefix: list[int]) -> list[int]:
         run: list[int] = []
         for item in self.script[len(prefix) :]:

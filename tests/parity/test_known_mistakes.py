@@ -174,6 +174,9 @@ def test_every_sample_of_a_batch_may_end_its_text_by_itself() -> None:
         def allowed(self, prefix: list[int]) -> list[int] | None:
             return [eos] if prefix else None
 
+        def narrowed(self, prefix: list[int], allowed: list[int], logits: list[float]) -> list[int]:
+            return allowed
+
         def forced(self, prefix: list[int]) -> list[int]:
             return []
 
