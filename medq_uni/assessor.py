@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor
 from medq_uni.description import DEFAULT_ASSESS, QualityDescription, degradation_words
 from medq_uni.image import MedicalImage
 from medq_uni.inference import Inference, Written
+from medq_uni.physical_units import measurements_of
 from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import CannotAssess, assessable
 from medq_uni.pretrained.calibration import OperatingPoint
 from medq_uni.pretrained.load import Pretrained
 from medq_uni.pretrained.ood_detector import REFUSED_ABOVE
-from medq_uni.scaling import scaling_of
+from medq_uni.quantities import Reading
+from medq_uni.scaling import Scaling, scaling_of
 from medq_uni.taxonomy import Modality
 from medq_uni.tiles import tile_grid
 
@@ -144,12 +147,39 @@ class Assessor:
         ood_score = self._ood_score(views, image.modality)
         _check_known(image.modality, ood_score, allow_ood)
         question = instruction or DEFAULT_ASSESS
-        read = [self._read(one, self._windows(view, one), question) for view, one in zip(views, slices, strict=True)]
+        windows = [self._windows(view, one) for view, one in zip(views, slices, strict=True)]
+        read = [self._read(image.modality, one, question) for one in windows]
         _check_looks(image.modality, {one.looks_like for one in read})
         found = tuple(self._finding(z, one, image.modality) for z, one in zip(places, read, strict=True))
         by_grade = sorted(found, key=lambda one: (one.description.worst.level, one.log_odds))
-        speaks = by_grade[len(by_grade) // 2]
+        reading = self._reading(windows, image.modality)
+        speaks = self._with_figures(by_grade[len(by_grade) // 2], reading, image, scaling)
         return Assessment(speaks.description, ood_score, found, speaks)
+
+    @torch.inference_mode()
+    def read(self, image: MedicalImage) -> Reading | None:
+        """Return what is read of the quantities of a slice, the median over its windows; None without a head for them.
+
+        Args:
+            image: A single slice with a modality.
+        """
+        views = self.inference.preprocessor.views(image)[0]
+        return self._reading([self._windows(views[0], image)], image.modality)
+
+    def _reading(self, windows: Sequence[Float[Tensor, "N 2 h w"]], modality: Modality | None) -> Reading | None:
+        reading = self.inference.read_quantities(torch.cat(list(windows)), modality)
+        return None if reading is None else reading.median()
+
+    def _with_figures(
+        self, found: SliceFinding, reading: Reading | None, image: MedicalImage, scaling: Scaling
+    ) -> SliceFinding:
+        """Return a finding with the figures that were read of the image in its description."""
+        calibration = self.pretrained.calibration
+        if calibration is None or reading is None:
+            return found
+        tasks = [one.task for one in found.description.degradations]
+        figures = measurements_of(reading, image, scaling, tasks, calibration)
+        return replace(found, description=replace(found.description, measurements=figures))
 
     def _ood_score(self, views: Tensor, modality: Modality | None) -> float | None:
         """Return that of the middle slice."""
@@ -174,12 +204,12 @@ class Assessor:
         kept = sorted(place for place in ranked if shares[place] >= shares[ranked[0]] / 2)
         return torch.stack([tiles[place].cut(views[None]) for place in kept])
 
-    def _read(self, image: MedicalImage, windows: Float[Tensor, "N 2 h w"], question: str) -> Written:
+    def _read(self, modality: Modality | None, windows: Float[Tensor, "N 2 h w"], question: str) -> Written:
         """Return what the network writes about the window whose log-odds of a degradation are the middle ones."""
-        point = self._point(image.modality)
+        point = self._point(modality)
         written = self.inference.describe(
             windows,
-            [image.modality] * len(windows),
+            [modality] * len(windows),
             question=question,
             looks=True,
             cuts=[None if point is None else point.cut] * len(windows),

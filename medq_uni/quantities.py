@@ -9,30 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medq_uni.measurement import Quantity
 from medq_uni.taxonomy import Modality, Task
-
-
-class Quantity(StrEnum):
-    """What can be told about a degradation, in this order."""
-
-    NOISE_SD = "noise_sd"
-    """Standard deviation of the noise inside the body, as a fraction of the network range of the image."""
-    NOISE_FREQUENCY = "noise_frequency"
-    """Mean frequency of the noise power spectrum (f_av of AAPM TG-233, 2019), in cycles per pixel."""
-    ACCELERATION = "acceleration"
-    """Lines of a full acquisition per line acquired."""
-    MOTION = "motion"
-    """Largest translation in pixels plus largest rotation in degrees: about the largest shift in pixels at a distance
-    of 57 pixels from the center."""
-    DOSE_REDUCTION = "dose_reduction"
-    """Counts of a full acquisition per count acquired."""
-
 
 NOISE = frozenset((Quantity.NOISE_SD, Quantity.NOISE_FREQUENCY))
 OF_TASK: Mapping[Task, frozenset[Quantity]] = {

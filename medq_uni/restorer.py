@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
@@ -21,9 +21,11 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
 from medq_uni.image_like import ImageLike, Stated, as_image
 from medq_uni.inference import CODEC_ONLY, EXPERTS_BYPASSED, WHOLE, Condition, Parts, Restored
+from medq_uni.measurement import Quantity
+from medq_uni.physical_units import network_values
 from medq_uni.preprocess import Inverse, assessable
 from medq_uni.pretrained.load import Pretrained, load_pretrained
-from medq_uni.quantities import known_with
+from medq_uni.quantities import Quantities, known_with
 from medq_uni.result import Provenance, Restoration, RunOptions
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Severity, Verdict, restoration_strength
@@ -34,6 +36,7 @@ WITHHELD = (
     "worse. Pass a strength (--strength) to restore it nevertheless."
 )
 """Why an image that is not good is left unchanged."""
+UNTOLD = "This model cannot be told figures: those of the description have no effect."
 Progress = Callable[[int, int], None]
 """Called with the number of tiles done and their total."""
 
@@ -177,7 +180,8 @@ class Restorer:
             return Restoration(image, guiding, image, None, zero, made, time.perf_counter() - began, True)
         words = instruction or (DEFAULT_RESTORE if description is None else FOLLOW_REPORT)
         views, inverse = self.inference.preprocessor.views(image)
-        drawn = self._restore_views(views, (words, guiding), settings, parts, progress)
+        figures = {} if description is None else network_values(description.measurements, image, inverse.scaling)
+        drawn = self._restore_views(views, (words, guiding), figures, settings, parts, progress)
         whole, mean = self.inference.preprocessor.image(drawn.image, inverse)
         restored = _with_strength(image, whole, strength * step, inverse)
         uncertainty = None if drawn.deviation is None else self._uncertainty(drawn.deviation, mean, inverse, guiding)
@@ -248,6 +252,7 @@ class Restorer:
         self,
         views: Tensor,
         words: tuple[str, QualityDescription],
+        figures: Mapping[Quantity, float],
         settings: RestoreSettings,
         parts: Parts,
         progress: Progress | None,
@@ -255,7 +260,7 @@ class Restorer:
         """Return the restored slices in the channels of the codec, blended from tiles."""
         tiles = tile_grid(views.shape, size=self.inference.preprocessor.largest_tile)
         texts = (self.inference.tokenizer.encode(words[0]), self.inference.tokenizer.encode_description(words[1]))
-        told = self._told_quantities(views, tiles, words[1])
+        told = self._told_quantities(views, tiles, words[1], figures)
         means, spreads = [], []
         for first in range(0, len(tiles), settings.batch_size):
             chunk = tiles[first : first + settings.batch_size]
@@ -273,11 +278,11 @@ class Restorer:
         return Restored(blend(means, tiles, shape), blend(spreads, tiles, shape) if spreads else None)
 
     def _told_quantities(
-        self, views: Tensor, tiles: Sequence[Tile], guiding: QualityDescription
+        self, views: Tensor, tiles: Sequence[Tile], guiding: QualityDescription, figures: Mapping[Quantity, float]
     ) -> list[Tensor] | None:
         """Return what the decoder is told about every slice, read from all of the slice; None where it reads nothing.
 
-        The description chooses which quantities count.
+        The description chooses which quantities count; figures that the user states take the place of readings.
         """
         told = []
         known = known_with([degradation.task for degradation in guiding.degradations])
@@ -285,8 +290,13 @@ class Restorer:
             windows = torch.stack([tile.cut(views) for tile in tiles if tile.z == z])
             reading = self.inference.read_quantities(windows, guiding.modality)
             if reading is None:
+                if figures:
+                    warnings.warn(
+                        "This model cannot be told figures: those of the description have no effect.", stacklevel=4
+                    )
                 return None
-            told.append(reading.median().quantities(guiding.modality, known).told())
+            values = {**reading.median().quantities(guiding.modality, known).values, **figures}
+            told.append(Quantities(guiding.modality, values).told())
         return told
 
     def _restore_tiles(

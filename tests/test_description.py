@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medq_uni.description import Degradation, DescriptionError, QualityDescription, degradation_options, json_schema
+from medq_uni.measurement import Measurement, Quantity
 from medq_uni.taxonomy import Anatomy, Modality, Severity, Task, Verdict, tasks_of, verdict_of
 
 GRADES = list(Severity)[1:]
@@ -143,3 +145,39 @@ def test_degradation_options_are_read_back():
             assert len(QualityDescription.from_text(text).degradations) == (
                 0 if words == "none" else words.count(" and ") + 1
             )
+
+
+SD = Measurement(Quantity.NOISE_SD, 35.0, "HU", 30.0, 41.0)
+
+
+def test_figures_are_a_sentence_and_a_key_of_their_own_and_leave_the_rest_alone():
+    measured = replace(EXAMPLE, measurements=(SD, Measurement(Quantity.NOISE_FREQUENCY, 0.21, "per pixel")))
+    assert measured.to_text() == (
+        EXAMPLE.to_text() + " Measured: noise SD 35 HU (30 to 41); mean noise frequency 0.21 per pixel."
+    )
+    for back in (
+        QualityDescription.from_text(measured.to_text()),
+        QualityDescription.from_text(measured.to_text().lower(), strict=False),
+        QualityDescription.from_json(measured.to_json()),
+    ):
+        assert back.measurements == measured.measurements
+    assert replace(measured, measurements=()) == EXAMPLE
+    assert "measurements" not in EXAMPLE.to_dict()
+    schema = json_schema(measured=True)
+    assert set(schema["properties"]) == set(measured.to_dict())
+    assert set(SD.to_dict()) == set(schema["properties"]["measurements"]["items"]["properties"])
+    assert set(json_schema()["properties"]) == set(EXAMPLE.to_dict())
+    assert schema["required"] == json_schema()["required"]
+    assert [name for name, _, _ in EXAMPLE.diff(measured)] == ["measurements"]
+
+
+def test_a_figure_is_stated_once():
+    with pytest.raises(DescriptionError, match="one figure twice"):
+        replace(EXAMPLE, measurements=(SD, SD))
+
+
+def test_a_wrong_figure_is_an_error_of_the_description():
+    with pytest.raises(DescriptionError, match="noise SD 35 HU"):
+        QualityDescription.from_text(EXAMPLE.to_text() + " Measured: much noise.")
+    with pytest.raises(DescriptionError, match="measurement"):
+        QualityDescription.from_dict(EXAMPLE.to_dict() | {"measurements": [{"quantity": "noise_sd"}]})

@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "medq_uni"
 FLOORS = (
     {"taxonomy", "errors", "notice", "threads"},
-    {"wording", "quantities", "json_text"},
-    {"image", "description", "config", "files"},
+    {"wording", "measurement", "json_text"},
+    {"image", "description", "config", "files", "quantities"},
     {"config_json"},
     {
         "seeding",
@@ -29,7 +29,7 @@ FLOORS = (
     {"data", "model", "result", "scoring", "display", "image_like"},
     {"baselines"},
     {"pretrained"},
-    {"inference"},
+    {"inference", "physical_units"},
     {"assessor", "train"},
     {"restorer"},
     {"pipeline"},

@@ -1,19 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medq_uni.quantities import (
-    OF_TASK,
-    TOLD_NUMBERS,
-    Quantities,
-    Quantity,
-    Reading,
-    decoded,
-    encoded,
-    known_with,
-    misread,
-)
+from medq_uni.measurement import LARGEST, UNITS, Measurement, MeasurementError, Quantity
+from medq_uni.quantities import OF_TASK, TOLD_NUMBERS, Quantities, Reading, decoded, encoded, known_with, misread
 from medq_uni.taxonomy import Modality, Task
 
 RANGES = {
@@ -76,3 +69,63 @@ def test_of_several_windows_the_middle_reading_counts():
     found = Reading(value, torch.ones(3, 5)).median().quantities(Modality.CT, {Quantity.NOISE_SD})
     assert found.modality is Modality.CT
     assert found.values == {Quantity.NOISE_SD: pytest.approx(decoded(Quantity.NOISE_SD, 0.5))}
+
+
+@st.composite
+def measurements(draw: st.DrawFn) -> Measurement:
+    quantity = draw(st.sampled_from(Quantity))
+    low, value, high = sorted(draw(st.lists(st.floats(0, LARGEST), min_size=3, max_size=3)))
+    ends = (low, high) if draw(st.booleans()) else (None, None)
+    return Measurement(quantity, value, draw(st.sampled_from(UNITS[quantity])), *ends)
+
+
+@given(measurements())
+def test_a_figure_comes_back_from_words_and_json(one: Measurement):
+    assert Measurement.from_words(one.words) == one
+    assert Measurement.from_words(one.words.upper()) == one
+    assert Measurement.from_dict(one.to_dict()) == one
+
+
+def test_a_figure_is_stated_as_physicists_do():
+    assert Measurement(Quantity.NOISE_SD, 35.04, "HU", 30.2, 41).words == "noise SD 35 HU (30.2 to 41)"
+    assert Measurement(Quantity.ACCELERATION, 4).words == "acceleration 4"
+    assert Measurement(Quantity.NOISE_SD, 12345.6, "Bq/ml").words == "noise SD 12300 Bq/ml"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "noise SD",
+        "noise SD -3 HU",
+        "noise SD 1e3 HU",
+        "noise SD nan HU",
+        "noise SD 3 mm",
+        "acceleration 4 HU",
+        "noise SD 35 HU (41 to 30)",
+        "noise SD 35 HU (30 to)",
+        "noise SD 99999999999999999999 HU",
+        "dose 3",
+        "noise SD 35 HU; acceleration 3",
+    ],
+)
+def test_a_wrong_figure_is_refused(text: str):
+    with pytest.raises(MeasurementError):
+        Measurement.from_words(text)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"quantity": "noise_sd", "unit": "HU"},
+        {"quantity": "noise_sd", "value": "35", "unit": "HU"},
+        {"quantity": "noise_sd", "value": True, "unit": "HU"},
+        {"quantity": "noise_sd", "value": math.nan, "unit": "HU"},
+        {"quantity": "noise_sd", "value": 3.0, "unit": "HU", "low": 2.0},
+        {"quantity": "sharpness", "value": 3.0, "unit": ""},
+    ],
+)
+def test_a_wrong_dictionary_of_a_figure_is_refused(values: dict[str, object]):
+    with pytest.raises(MeasurementError):
+        Measurement.from_dict(values)

@@ -10,7 +10,8 @@ import numpy as np
 
 from medq_uni.calibrate.bounds import CONFIDENCE, RISK, p_value, upper_bound
 from medq_uni.calibrate.evidence import LEVELS, SHARES, Evidence
-from medq_uni.pretrained.calibration import VERSION, Calibration, OperatingPoint, Step
+from medq_uni.measurement import Quantity
+from medq_uni.pretrained.calibration import VERSION, Calibration, FigureError, OperatingPoint, Step
 from medq_uni.taxonomy import Modality, Severity, Task
 
 MOST_FLAGGED = 0.05
@@ -21,6 +22,8 @@ FEWEST_IMAGES = 20
 """Below this many images a grade takes the step of its task, and a task of less than a quarter of it the whole one."""
 NUM_BINS = 10
 COVERED = 0.683
+INSIDE = 0.9
+"""Share of the true values that the interval of a figure holds."""
 
 
 def calibration_of(rows: Sequence[Evidence], identity: str, scales: dict[Modality, float]) -> Calibration:
@@ -43,7 +46,21 @@ def calibration_of(rows: Sequence[Evidence], identity: str, scales: dict[Modalit
         operating_points=points,
         steps=steps_of(flagged),
         spread_scale=_scales(flagged, scales),
+        figures=figure_errors(rows),
     )
+
+
+def figure_errors(rows: Iterable[Evidence]) -> dict[Quantity, FigureError]:
+    """Return how well every quantity is read, from those of which at least twenty values are known."""
+    found = {}
+    for quantity in Quantity:
+        own = [row.readings[quantity] for row in rows if quantity in row.readings]
+        if len(own) >= FEWEST_IMAGES:
+            errors = np.array([abs(one.found - one.true) for one in own])
+            ratios = errors / np.array([one.deviation for one in own])
+            factor = float(np.quantile(ratios, INSIDE))
+            found[quantity] = FigureError(error=float(np.median(errors)), factor=max(factor, 1e-6))
+    return found
 
 
 def operating_point(rows: Sequence[Evidence]) -> OperatingPoint | None:

@@ -11,14 +11,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from medq_uni.config import ConfigError
 from medq_uni.config_json import from_json
+from medq_uni.measurement import Quantity
 from medq_uni.physics.effect import foreground
+from medq_uni.physics.measured_quantities import quantities_of
 from medq_uni.pretrained.calibration import VERSION, Calibration, OperatingPoint
 from medq_uni.pretrained.load import Pretrained
+from medq_uni.quantities import encoded
 from medq_uni.restorer import Restorer, RestoreSettings
 from medq_uni.result import Restoration
+from medq_uni.scaling import scaling_of
 from medq_uni.scoring import psnr_gain
 from medq_uni.systems.cases import Case
 from medq_uni.taxonomy import Modality, Severity, Task
@@ -41,6 +46,16 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Read:
+    """A quantity that is known, and what was read of it, on the scale on which networks are told it."""
+
+    true: float
+    found: float
+    deviation: float
+    """Standard deviation of the error that the model expects."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What a model did to one image."""
 
@@ -56,6 +71,8 @@ class Evidence:
     """What it would say is wrong, were anything wrong."""
     gains: tuple[float, ...]
     """Gain in PSNR over the input in dB by :data:`SHARES`; empty of a good image, which has nothing to gain."""
+    readings: dict[Quantity, Read]
+    """What it read of every quantity that is known; empty where it reads none."""
     ratios: tuple[float, ...]
     """Quantiles at :data:`LEVELS` of |error| / predicted standard deviation in the body, as it is scaled without a
     calibration; empty where nothing is predicted, and of good images."""
@@ -136,8 +153,23 @@ def _evidence(restorer: Restorer, index: int, case: Case) -> Evidence:
         log_odds=found.provenance.log_odds,
         said=tuple(Said(task=one.task, severity=one.severity) for one in found.description.degradations),
         gains=() if is_good else tuple(_gain(case, found, share) for share in SHARES),
+        readings=_readings(restorer, case),
         ratios=() if is_good else _ratios(case, found),
     )
+
+
+def _readings(restorer: Restorer, case: Case) -> dict[Quantity, Read]:
+    reading = restorer.assessor.read(case.degraded)
+    if reading is None:
+        return {}
+    noise = (case.degraded.voxels[0] - case.reference.voxels[0]) / scaling_of(case.degraded).wide_span
+    inside = torch.from_numpy(foreground(case.reference)[0])
+    true = quantities_of(case.task.modality, case.records, torch.from_numpy(noise), inside)
+    found, deviation = (dict(zip(Quantity, x[0].tolist(), strict=True)) for x in (reading.value, reading.deviation))
+    return {
+        one: Read(true=encoded(one, value), found=found[one], deviation=deviation[one])
+        for one, value in true.values.items()
+    }
 
 
 def _gain(case: Case, found: Restoration, share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from medq_uni.calibrate.derive import calibration_of
 from medq_uni.calibrate.evidence import Evidence, Told, identity_of, measure
 from medq_uni.config import ConfigError
 from medq_uni.data.pairs import PairsConfig
-from medq_uni.pretrained.calibration import Calibration
+from medq_uni.measurement import NAMES, Quantity
+from medq_uni.pretrained.calibration import Calibration, FigureError
 from medq_uni.pretrained.load import Pretrained, folder_of, load_pretrained, with_calibration
 from medq_uni.systems.cases import Case, drawn_cases
 from medq_uni.taxonomy import Modality, Severity
@@ -94,7 +96,19 @@ def summary(found: Calibration) -> str:
         for grade, step in grades.items():
             cells = f"{step.share:g} | {step.harmed:.0%} | {step.bound:.0%} | {step.subjects}"
             lines.append(f"| {grade.value} {task.value} | {cells} |")
+    lines += ["", "| figure | median error | stated |", "|---|---|---|"]
+    for quantity, figure in found.figures.items():
+        lines.append(
+            f"| {NAMES[quantity]} | {_error(quantity, figure)} | {'yes' if figure.is_useful(quantity) else 'no'} |"
+        )
     return "\n".join([*lines, "", promise(found)])
+
+
+def _error(quantity: Quantity, figure: FigureError) -> str:
+    if quantity is Quantity.NOISE_FREQUENCY:
+        return f"{0.1 * figure.error:.3f} per pixel"
+    base = 2.0 if quantity is Quantity.ACCELERATION else math.e
+    return f"{base**figure.error - 1:.0%}"
 
 
 def promise(found: Calibration) -> str:

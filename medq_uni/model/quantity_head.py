@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medq_uni.measurement import Quantity
 from medq_uni.model.zero_init import zero_init
-from medq_uni.quantities import Quantity
 from medq_uni.taxonomy import Modality
 
 POOLS = 4

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medq_uni.measurement import Quantity
 from medq_uni.physics.record import DegradationRecord
 from medq_uni.physics.spectra import radial
-from medq_uni.quantities import Quantities, Quantity, known_with
+from medq_uni.quantities import Quantities, known_with
 from medq_uni.taxonomy import Modality, Task
 
 PATCH = 32

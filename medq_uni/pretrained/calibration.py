@@ -14,11 +14,21 @@ from pathlib import Path
 from medq_uni.config import ConfigError
 from medq_uni.config_json import from_json, to_json
 from medq_uni.files import read_text, write_text
+from medq_uni.measurement import Quantity
 from medq_uni.taxonomy import Modality, Severity, Task
 
 CALIBRATION_FILE = "calibration.json"
 """File of a model folder."""
 VERSION = 1
+MOST_ERROR = {
+    Quantity.NOISE_SD: math.log(1.35),
+    Quantity.NOISE_FREQUENCY: 0.5,
+    Quantity.ACCELERATION: math.log2(1.35),
+    Quantity.MOTION: math.log(1.35),
+    Quantity.DOSE_REDUCTION: math.log(1.35),
+}
+"""Largest median error with which a figure is stated, on the scale of networks: about a third of the value, of the
+frequency 0.05 cycles per pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +66,20 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FigureError:
+    """How well a model reads one quantity, on the scale on which networks are told it."""
+
+    error: float
+    """Median absolute error."""
+    factor: float
+    """On the error that the model expects, after which nine of ten true values lie inside."""
+
+    def is_useful(self, quantity: Quantity) -> bool:
+        """Return whether the error is small enough for the figure to be stated."""
+        return self.error <= MOST_ERROR[quantity]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What was measured of a model; see the module."""
 
@@ -74,6 +98,9 @@ class Calibration:
     spread_scale: dict[Task, float] = field(default_factory=dict)
     """Factor on the predicted standard deviation after which it covers 68.3 % of the errors, by what was said."""
 
+    figures: dict[Quantity, FigureError] = field(default_factory=dict)
+    """How well every quantity is read; one that is missing is not stated."""
+
     def __post_init__(self) -> None:
         """Refuse a form that this version does not know, and numbers that cannot be."""
         if self.version != VERSION:
@@ -82,6 +109,7 @@ class Calibration:
         if any(not 0 <= share <= 1 for share in shares):
             raise ConfigError("calibration: a step is a share from 0 to 1.")
         positive = [point.temperature for point in self.operating_points.values()] + [*self.spread_scale.values()]
+        positive += [figure.factor for figure in self.figures.values()]
         if any(not (math.isfinite(number) and number > 0) for number in positive):
             raise ConfigError("calibration: temperatures and scales are positive.")
 

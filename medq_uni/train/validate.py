@@ -17,11 +17,12 @@ from medq_uni.data.pair_cache import CACHED_SIDE, TrainingPairs, pair_images
 from medq_uni.description import DEFAULT_RESTORE, QualityDescription
 from medq_uni.image import MedicalImage
 from medq_uni.inference import EXPERTS_BYPASSED, WHOLE, Condition, Inference
+from medq_uni.measurement import Quantity
 from medq_uni.model.flow import draw_noise
 from medq_uni.model.medq import MedQ
 from medq_uni.physics.effect import foreground
 from medq_uni.preprocess import Inverse, Preprocessor
-from medq_uni.quantities import Quantity, encoded
+from medq_uni.quantities import encoded
 from medq_uni.scoring import psnr_gain
 from medq_uni.seeding import generator_of
 from medq_uni.taxonomy import Modality, Severity

@@ -12,8 +12,9 @@ from medq_uni.calibrate.derive import (
     operating_point,
     steps_of,
 )
-from medq_uni.calibrate.evidence import LEVELS, SHARES, Evidence, Said
+from medq_uni.calibrate.evidence import LEVELS, SHARES, Evidence, Read, Said
 from medq_uni.calibrate.run import promise, summary
+from medq_uni.measurement import Quantity
 from medq_uni.taxonomy import Modality, Severity, Task
 
 
@@ -35,6 +36,7 @@ def row(
         log_odds=log_odds,
         said=said,
         gains=() if is_good else gains,
+        readings={Quantity.NOISE_SD: Read(true=0.1 * index, found=0.1 * index + 0.1, deviation=0.05)},
         ratios=ratios,
     )
 
@@ -107,6 +109,9 @@ def test_a_calibration_says_what_it_can_promise():
     assert much.spread_scale[Task.CT_LOW_DOSE] == pytest.approx(3 * 2 * 0.683, rel=0.01)
     assert much.subjects == {Modality.CT: 80}
     assert "Promises harm to less than 10%" in promise(much)
+    assert much.figures[Quantity.NOISE_SD].error == pytest.approx(0.1)
+    assert much.figures[Quantity.NOISE_SD].factor == pytest.approx(2.0)
+    assert "| noise SD | 11% | yes |" in summary(much)
     little = calibration_of([*GOOD[:8], *BAD[:8]], "hash", {})
     assert promise(little).startswith("Promises nothing")
     assert "22 subjects" in promise(little)

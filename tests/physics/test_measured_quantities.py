@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from medq_uni.data.pairs import PairsConfig, draw_pair
+from medq_uni.measurement import Quantity
 from medq_uni.physics.effect import foreground
 from medq_uni.physics.measured_quantities import mean_frequency, noise_sd, quantities_of
-from medq_uni.quantities import OF_TASK, Quantity
+from medq_uni.quantities import OF_TASK
 from medq_uni.scaling import scaling_of
 from medq_uni.taxonomy import Severity, Task
 

@@ -7,9 +7,10 @@ import torch
 
 from medq_uni.config import FidelityCodecConfig
 from medq_uni.data.pair_cache import PairCache
+from medq_uni.measurement import Quantity
 from medq_uni.model.quantity_head import QuantityHead, reading_loss
 from medq_uni.pretrained.load import load_pretrained
-from medq_uni.quantities import OF_TASK, TOLD_NUMBERS, Quantities, Quantity, encoded
+from medq_uni.quantities import OF_TASK, TOLD_NUMBERS, Quantities, encoded
 from medq_uni.restorer import Restorer
 from medq_uni.taxonomy import Modality, Severity
 from medq_uni.train.export import publish
