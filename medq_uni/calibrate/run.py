@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medq_uni.calibrate.bounds import CONFIDENCE, RISK, subjects_needed
+from medq_uni.calibrate.check import check
 from medq_uni.calibrate.derive import calibration_of
 from medq_uni.calibrate.evidence import Evidence, Told, identity_of, measure
 from medq_uni.config import ConfigError
@@ -71,6 +72,30 @@ def calibrate(
     rows = measure(pretrained, cases, folder, progress=progress)
     found = calibration_of(rows, identity_of(pretrained, cases), _scales(pretrained))
     return Calibrated(found, tuple(rows), with_calibration(source, folder, found))
+
+
+def check_model(
+    model: str, cases: Sequence[Case], folder: Path, *, device: str | None = None, progress: Told | None = None
+) -> str:
+    """Return tables of what the calibration of a model is worth on other people; nothing of the model changes.
+
+    Args:
+        model: Name or folder of a calibrated model.
+        cases: Slices of subjects that neither it nor its calibration has seen.
+        folder: Where what was measured is kept.
+        device: Where to compute.
+        progress: Called with the number of images done and their total.
+
+    Raises:
+        ConfigError: If there are no images, or the model has no calibration.
+    """
+    if not cases:
+        raise ConfigError("no images to check on: the sources have no usable slice in this split.")
+    pretrained = load_pretrained(model, device=device or "cpu")
+    if pretrained.calibration is None:
+        raise ConfigError(f"{model} has no calibration. Run medq calibrate without --check first.")
+    rows = measure(pretrained, cases, folder, progress=progress)
+    return check(rows, pretrained.calibration, _scales(pretrained))
 
 
 def draw(config: PairsConfig) -> list[Case]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medq_uni.calibrate.check import check
 from medq_uni.calibrate.derive import (
     best_step,
     best_temperature,
@@ -117,3 +118,14 @@ def test_a_calibration_says_what_it_can_promise():
     assert "22 subjects" in promise(little)
     assert "| CT | 16 | 16 |" in summary(little)
     assert len(SHARES) == 4
+
+
+def test_a_calibration_is_checked_on_other_people():
+    found = calibration_of([*GOOD, *BAD], "hash", {Modality.CT: 3.0})
+    others = [row(500 + i, -3.0, Severity.NONE) for i in range(10)] + [
+        row(600 + i, 0.9 if i else -9.0) for i in range(10)
+    ]
+    text = check(others, found, {Modality.CT: 3.0})
+    assert "| CT | 20 | 10 | 0% | 10 | 90% |" in text
+    assert "| ct-low-dose | 9 | +2.00 | 0% | +2.00 | +2.00 to +2.00 | 0% | 68% | 100% |" in text
+    assert "| noise SD | 20 | 0.10 | 100% |" in text
