@@ -12,13 +12,14 @@ from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
 from medq_uni.image import MedicalImage, Units, axial_affine
+from medq_uni.io.dicom_alike import check_alike
 from medq_uni.io.dicom_headers import Headers, RawHeader
 from medq_uni.io.dicom_pixels import check_pixels, decode, parsing, read_elements, transfer_syntax
 from medq_uni.io.frames import functional_group, stacks_of
 from medq_uni.io.geometry import Plane, spacing_of, stack
 from medq_uni.io.guard import guarded
 from medq_uni.io.image_kind import check_kind, modality_of
-from medq_uni.io.limits import begin, check_bytes, check_finite, is_worker, warn
+from medq_uni.io.limits import begin, check_bytes, check_finite, is_worker, not_done, warn
 from medq_uni.io.mosaic import is_mosaic, split
 from medq_uni.io.rescale import Rescale, physical
 from medq_uni.io.spool import Spool
@@ -99,7 +100,11 @@ def read_dicom(
     Raises:
         UnreadableImage: If it cannot be read as one volume.
     """
-    parsed = guarded(paths, parse_files, paths, name, modality, frame)
+    try:
+        parsed = guarded(paths, parse_files, paths, name, modality, frame)
+    except UnreadableImage as error:
+        culprits = [path for path in paths if str(error).startswith(f"{path.name}: ")]
+        raise UnreadableImage(f"{error}{not_done(paths, culprits)}" if culprits else str(error)) from None
     with parsing(name):
         stored = parsed.pixels.array()
         stored = stored if parsed.order == list(range(len(stored))) else stored[parsed.order]
@@ -126,6 +131,7 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None, frame: 
         passed_on: list[RawHeader | Dataset] = []
         sizes: list[tuple[int, ...]] = []
         kinds: list[np.dtype] = []
+        owners: list[str] = []
         planes: list[Plane] = []
         refs: list[FrameRef] = []
         pixels: Spool | None = None
@@ -146,14 +152,15 @@ def parse_files(paths: list[Path], name: str, modality: Modality | None, frame: 
             per_header = (len(frames) // len(found), *frames.shape[1:])
             for header in found:
                 for index in range(per_header[0]):
-                    planes.append(_plane(path.name, header, index))
-                    refs.append(_frame_ref(path.name, header, len(headers), index))
+                    planes.append(plane_of(path.name, header, index))
+                    refs.append(frame_ref(path.name, header, len(headers), index))
                 headers.append(header)
                 sizes.append(per_header)
                 kinds.append(frames.dtype)
+                owners.append(path.name)
             passed_on += [RawHeader(dataset, elements, one) for one in found] if is_worker() else found
             check_bytes(name, (len(planes), *frames.shape[1:]), frames.itemsize)
-        _check_alike(name, headers, sizes, kinds)
+        check_alike(name, owners, headers, sizes, kinds)
         chosen = _stack(name, headers, len(planes), frame)
         order, affine, is_uneven, notes = _arrange(name, [planes[k] for k in chosen], headers)
         order = [chosen[k] for k in order]
@@ -211,7 +218,12 @@ def _numbers(name: str, dataset: Dataset | None, keyword: str, count: int) -> tu
     return tuple(float(v) for v in values)
 
 
-def _plane(name: str, dataset: Dataset, index: int) -> Plane:
+def plane_of(name: str, dataset: Dataset, index: int) -> Plane:
+    """Return where the header says that a frame lies.
+
+    Raises:
+        UnreadableImage: If a tag does not hold the numbers that it should.
+    """
     place = functional_group(dataset, index, "PlanePositionSequence") or dataset
     turn = functional_group(dataset, index, "PlaneOrientationSequence") or dataset
     measures = functional_group(dataset, index, "PixelMeasuresSequence") or dataset
@@ -230,7 +242,12 @@ def _plane(name: str, dataset: Dataset, index: int) -> Plane:
     )
 
 
-def _frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef:
+def frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef:
+    """Return where a slice comes from and how its values are scaled, of a frame of the header of this number.
+
+    Raises:
+        UnreadableImage: If the scaling is not one that is understood.
+    """
     if dataset.get("ModalityLUTSequence"):
         raise UnreadableImage(f"{name}: a ModalityLUTSequence is not supported. Export with RescaleSlope.")
     where = functional_group(dataset, index, "PixelValueTransformationSequence") or dataset
@@ -240,25 +257,6 @@ def _frame_ref(name: str, dataset: Dataset, header: int, index: int) -> FrameRef
         raise UnreadableImage(f"{name}: RescaleSlope is 0, so every voxel is the same. Correct the header.")
     rescale = Rescale(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0)
     return FrameRef(header, index, rescale, slope is not None)
-
-
-def _check_alike(name: str, headers: list[Dataset], shapes: list[tuple[int, ...]], kinds: list[np.dtype]) -> None:
-    """Refuse files that cannot be slices of one volume, by shape (frames, rows, columns) and type of their pixels."""
-    if len({shape[1:] for shape in shapes}) > 1:
-        sizes = sorted({f"{rows} x {columns}" for _, rows, columns in shapes})
-        raise UnreadableImage(f"{name}: slices differ in size ({', '.join(sizes)}). Read them one by one.")
-    if len(set(kinds)) > 1 or len({h.PhotometricInterpretation for h in headers}) > 1:
-        raise UnreadableImage(f"{name}: slices differ in how pixels are stored. Read them one by one.")
-    if len(headers) > 1 and any(shape[0] > 1 for shape in shapes):
-        raise UnreadableImage(
-            f"{name}: {len(headers)} multi-frame objects share one series. Read each file on its own."
-        )
-    for header, (num_frames, _, _) in zip(headers, shapes, strict=True):
-        groups = header.get("PerFrameFunctionalGroupsSequence")
-        if groups and len(groups) != num_frames:
-            raise UnreadableImage(
-                f"{name}: {len(groups)} functional groups for {num_frames} frames. Export the image again."
-            )
 
 
 def _stack(name: str, headers: list[Dataset], count: int, frame: int | None) -> tuple[int, ...]:

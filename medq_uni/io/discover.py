@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from medq_uni.errors import UnreadableImage
+from medq_uni.io.copies import without_copies
 from medq_uni.io.guard import guarded
+from medq_uni.io.limits import not_done
 from medq_uni.io.provenance import SIDECAR_SUFFIX
-from medq_uni.io.series import NoImage, SliceRef, images_of, slices_of, without_copies
+from medq_uni.io.series import NoImage, SliceRef, images_of, slices_of
 from medq_uni.taxonomy import Modality
 
 Format = Literal["dicom", "nifti", "png", "tiff"]
@@ -53,6 +55,7 @@ class ImageItem:
         number: Which of them it is, from 0, in the order of acquisition.
         frame: Which stack of the one multi-frame file it is, from 0; None where the file is one stack.
         is_mosaic: Whether the file is a mosaic, whose slices are written as a folder of objects.
+        problem: Why it cannot be read, where that was found on the way: files that contradict each other.
     """
 
     path: Path
@@ -63,13 +66,14 @@ class ImageItem:
     number: int = 0
     frame: int | None = None
     is_mosaic: bool = False
+    problem: str = ""
 
 
 class FoundImages(list[ImageItem]):
     """The images of a folder, with what was passed over.
 
     Attributes:
-        skipped: (path, reason) of every other file.
+        skipped: (path, reason) of every other file, copies of those that count among them.
         broken: Those of them that are an image, or named like one, and are left out all the same: damaged, a link whose
             target is gone, a folder that cannot be opened, a format that is not read. A DICOM object that holds no
             image, such as a report, is none of them.
@@ -243,20 +247,31 @@ def _series_items(root: Path, series: dict[str, list[SliceRef]], others: Sequenc
     holds = Counter(folder for place in (*others, *lone, *shared) for folder in (place, *place.parents))
     items = []
     counts: Counter[str] = Counter()
+    problems = {key: _problem(slices) for key, slices in series.items()}
     for key, files in paths.items():
         folder, number = folders[key], counts[uids[key]]
         counts[uids[key]] += 1
         if len(files) == 1:
             place, one = files[0].relative_to(root), series[key][0]
-            whole = ImageItem(files[0], tuple(files), "dicom", place, uids[key], number, is_mosaic=one.is_mosaic)
+            whole = ImageItem(
+                files[0], tuple(files), "dicom", place, uids[key], number, None, one.is_mosaic, problems[key]
+            )
             items += [whole] if one.num_stacks == 1 else [_stack_of(whole, k) for k in range(one.num_stacks)]
             counts[uids[key]] += one.num_stacks - 1
             continue
         relative = folder.relative_to(root)
         if holds[folder] > 1 or folder == root:
             relative /= f"series-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key], number))
+        items.append(ImageItem(folder, tuple(files), "dicom", relative, uids[key], number, problem=problems[key]))
     return items
+
+
+def _problem(slices: Sequence[SliceRef]) -> str:
+    """Return why an image cannot be read although the headers of its files can; nothing where it can."""
+    culprits = [one for one in slices if one.problem]
+    if not culprits:
+        return ""
+    return culprits[0].problem + not_done([one.path for one in slices], [one.path for one in culprits])
 
 
 def _stack_of(item: ImageItem, frame: int) -> ImageItem:

@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ MAX_RATIO = 250
 """Most bytes of the decoded image, in float32, per byte of a file that decodes to more than that."""
 BYTES_PER_SECOND = 2 * 2**20
 """A file may take a second for each 2 MiB of its own, beside :attr:`Allowance.seconds`."""
+MAX_NAMED = 8
+"""Most files that a message names, where it counts the others."""
 MEMORY_INFO = Path("/proc/meminfo")
 
 
@@ -169,6 +171,16 @@ def _write_hint(foreign: Exception) -> str:
     if foreign.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "The folder may not be written to. Choose another one."
     return "Check that the folder can be written to and the disk is not full."
+
+
+def not_done(files: Sequence[Path], culprits: Sequence[Path]) -> str:
+    """Return a sentence on the other files of an image that some of them keep from being read; nothing without any."""
+    others = [file.name for file in files if file not in culprits]
+    if not others:
+        return ""
+    shown = ", ".join(others[:MAX_NAMED]) + (f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else "")
+    count = "another file of its series is" if len(others) == 1 else f"{len(others)} other files of its series are"
+    return f" Because of it, {count} not done: {shown}."
 
 
 def warn(note: str) -> None:

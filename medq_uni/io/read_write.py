@@ -50,12 +50,14 @@ def read_image(
     _check_frame(frame)
     if isinstance(path, ImageItem):
         frame = path.frame if frame is None else frame
+        _check_item(path)
         image = _read(path.format, list(path.files), path.relative.name or path.path.name, modality, frame)
         return _in_units(image, stated)
     path = Path(path)
     if path.is_dir():
         found = find_images(path)
         item, frame = _only_series(path, found, frame)
+        _check_item(item)
         for _, reason in found.broken:
             warn(f"left out: {reason}")
         try:
@@ -106,6 +108,11 @@ def _format_of_file(path: Path) -> Format:
     if kind is None:
         raise UnreadableImage(f"{path.name}: not an image. Pass DICOM, NIfTI, PNG or TIFF.")
     return kind
+
+
+def _check_item(item: ImageItem) -> None:
+    if item.problem:
+        raise UnreadableImage(item.problem)
 
 
 def _check_frame(frame: object) -> None:
@@ -284,8 +291,9 @@ def _only_series(folder: Path, found: FoundImages, frame: int | None) -> tuple[I
                 )
             return chosen, chosen.frame
         files = tuple(sorted({file for item in series for file in item.files}))
+        problem = next((item.problem for item in series if item.problem), "")
         # reading says in what the slices of the series differ
-        return replace(series[0], path=folder, files=files), None
+        return replace(series[0], path=folder, files=files, problem=problem), None
     if len(series) > 1:
         listing = ", ".join(f"{item.relative.name} ({len(item.files)} files)" for item in series[:8])
         more = ", ..." if len(series) > 8 else ""

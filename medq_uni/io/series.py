@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydicom import Dataset
 
 from medq_uni.errors import UnreadableImage
-from medq_uni.files import file_digest
 from medq_uni.io.dicom_pixels import parsing, read_dataset, uid_name
 from medq_uni.io.frames import numbers, place_along, stacks_of, volumes
 from medq_uni.io.guard import guarded
@@ -20,6 +19,7 @@ from medq_uni.io.image_kind import is_localizer
 from medq_uni.io.limits import begin
 from medq_uni.io.mosaic import is_mosaic
 
+T = TypeVar("T")
 FILES_PER_CALL = 128
 """Files whose headers are asked for at a time."""
 
@@ -46,6 +46,8 @@ class SliceRef(NamedTuple):
     """Of a multi-frame object."""
     is_mosaic: bool = False
     """Whether it holds slices side by side, which become objects of their own."""
+    problem: str = ""
+    """Why its series cannot be read, although its own header can."""
 
 
 def slice_of(path: Path) -> SliceRef:
@@ -88,15 +90,27 @@ def slice_of(path: Path) -> SliceRef:
 
 def slices_of(paths: Sequence[Path]) -> list[SliceRef | UnreadableImage]:
     """Return what each file says, or why it cannot be read; the files are read by a worker, many per call."""
-    found: list[SliceRef | UnreadableImage] = []
+    return each_of(paths, _said_by)
+
+
+def each_of(
+    paths: Sequence[Path], function: Callable[[Sequence[Path]], list[T | UnreadableImage]]
+) -> list[T | UnreadableImage]:
+    """Return what a function says of each of many files, or why it says nothing.
+
+    Args:
+        paths: Files.
+        function: On the top level of a module; it runs in a worker, for some files at a time.
+    """
+    found: list[T | UnreadableImage] = []
     for at in range(0, len(paths), FILES_PER_CALL):
         some = paths[at : at + FILES_PER_CALL]
         try:
-            found += guarded(some, _said_by, some)
+            found += guarded(some, function, some)
         except UnreadableImage:  # one of them took the worker with it, which says of which only when it is alone
             for path in some:
                 try:
-                    found += guarded([path], _said_by, [path])
+                    found += guarded([path], function, [path])
                 except UnreadableImage as error:
                     found.append(error)
     return found
@@ -111,27 +125,6 @@ def _said_by(paths: Sequence[Path]) -> list[SliceRef | UnreadableImage]:
         except UnreadableImage as error:
             found.append(error)
     return found
-
-
-def without_copies(slices: Sequence[SliceRef]) -> tuple[list[SliceRef], list[tuple[Path, str]]]:
-    """Return every single-frame object once, and the copies of it with a reason.
-
-    Other content under the same UID is no copy. A multi-frame object is an image of its own wherever it lies.
-    """
-    seen: dict[str, list[SliceRef]] = defaultdict(list)
-    kept, copies = [], []
-    for one in slices:
-        is_alone = not one.instance or one.stack[-1]
-        twins: list[SliceRef] = [] if is_alone else seen[one.instance]
-        original = next((twin for twin in twins if file_digest(twin.path) == file_digest(one.path)), None)
-        if original is None:
-            kept.append(one)
-            twins.append(one)
-        else:
-            same_folder = original.path.parent == one.path.parent
-            where = original.path.name if same_folder else f"{original.path.parent.name}/{original.path.name}"
-            copies.append((one.path, f"{one.path.name}: a copy of {where} (the same object), counted once."))
-    return kept, copies
 
 
 def images_of(slices: Sequence[SliceRef]) -> dict[str, list[SliceRef]]:

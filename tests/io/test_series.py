@@ -27,7 +27,7 @@ def test_a_series_that_was_exported_twice_counts_once(tmp_path, phantom):
     assert [str(item.relative) for item in found] == ["export2/CT"]
     assert read_image(found[0]).shape == STORED.shape
     assert len(found.passed_over) == 8
-    assert all("a copy of CT/00" in reason for _, reason in found.passed_over)
+    assert all("a copy of export2/CT/00" in reason for _, reason in found.passed_over)
     assert not found.broken
 
 
