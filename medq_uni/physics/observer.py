@@ -24,8 +24,11 @@ from torch import Tensor
 from medq_uni.physics.spectra import backprojected_power
 
 EYE = (1.5, 3.22, 0.68)
-"""Exponents and factor of E(r) = r^1.5 exp(-3.22 r^0.68), r in cycles per degree (Richard and Siewerdsen 2008, Med Phys
-35:5043; Samei and Richard 2015, Med Phys 42:314)."""
+"""Exponents and factor of E(r) = r^1.5 exp(-3.22 r^0.68), r in cycles per degree.
+
+The three numbers are those of the open software actilib for CT (actilib.analysis.detectability, NPWE), which squares
+this E before it takes it for the filter. Their first source has not been read; docs/decisions/0030 has more.
+"""
 RADIAL = 128
 """Frequencies of a radial spectrum."""
 VIEWING_MM = 500.0

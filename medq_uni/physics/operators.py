@@ -107,7 +107,8 @@ class Radon:
         image = sinogram.new_zeros(len(sinogram), self.height * self.width)
         for view, (index, weight) in enumerate(zip(lower, fraction, strict=True)):
             row = sinogram[:, view]
-            image = image + row[:, index] * (1 - weight) + row[:, index + 1] * weight
+            image += row.index_select(1, index) * (1 - weight)
+            image += row[:, 1:].index_select(1, index) * weight
         return image.reshape(len(sinogram), self.height, self.width)
 
     def _split(self, views: slice, like: Tensor) -> tuple[Tensor, Tensor]:
