@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep_page import sweep_csv, sweep_part
+from experiments.worklist_page import worklist_table
 from medq_uni.ablate.plan import AblationPlan
 from medq_uni.ablate.table import markdown
 from medq_uni.config_json import from_json
 from medq_uni.csv_text import csv_of
-from medq_uni.evaluate.page import CONVENTIONS, interval, number, percent
-from medq_uni.evaluate.worklist import NOTE
+from medq_uni.evaluate.page import CONVENTIONS, interval, number
 from medq_uni.safety.tables import SHARES
 from medq_uni.systems.build import INPUT
 
@@ -77,6 +77,7 @@ def page() -> str:
         worklist_table(),
         *sweep_part(),
         "## In short\n",
+        _by_task(),
         _short(results),
         "## By modality\n",
         _by_modality(results, usual),
@@ -157,25 +158,7 @@ def ablation_table(name: str) -> str:
     return markdown(plan_of(found), found["rows"])
 
 
-def worklist_table() -> str:
-    """Return what becomes of a mix of real images, half of them good; best mean PSNR first."""
-    if not (KEPT / "worklist.json").is_file():
-        return "Not measured yet: `make benchmark DATA=DIR`.\n"
-    (found,) = kept("worklist")["benchmarks"]
-    lines = [
-        "| system | mean PSNR (dB) | 95 % | degraded images helped | degraded images harmed | good images altered |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in sorted(found["worklist"], key=lambda row: -row["psnr"]):
-        shares = " | ".join(percent(row[name]) for name in ("helped", "harmed", "altered"))
-        lines.append(
-            f"| {row['system']} | {number(row['psnr'])} | {interval(row['psnr_interval'], 1, False)} | {shares} |"
-        )
-    about = f"{found['slices']} real images of {found['subjects']} subjects, half of them good. {NOTE}"
-    return "\n".join([*lines, "", about, ""])
-
-
-def readme_table() -> str:
+def _by_task() -> str:
     """Return the gains by task of our system and of the best filter."""
     results = kept("evaluation")
     ours = results["against"]
@@ -183,8 +166,7 @@ def readme_table() -> str:
     titles = [_title(one, group) for one, group in sets]
     lines = [
         f"Gain of `{ours}` in PSNR over the degraded input in dB (95 % interval over subjects; their number), and of "
-        "the best tuned filter on the same slices. [All results](docs/results.md), with SSIM, costs, harm, safety, "
-        "learned baselines and what the numbers do not show.",
+        "the best tuned filter on the same slices.",
         "",
         "| task |" + "".join(f" {title}: {ours} | best filter |" for title in titles),
         "|---|" + "---|---|" * len(sets),

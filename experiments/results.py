@@ -26,12 +26,11 @@ from experiments.result_pages import (
     kept,
     page,
     plan_of,
-    readme_table,
     safety_page,
     tables,
-    worklist_table,
 )
 from experiments.sweep_page import KEPT_SWEEP, of_evaluation, write_plots
+from experiments.worklist_page import worklist_table
 from medq_uni.ablate.plan import AblationPlan
 from medq_uni.config_json import read_json
 from medq_uni.files import write_text
@@ -161,8 +160,8 @@ def _interleaved(new: list[Any], old: list[Any], left: set[str], key: Callable[[
 
 
 def readme(text: str) -> str:
-    """Return the README with the tables that the kept results give."""
-    return with_table(with_table(text, "worklist", worklist_table()), "results", readme_table())
+    """Return the README with the table that the kept results give."""
+    return with_table(text, "worklist", worklist_table(short=True))
 
 
 def with_table(text: str, name: str, table: str) -> str:
