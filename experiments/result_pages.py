@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep_page import sweep_csv, sweep_part
+from experiments.weights_note import older_weights
 from experiments.worklist_page import worklist_table
 from medq_uni.ablate.plan import AblationPlan
 from medq_uni.ablate.table import markdown
@@ -73,6 +74,7 @@ def page() -> str:
         f"({results['date']}, {results['software']}). Research use only.\n",
         CONVENTIONS + "\n",
         LIMITS,
+        *older_weights(KEPT),
         "## A worklist\n",
         worklist_table(),
         *sweep_part(),
