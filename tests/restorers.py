@@ -42,17 +42,17 @@ def slice_ct() -> MedicalImage:
     return MedicalImage(voxels, modality=Modality.CT, units=Units.HU)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cases() -> list[Case]:
     return list(drawn_cases(PairsConfig(count=20, seed=5, phantom_sizes=(64,), grades=tuple(Severity))))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def truths(cases: list[Case]) -> list[QualityDescription]:
     return [truth_of(case) for case in cases]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def restorer() -> Restorer:
     return Restorer.from_pretrained("nano", device="cpu")
 

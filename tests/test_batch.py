@@ -27,11 +27,6 @@ OPTIONS = {"modality": Modality.MR, "settings": FORCE}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is unlike all:UserWarning")  # phantoms are smaller than nano's
 
 
-@pytest.fixture(scope="module")
-def restorer() -> Restorer:
-    return Restorer.from_pretrained("nano", device="cpu")
-
-
 def said(severity: Severity | str) -> QualityDescription:
     found = (Degradation(Task.MR_NOISE, Severity.MILD),)
     description = QualityDescription(Modality.MR, Anatomy.BRAIN, found, "thermal noise", "grain", Verdict.USABLE)

@@ -235,13 +235,13 @@ class Scanner:
             background: Expected randoms and scatter in every bin, likewise scaled.
         """
         image = sinogram.new_ones(len(sinogram), self.radon.height, self.radon.width)
-        for start in bit_reversed(SUBSETS) * ITERATIONS:
-            views = slice(start, None, SUBSETS)
-            measured = sinogram[:, views]
-            expected = self.forward(image, views) + background
-            update = self.adjoint(measured / expected.clamp(min=1e-6), views)
-            sensitivity = self.adjoint(torch.ones_like(measured[:1]), views)
-            image = image * update / sensitivity.clamp(min=1e-6)
+        subsets = [slice(start, None, SUBSETS) for start in bit_reversed(SUBSETS)]
+        unit = torch.ones_like(sinogram[:1])
+        sensitivity = [self.adjoint(unit[:, views], views).clamp(min=1e-6) for views in subsets]
+        for _ in range(ITERATIONS):
+            for views, sensed in zip(subsets, sensitivity, strict=True):
+                expected = self.forward(image, views) + background
+                image = image * self.adjoint(sinogram[:, views] / expected.clamp(min=1e-6), views) / sensed
         return image
 
 

@@ -1,4 +1,6 @@
+import functools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 
 from medq_uni.config import ConfigError
 from medq_uni.config_json import from_json, to_json
+from medq_uni.safety import checks
 from medq_uni.safety.checks import CHECKS, run_safety
 from medq_uni.safety.output_cache import SafetySettings
 from medq_uni.safety.plots import safety_plots
@@ -31,6 +34,14 @@ class Half(Simple):
         error = case.degraded.voxels - case.reference.voxels
         rest = case.degraded.with_voxels(1.01 * np.abs(error) / 2)
         return Output(case.reference.with_voxels(case.reference.voxels + error / 2), rest)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """Draw the cases of settings for all checks of this file together."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "safety_cases_of", functools.cache(checks.safety_cases_of))
+        yield
 
 
 @pytest.fixture(scope="module")
