@@ -227,7 +227,7 @@ def key_slices(count: int) -> list[int]:
     chosen = min(count, max(FEWEST_SLICES, min(MOST_SLICES, round(math.sqrt(count)))))
     if chosen == count:
         return list(range(count))
-    return [round((i + 1) * (count - 1) / (chosen + 1)) for i in range(chosen)]
+    return [round((i + 0.5) * count / chosen - 0.5) for i in range(chosen)]
 
 
 def _check_looks(modality: Modality | None, looks: set[Modality | None]) -> None:

@@ -20,7 +20,7 @@ def measurements_of(
 ) -> tuple[Measurement, ...]:
     """Return the figures that were read of an image, each with the interval that covers nine of ten true ones.
 
-    Those whose error was not measured, or was too large to be of use, are left out.
+    Those whose error was not measured, or was too large to be of use, are left out, and all of a good image.
 
     Args:
         reading: Of the whole image; its first row counts.
@@ -29,10 +29,10 @@ def measurements_of(
         tasks: Degradations that the image is said to have; they choose the figures.
         calibration: Of the model that read them.
     """
-    found = []
+    found: list[Measurement] = []
     for place, quantity in enumerate(Quantity):
         known = calibration.figures.get(quantity)
-        if quantity not in known_with(tasks) or known is None or not known.is_useful(quantity):
+        if not tasks or quantity not in known_with(tasks) or known is None or not known.is_useful(quantity):
             continue
         value, half = float(reading.value[0, place]), known.factor * float(reading.deviation[0, place])
         unit, size = _unit(quantity, image, scaling)

@@ -85,7 +85,7 @@ def test_a_model_that_kept_nothing_does_not_know(nano: Pretrained, image: Medica
 
 
 def with_cut(nano: Pretrained, cut: float) -> Pretrained:
-    point = OperatingPoint(temperature=2.0, cut=cut, flagged=0.0, noticed=1.0, error=0.0)
+    point = OperatingPoint(temperature=2.0, offset=0.5, cut=cut, flagged=0.0, noticed=1.0, error=0.0)
     calibration = Calibration(
         version=1, source_sha256="", subjects={}, images={}, operating_points={Modality.MR: point}
     )
@@ -105,7 +105,7 @@ def test_the_probability_follows_the_log_odds_and_says_when_it_is_uncertain(nano
     assert plain.probability is None
     assert not plain.is_uncertain
     assert found.speaks.log_odds == pytest.approx(plain.speaks.log_odds, rel=1e-4)
-    assert found.probability == pytest.approx(1 / (1 + math.exp(-found.speaks.log_odds / 2)))
+    assert found.probability == pytest.approx(1 / (1 + math.exp(-(found.speaks.log_odds - 0.5) / 2)))
     sure = max(found.probability, 1 - found.probability)
     assert found.is_uncertain == (sure < SURE)
     against = Assessor(with_cut(nano, found.speaks.log_odds + 1)).assess(image)  # says good, though that is less likely

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from medq_uni.data.phantoms import phantom
 from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage
+from medq_uni.measurement import Measurement, Quantity
 from medq_uni.physics.degrade import degrade
 from medq_uni.pretrained.calibration import Calibration, Step
 from medq_uni.pretrained.load import Pretrained, load_pretrained
@@ -99,3 +101,25 @@ def test_a_record_of_an_earlier_version_has_no_probability(whole: Restoration):
         values.pop(name)
     earlier = Provenance.from_dict(values)
     assert (earlier.log_odds, earlier.probability, earlier.withheld) == (None, None, None)
+
+
+def test_a_larger_stated_noise_removes_more(nano: Pretrained, noisy: MedicalImage):
+    """An edited figure steers: the decoder is told it in the place of what was read."""
+    restorer = Restorer(nano)
+    said = restorer.assess(noisy)
+    removed = []
+    for sd in (5.0, 20.0, 60.0, 180.0):
+        edited = replace(said, measurements=(Measurement(Quantity.NOISE_SD, sd, "HU"),))
+        residual = restorer.restore(noisy, description=edited).residual.voxels
+        removed.append(float(np.sqrt(np.mean(residual**2))))
+    assert removed == sorted(removed)
+    assert removed[-1] > 1.1 * removed[0]
+
+
+def test_a_model_that_cannot_be_told_says_that_figures_have_no_effect(nano: Pretrained, noisy: MedicalImage):
+    model = copy.copy(nano.model)
+    model._modules = {**nano.model._modules, "quantity_head": None}
+    restorer = Restorer(replace(nano, model=model))
+    said = replace(restorer.assess(noisy), measurements=(Measurement(Quantity.NOISE_SD, 20.0, "HU"),))
+    with pytest.warns(UserWarning, match="have no effect"):
+        restorer.restore(noisy, description=said)

@@ -95,7 +95,8 @@ def _figures(rows: Sequence[Evidence], calibration: Calibration) -> list[str]:
     ]
     for quantity in Quantity:
         known = calibration.figures.get(quantity)
-        own = [row.readings[quantity] for row in rows if quantity in row.readings]
+        degraded = [row for row in rows if row.severity is not Severity.NONE]
+        own = [row.readings[quantity] for row in degraded if quantity in row.readings]
         if known is not None and own:
             errors = np.array([abs(one.found - one.true) for one in own])
             inside = errors <= known.factor * np.array([one.deviation for one in own]) + 1e-9

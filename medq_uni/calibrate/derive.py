@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.optimize import minimize
 
 from medq_uni.calibrate.bounds import CONFIDENCE, RISK, p_value, upper_bound
 from medq_uni.calibrate.evidence import LEVELS, SHARES, Evidence
@@ -46,15 +47,19 @@ def calibration_of(rows: Sequence[Evidence], identity: str, scales: dict[Modalit
         operating_points=points,
         steps=steps_of(flagged),
         spread_scale=_scales(flagged, scales),
-        figures=figure_errors(rows),
+        figures=figure_errors(row for row in rows if row.severity is not Severity.NONE),
     )
 
 
 def figure_errors(rows: Iterable[Evidence]) -> dict[Quantity, FigureError]:
-    """Return how well every quantity is read, from those of which at least twenty values are known."""
-    found = {}
+    """Return how well every quantity is read, from those of which at least twenty values are known.
+
+    Args:
+        rows: Degraded images: in a good one there is nothing to measure but its own noise, whose truth nobody knows.
+    """
+    found, known = {}, list(rows)
     for quantity in Quantity:
-        own = [row.readings[quantity] for row in rows if quantity in row.readings]
+        own = [row.readings[quantity] for row in known if quantity in row.readings]
         if len(own) >= FEWEST_IMAGES:
             errors = np.array([abs(one.found - one.true) for one in own])
             ratios = errors / np.array([one.deviation for one in own])
@@ -77,22 +82,34 @@ def operating_point(rows: Sequence[Evidence]) -> OperatingPoint | None:
     place = min(math.ceil((len(good) + 1) * (1 - MOST_FLAGGED)), len(good))
     cut = float(np.nextafter(np.sort(good)[place - 1], math.inf))
     log_odds, degraded = np.concatenate([good, bad]), np.repeat([0.0, 1.0], [len(good), len(bad)])
-    temperature = best_temperature(log_odds, degraded)
+    temperature, offset = best_scaling(log_odds, degraded)
     return OperatingPoint(
         temperature=temperature,
+        offset=offset,
         cut=cut,
         flagged=float((good >= cut).mean()),
         noticed=float((worse >= cut).mean()),
-        error=calibration_error(_sigmoid(log_odds / temperature), degraded),
+        error=calibration_error(_sigmoid((log_odds - offset) / temperature), degraded),
     )
 
 
-def best_temperature(log_odds: np.ndarray, degraded: np.ndarray) -> float:
-    """Return the temperature with the least negative log-likelihood (Guo et al. 2017), between 0.1 and 30."""
-    tried = np.geomspace(0.1, 30, 200)
-    sign = np.where(degraded > 0, -log_odds, log_odds)
-    loss = [np.logaddexp(0, sign / temperature).mean() for temperature in tried]
-    return float(tried[int(np.argmin(loss))])
+def best_scaling(log_odds: np.ndarray, degraded: np.ndarray) -> tuple[float, float]:
+    """Return temperature and offset with the least negative log-likelihood (Platt 1999).
+
+    The targets are a little off 0 and 1, as Platt has them, so that images that are told apart without an error do not
+    make the probability certain.
+    """
+    number = float(degraded.sum())
+    other = len(degraded) - number
+    target = np.where(degraded > 0, (number + 1) / (number + 2), 1 / (other + 2))
+
+    def loss(x: np.ndarray) -> float:
+        scaled = (log_odds - x[1]) / math.exp(x[0])
+        return float((np.logaddexp(0, scaled) - target * scaled).mean())
+
+    start = np.array([0.0, float(np.median(log_odds))])
+    found = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-8, "maxiter": 2000}).x
+    return math.exp(float(np.clip(found[0], math.log(0.1), math.log(30.0)))), float(found[1])
 
 
 def calibration_error(probability: np.ndarray, degraded: np.ndarray) -> float:

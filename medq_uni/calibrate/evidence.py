@@ -133,7 +133,7 @@ def _kept(path: Path, identity: str) -> dict[int, Evidence]:
 
 def _open_minded() -> Calibration:
     """Return a calibration under which a degradation is always named, and nothing else changes."""
-    always = OperatingPoint(temperature=1.0, cut=-math.inf, flagged=1.0, noticed=1.0, error=0.0)
+    always = OperatingPoint(temperature=1.0, offset=0.0, cut=-math.inf, flagged=1.0, noticed=1.0, error=0.0)
     points = dict.fromkeys(Modality, always)
     return Calibration(version=VERSION, source_sha256="", subjects={}, images={}, operating_points=points)
 

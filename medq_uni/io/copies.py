@@ -37,7 +37,7 @@ def without_copies(slices: Sequence[SliceRef]) -> tuple[list[SliceRef], list[tup
     groups: dict[object, list[SliceRef]] = defaultdict(list)
     for one in slices:
         own = one.path if not one.instance else one.path.parent if one.stack[-1] else ""
-        groups[(one.instance, own)].append(one)
+        groups[(one.instance, one.uid, own)].append(one)
     passed_over: list[tuple[Path, str]] = []
     several: list[list[Version]] = []
     for group in groups.values():

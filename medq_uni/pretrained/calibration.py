@@ -36,9 +36,11 @@ class OperatingPoint:
     """When an image of one modality counts as degraded."""
 
     temperature: float
-    """The network's log-odds of a degradation are divided by it: then they are those of a frequency."""
+    """Log-odds of the network, less the offset, are divided by it: then they are those of a frequency."""
+    offset: float
+    """Log-odds of the network at which every second image is degraded."""
     cut: float
-    """Log-odds of the network, not yet divided, from which on an image counts as degraded."""
+    """Log-odds of the network, as they are, from which on an image counts as degraded."""
     flagged: float
     """Share of the good images that counted as degraded."""
     noticed: float
@@ -48,7 +50,8 @@ class OperatingPoint:
 
     def probability(self, log_odds: float) -> float:
         """Return how often an image with these log-odds was degraded."""
-        return 1 / (1 + math.exp(-max(min(log_odds / self.temperature, 60.0), -60.0)))
+        scaled = (log_odds - self.offset) / self.temperature
+        return 1 / (1 + math.exp(-max(min(scaled, 60.0), -60.0)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ import pytest
 
 from medq_uni.calibrate.check import check
 from medq_uni.calibrate.derive import (
+    best_scaling,
     best_step,
-    best_temperature,
     calibration_error,
     calibration_of,
     covering_scale,
@@ -65,11 +65,13 @@ def test_without_good_images_nothing_is_cut():
     assert operating_point(BAD) is None
 
 
-def test_temperature_makes_log_odds_those_of_a_frequency():
+def test_temperature_and_offset_make_log_odds_those_of_a_frequency():
     rng = np.random.default_rng(1)
     true = rng.normal(0, 2, 4000)
     degraded = (rng.random(4000) < 1 / (1 + np.exp(-true))).astype(float)
-    assert best_temperature(5 * true, degraded) == pytest.approx(5, rel=0.15)
+    temperature, offset = best_scaling(5 * true + 3, degraded)
+    assert temperature == pytest.approx(5, rel=0.15)
+    assert offset == pytest.approx(3, abs=0.6)
     honest, loud = (1 / (1 + np.exp(-factor * true)) for factor in (1, 5))
     assert calibration_error(honest, degraded) < 0.03 < calibration_error(loud, degraded)
 
@@ -128,4 +130,4 @@ def test_a_calibration_is_checked_on_other_people():
     text = check(others, found, {Modality.CT: 3.0})
     assert "| CT | 20 | 10 | 0% | 10 | 90% |" in text
     assert "| ct-low-dose | 9 | +2.00 | 0% | +2.00 | +2.00 to +2.00 | 0% | 68% | 100% |" in text
-    assert "| noise SD | 20 | 0.10 | 100% |" in text
+    assert "| noise SD | 10 | 0.10 | 100% |" in text
