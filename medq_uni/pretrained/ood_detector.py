@@ -29,8 +29,8 @@ MIN_IMAGES = 200
 HELD_OUT_SHARE = 0.99
 """Share of held-out images that count as familiar: those with an unlikeness of at most 1."""
 REFUSED_ABOVE = 1.75
-"""Unlikeness above which an image is not assessed. With the embedded weights PET by filtered backprojection, which is fit
-for use, reaches 1.32, and uniform noise taken for PET 1.88."""
+"""Unlikeness above which an image is not assessed. With the embedded weights PET by filtered backprojection, which is
+fit for use, reaches 1.32, and uniform noise taken for PET 1.88."""
 
 
 @dataclass(frozen=True, eq=False)
