@@ -22,7 +22,7 @@ from medq_uni.errors import MedQError
 from medq_uni.image import MedicalImage, Units
 from medq_uni.scaling import Scaling, reaching, scaling_of
 from medq_uni.taxonomy import Modality
-from medq_uni.tiles import OVERLAP
+from medq_uni.tiles import ALIGN
 
 TILE_SIZE = 256
 """Largest side, in pixels, of what our networks are trained on, and so of a tile."""
@@ -108,8 +108,8 @@ class Preprocessor:
 
     @property
     def largest_tile(self) -> int:
-        """Largest side in pixels that is restored in one piece: an overlap more, so that 512 pixels take two tiles."""
-        return min(self.tile_size + OVERLAP, self.config.max_latent_size * self.config.token_pixels)
+        """Largest side in pixels that is restored in one piece: an eighth more, so that 512 pixels take two tiles."""
+        return min(self.tile_size * 9 // 8 // ALIGN * ALIGN, self.config.max_latent_size * self.config.token_pixels)
 
     def padded_shape(self, height: int, width: int) -> tuple[int, int]:
         """Return the size to which :meth:`views` pads a slice."""

@@ -20,7 +20,7 @@ from medq_uni.taxonomy import Modality, Verdict
 
 @pytest.fixture(scope="module")
 def nano() -> Pretrained:
-    return load_pretrained("nano")
+    return replace(load_pretrained("nano"), calibration=None)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from medq_uni.taxonomy import Modality, Severity, Task
 
 @pytest.fixture(scope="module")
 def nano() -> Pretrained:
-    return replace(load_pretrained("nano"), ood_detector=None)
+    return replace(load_pretrained("nano"), ood_detector=None, calibration=None)
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,10 @@ def tree(tmp_path, phantom, stored_ct, bundled):
 def test_every_image_is_found_once_and_every_other_file_has_a_reason(tree, phantom):
     found = find_images(tree)
     by_format = sorted((item.format, len(item.files)) for item in found)
-    assert by_format == [("dicom", 1), ("dicom", 1), ("dicom", 1), ("dicom", 4), ("dicom", 4), ("png", 1)]
+    assert by_format == [("dicom", 1), ("dicom", 1), ("dicom", 4), ("dicom", 4), ("png", 1)]
     reasons = {path.name: reason for path, reason in found.skipped}
-    assert sorted(reasons) == ["broken.dcm", "notes.txt", "report.dcm"]
+    assert sorted(reasons) == ["broken.dcm", "multi1.dcm", "notes.txt", "report.dcm"]
+    assert "a copy of multi0.dcm" in reasons["multi1.dcm"]
     assert [path.name for path, _ in found.broken] == ["broken.dcm"]
     assert "not an image" in reasons["notes.txt"]
     assert "Basic Text SR" in reasons["report.dcm"]

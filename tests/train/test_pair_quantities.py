@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,4 +92,8 @@ def test_a_network_learns_to_read_and_is_told_what_it_reads(
 
 
 def test_a_network_without_a_head_reads_nothing(nano):
-    assert Restorer(nano).inference.read_quantities(torch.zeros(1, 2, 64, 64), Modality.MR) is None
+    model = copy.copy(nano.model)
+    model._modules = {**nano.model._modules, "quantity_head": None}
+    assert (
+        Restorer(replace(nano, model=model)).inference.read_quantities(torch.zeros(1, 2, 64, 64), Modality.MR) is None
+    )
